@@ -1,0 +1,278 @@
+//! `manifest.toml`: what a model takes and gives, and what it must prove before it serves.
+
+use crate::tensor::{DataType, TensorSpec};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+
+/// A model's name: 1 to 32 of `a-z`, `0-9`, `-` and `_`, starting with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ModelName(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no model name: use 1 to 32 of a-z, 0-9, '-' and '_', starting with a letter or digit")]
+pub struct BadName(String);
+
+impl ModelName {
+    pub fn new(name: &str) -> Result<Self, BadName> {
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let good = name.bytes().next().is_some_and(plain)
+            && name.len() <= 32
+            && name.bytes().all(|c| plain(c) || c == b'-' || c == b'_');
+        if good {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(BadName(name.chars().take(40).collect()))
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::new(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+/// One version of one model, in its publisher's words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Manifest {
+    /// Of this file; 1.
+    pub format: u32,
+    pub name: ModelName,
+    /// Grows with every release of this model.
+    pub version: u32,
+    #[serde(default)]
+    pub description: String,
+    /// The oldest Selvedge that can run it, `major.minor.patch`.
+    pub runtime: String,
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<Output>,
+    pub golden: GoldenPolicy,
+    #[serde(default)]
+    pub budget: Budget,
+    #[serde(default)]
+    pub probation: Probation,
+}
+
+/// An input as the ONNX graph names it, with the shape that this deployment uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Input {
+    pub name: String,
+    pub datatype: DataType,
+    pub shape: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Output {
+    pub name: String,
+    pub datatype: DataType,
+    pub shape: Vec<usize>,
+    /// A file of the bundle with a class name on each line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+}
+
+/// How closely the golden samples must be answered on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GoldenPolicy {
+    /// Largest allowed absolute difference of any output value.
+    pub atol: f64,
+    /// Share of the samples, 0 to 1, that must be within it.
+    #[serde(default = "all_of_them")]
+    pub min_agreement: f64,
+}
+
+fn all_of_them() -> f64 {
+    1.0
+}
+
+/// What the model may cost; absent means no bound of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Budget {
+    /// Resident memory, MiB.
+    pub memory_mib: Option<u32>,
+    /// One inference on the device, ms.
+    pub latency_ms: Option<f64>,
+}
+
+/// The first requests after a swap: more failures than `max_errors` among them bring the old version back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Probation {
+    pub requests: u32,
+    pub max_errors: u32,
+}
+
+impl Default for Probation {
+    fn default() -> Self {
+        Self {
+            requests: 100,
+            max_errors: 0,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("manifest.toml is over {} bytes", Manifest::MAX_BYTES)]
+    TooLarge,
+    #[error("manifest.toml is not UTF-8")]
+    NotText(#[source] std::str::Utf8Error),
+    #[error("manifest.toml: {0}")]
+    Syntax(#[from] toml::de::Error),
+    #[error("manifest.toml: `{field}` {problem}")]
+    Value { field: String, problem: String },
+}
+
+impl Manifest {
+    pub const MAX_BYTES: usize = 64 * 1024;
+    const MAX_TENSORS: usize = 64;
+    const MAX_RANK: usize = 8;
+    /// One tensor of a request or an answer.
+    const MAX_TENSOR_BYTES: usize = 256 << 20;
+
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(ManifestError::TooLarge);
+        }
+        let text = std::str::from_utf8(bytes).map_err(ManifestError::NotText)?;
+        let manifest: Self = toml::from_str(text)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Inputs as the engine wants them, in the graph's names.
+    pub fn input_specs(&self) -> Vec<TensorSpec> {
+        let spec = |i: &Input| (i.name.clone(), i.datatype, i.shape.clone());
+        self.inputs.iter().map(spec).map(to_spec).collect()
+    }
+
+    pub fn output_specs(&self) -> Vec<TensorSpec> {
+        let spec = |o: &Output| (o.name.clone(), o.datatype, o.shape.clone());
+        self.outputs.iter().map(spec).map(to_spec).collect()
+    }
+
+    /// The oldest runtime as numbers that compare.
+    pub fn runtime_triple(&self) -> Option<(u16, u16, u16)> {
+        parse_triple(&self.runtime)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let require = |good: bool, field: &str, problem: &str| good.then_some(()).ok_or_else(|| value(field, problem));
+        require(self.format == 1, "format", "is not 1: this Selvedge is too old for it")?;
+        require(self.version > 0, "version", "must be 1 or more")?;
+        require(self.runtime_triple().is_some(), "runtime", "must be like \"0.1.0\"")?;
+        require(self.description.len() <= 1024, "description", "is over 1024 bytes")?;
+        require(self.golden.atol >= 0.0 && self.golden.atol.is_finite(), "golden.atol", "must be 0 or more")?;
+        let share = 0.0..=1.0;
+        require(share.contains(&self.golden.min_agreement), "golden.min-agreement", "must be from 0 to 1")?;
+        check_tensors("inputs", &self.input_specs())?;
+        check_tensors("outputs", &self.output_specs())
+    }
+}
+
+fn to_spec((name, datatype, shape): (String, DataType, Vec<usize>)) -> TensorSpec {
+    TensorSpec { name, datatype, shape }
+}
+
+fn value(field: &str, problem: &str) -> ManifestError {
+    ManifestError::Value {
+        field: field.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+fn check_tensors(field: &str, specs: &[TensorSpec]) -> Result<(), ManifestError> {
+    if specs.is_empty() || specs.len() > Manifest::MAX_TENSORS {
+        return Err(value(field, "must be 1 to 64"));
+    }
+    for (i, spec) in specs.iter().enumerate() {
+        let name_is_good = (1..=256).contains(&spec.name.len());
+        let is_first = specs[..i].iter().all(|other| other.name != spec.name);
+        let shape_is_good = spec.shape.len() <= Manifest::MAX_RANK
+            && spec.byte_size().is_some_and(|size| (1..=Manifest::MAX_TENSOR_BYTES).contains(&size));
+        let problem = match (name_is_good, is_first, shape_is_good) {
+            (false, _, _) => "name must be 1 to 256 bytes",
+            (true, false, _) => "name stands twice",
+            (true, true, false) => "shape must be concrete, of at most 8 dimensions and 256 MiB",
+            (true, true, true) => continue,
+        };
+        return Err(value(&format!("{field}[{i}]"), problem));
+    }
+    Ok(())
+}
+
+fn parse_triple(text: &str) -> Option<(u16, u16, u16)> {
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    let triple = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(triple)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) const EXAMPLE: &str = r#"
+        format = 1
+        name = "digits"
+        version = 2
+        runtime = "0.1.0"
+        [[inputs]]
+        name = "image"
+        datatype = "FP32"
+        shape = [1, 1, 8, 8]
+        [[outputs]]
+        name = "logits"
+        datatype = "FP32"
+        shape = [1, 10]
+        [golden]
+        atol = 0.1
+    "#;
+
+    fn refusal(from: &str, to: &str) -> String {
+        let text = EXAMPLE.replace(from, to);
+        assert_ne!(text, EXAMPLE, "nothing replaced");
+        Manifest::parse(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let manifest = Manifest::parse(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!(manifest.input_specs()[0].byte_size(), Some(256));
+        assert_eq!(manifest.probation, Probation::default());
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        assert!(refusal("format = 1", "format = 2").contains("`format`"));
+        assert!(refusal("version = 2", "version = 0").contains("`version`"));
+        assert!(refusal("\"digits\"", "\"../etc\"").contains("no model name"));
+        assert!(refusal("[1, 1, 8, 8]", "[1, 1, 0, 8]").contains("`inputs[0]`"));
+        assert!(refusal("[1, 1, 8, 8]", "[99999999999, 99999999999]").contains("`inputs[0]`"));
+        assert!(refusal("atol = 0.1", "atol = nan").contains("`golden.atol`"));
+        assert!(refusal("version = 2", "version = 2\nvresion = 3").contains("vresion"));
+        assert!(refusal("\"0.1.0\"", "\"newest\"").contains("`runtime`"));
+    }
+
+    #[test]
+    fn size_is_bounded() {
+        let big = vec![b'#'; Manifest::MAX_BYTES + 1];
+        assert!(matches!(Manifest::parse(&big), Err(ManifestError::TooLarge)));
+    }
+}

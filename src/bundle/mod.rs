@@ -1,0 +1,23 @@
+//! What one version of one model is, on disk and on the wire: names, digests, manifest, golden
+//! samples, the packed file, its chunks and their index.
+//!
+//! Invariant: bytes in, checked values out; every parser states its bound and refuses what is over.
+//! Not here: files, sockets, trust. A `Bundle` may come from anywhere; `trust` and `update` decide.
+//!
+//! Rejected: zip (two tables of contents that can disagree), npz for golden samples (pickle).
+
+mod chunks;
+mod digest;
+mod golden;
+mod index;
+mod manifest;
+mod pack;
+
+#[cfg(feature = "operator")]
+pub use chunks::{Cut, cut};
+pub use chunks::{ExpandError, MAX_CHUNK_WIRE, expand};
+pub use digest::{Digest, NotADigest};
+pub use golden::{GoldenError, GoldenSample, parse_golden};
+pub use index::{ChunkRef, Index, IndexError, Node};
+pub use manifest::{BadName, Budget, GoldenPolicy, Input, Manifest, ManifestError, ModelName, Output, Probation};
+pub use pack::{Bundle, PackError};

@@ -1,0 +1,108 @@
+//! Configuration: TOML text in, checked values out.
+//!
+//! Invariant: a `Config` is complete and in bounds; no later code has to doubt it.
+//! Not here: the model's manifest (`bundle`). The commented reference is `config/selvedge.toml`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All sections. Each role uses its own and `device`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub device: Device,
+    pub engine: Engine,
+    pub link: Link,
+    pub proxy: Proxy,
+    pub log: Log,
+}
+
+/// `[device]`: who this board is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// 32 hexadecimal digits. Without it the id is derived from `/etc/machine-id`.
+    pub id: Option<DeviceId>,
+    /// The groups whose offers this device takes.
+    pub groups: Vec<String>,
+}
+
+/// A random 128-bit number that stands for one board; written as 32 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub [u8; 16]);
+
+impl std::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// `[engine]`: the process that sees inputs and results.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Engine {
+    /// Versions, journal and trust; `/var/lib/selvedge`.
+    pub state: PathBuf,
+    /// Unix socket of the local API; `/run/selvedge/api.sock`.
+    pub socket: PathBuf,
+    /// Unix socket that the link connects to; `/run/selvedge-ipc/link.sock`.
+    pub link_socket: PathBuf,
+    /// The operator's root of trust; `/etc/selvedge/root.json`. Without the file no update is taken.
+    pub root: PathBuf,
+    /// Model directories that are installed at the start when nothing newer of that name is there.
+    pub factory: Vec<PathBuf>,
+    /// Inferences that run at the same time; one a core by default.
+    pub workers: usize,
+    /// Requests that may wait for a worker before others are refused with 503; 64.
+    pub queue: usize,
+    /// Largest body of a request, bytes; 16 MiB.
+    pub max_body: usize,
+    /// How long a request may wait and run; 10 s.
+    pub deadline: Duration,
+    /// Give up the right to make internet sockets at the start, and refuse to run where that fails; true.
+    pub deny_network: bool,
+    /// How often the state is told; 60 s. Changes are told at once.
+    pub status_interval: Duration,
+}
+
+/// `[link]`: the process that talks to the broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    pub broker: Broker,
+    /// The ledger; `/var/lib/selvedge-link`.
+    pub state: PathBuf,
+    /// Bytes of one of the two ledger files; 4 MiB.
+    pub ledger_limit: u64,
+}
+
+/// Where the broker is and who we are to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    pub host: String,
+    pub port: u16,
+    pub username: Option<String>,
+    /// A file that holds the password, so that it stands in no configuration and no log.
+    pub password_file: Option<PathBuf>,
+    /// Seconds between signs of life; 60 s, at least 5.
+    pub keep_alive: Duration,
+}
+
+/// `[proxy]`: the loopback address that `selvedge run` forwards to the API's socket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proxy {
+    /// `127.0.0.1:8000`; only loopback addresses are taken.
+    pub listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// As `tracing`'s filter: `info`, `selvedge=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+    Journald,
+}

@@ -1,0 +1,59 @@
+//! Selvedge: int8 neural networks on Arm Linux boards, kept current safely and privately.
+//!
+//! # Map
+//! ```text
+//! main.rs       argv[0] and subcommand -> config -> a library call
+//! cli/          one file a subcommand
+//! config/       raw TOML -> checked Config; the reference is config/selvedge.toml
+//! sys/          disk, clock, process, real and faulty: the only place that renames, syncs, reads a clock
+//! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
+//! engine/       a model, its sessions and workers; slots: what is live
+//! bundle/       what a model is on disk and on the wire; no I/O
+//! store/        versions on disk and the journal: live, previous, trial
+//! trust/        TUF state and the clock floor: bytes -> Verified
+//! update/       machine (pure), driver (effects), fetch (what is missing), gate
+//! serve/        the Open Inference Protocol on Unix sockets
+//! privacy/      the closed set of what may leave; the egress ledger
+//! ipc/          the protocol between engine and link
+//! mqtt/         the session: connect, backoff, subscriptions; the only user of the MQTT crate
+//! link/         the link role: mqtt <-> ipc
+//! publish/      the operator: TUF repository, publishing, fleet view
+//! device/       the roles of a device put together: engine, link, both on one console
+//! demo/         the whole story on one machine
+//! ```
+//! Rooms to come: `onnx`, `kernels` (the int8 engine), `pipeline` (sources), `compress`.
+//!
+//! # Arrows
+//! `tests/architecture.rs` holds this table against every `use crate::` in the source.
+//! ```text
+//! sys      ->
+//! tensor   ->
+//! config   ->
+//! bundle   -> tensor
+//! engine   -> tensor
+//! privacy  -> bundle
+//! ipc      -> bundle privacy
+//! store    -> bundle
+//! trust    -> bundle
+//! serve    -> engine bundle tensor
+//! update   -> engine store trust bundle privacy ipc tensor
+//! mqtt     -> privacy
+//! link     -> mqtt ipc privacy bundle
+//! publish  -> mqtt bundle trust privacy
+//! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
+//! demo     -> device engine publish mqtt trust bundle privacy tensor
+//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve
+//! ```
+//! Every module may use `sys` and its own section of `config`. `main` calls `cli`.
+//!
+//! # Invariants
+//! - The process that sees inputs and results has no network; the one that has the network sees no tensor.
+//! - What the device does next is in the journal before it is done.
+//! - A request is answered by the version that took it.
+
+pub mod bundle;
+pub mod config;
+pub mod ipc;
+pub mod privacy;
+pub mod sys;
+pub mod tensor;

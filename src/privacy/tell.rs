@@ -1,0 +1,265 @@
+//! The closed schema of status and metrics.
+
+use crate::bundle::ModelName;
+use serde::{Deserialize, Serialize};
+
+/// All that the engine may say to the outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tell {
+    Status(Box<Status>),
+    Metrics(Metrics),
+}
+
+/// The latest state of a device; retained on the broker under `dev/<id>/status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Counts statuses since the engine started.
+    pub sequence: u64,
+    /// Device time: seconds since 1970 UTC by the trusted floor, not by the wall clock.
+    pub time: u64,
+    pub models: Vec<ModelStatus>,
+    /// The last eight, oldest first.
+    pub outcomes: Vec<Outcome>,
+    pub lacks: Lacks,
+    pub inventory: Inventory,
+}
+
+impl Status {
+    pub const MAX_MODELS: usize = 32;
+    pub const MAX_OUTCOMES: usize = 8;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModelStatus {
+    pub model: ModelName,
+    /// The version that answers now.
+    pub live: Option<u32>,
+    /// The version that would come back.
+    pub previous: Option<u32>,
+    pub state: ModelState,
+    /// The version that `state` is about, while an update is under way.
+    pub candidate: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelState {
+    Idle,
+    Fetching,
+    SelfTest,
+    Golden,
+    Probation,
+}
+
+/// How one offered version ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Outcome {
+    /// Absent where the metadata itself was refused.
+    pub model: Option<ModelName>,
+    pub version: Option<u32>,
+    pub verdict: Verdict,
+    pub stage: Stage,
+    pub code: Code,
+    pub expected: Measure,
+    pub actual: Measure,
+    /// Device time, as in `Status::time`.
+    pub time: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It serves, and has passed probation.
+    Live,
+    /// It never served.
+    Refused,
+    /// It served and was taken back.
+    RolledBack,
+}
+
+/// Where in an update's life it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    Metadata,
+    Offer,
+    Fetch,
+    Bundle,
+    SelfTest,
+    Golden,
+    Probation,
+    Restart,
+}
+
+/// Why. Each has its remedy in `docs/outcomes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    Ok,
+    /// Metadata: not signed by enough of the keys that the trusted root names.
+    BadSignature,
+    /// Metadata: older than what the device already trusts.
+    StaleMetadata,
+    /// Metadata: past its expiry date by device time.
+    Expired,
+    /// Metadata: not of the known form, or its parts do not belong together.
+    BadMetadata,
+    /// Offer: not newer than the live version, and not marked as an intended downgrade.
+    Downgrade,
+    /// Offer: this version failed here before.
+    Quarantined,
+    /// Offer: needs a newer Selvedge.
+    RuntimeTooOld,
+    /// Fetch: bytes on the board are not those that the index names.
+    DigestMismatch,
+    /// Fetch: no room for it.
+    DiskFull,
+    /// Bundle: does not unpack, or is not what its target says.
+    BadBundle,
+    /// Self-test: the engine cannot run it.
+    CannotRun,
+    /// Self-test: over its memory budget.
+    OverMemory,
+    /// Self-test: over its latency budget.
+    OverLatency,
+    /// Golden: too few samples answered within tolerance.
+    GoldenMismatch,
+    /// Probation: too many failed requests.
+    TooManyErrors,
+    /// Restart: the engine died while it was on trial.
+    Crashed,
+}
+
+impl Code {
+    /// As in the JSON, for tables.
+    pub fn name(self) -> String {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|v| v.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+}
+
+/// A number with its meaning, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    None,
+    Count(u64),
+    Bytes(u64),
+    Microseconds(u64),
+    /// Of a whole, 0 to 1.
+    Share(f32),
+    Version(u32),
+    /// Seconds since 1970 UTC.
+    Time(u64),
+    /// The first eight bytes of a SHA-256 digest of public data.
+    Digest([u8; 8]),
+}
+
+impl std::fmt::Display for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("-"),
+            Self::Count(n) => write!(f, "{n}"),
+            Self::Bytes(n) => write!(f, "{n} B"),
+            Self::Microseconds(n) => write!(f, "{n} µs"),
+            Self::Share(s) => write!(f, "{:.1} %", s * 100.0),
+            Self::Version(v) => write!(f, "version {v}"),
+            Self::Time(t) => write!(f, "{t} s"),
+            Self::Digest(d) => write!(f, "{}…", hex::encode(d)),
+        }
+    }
+}
+
+/// What the device waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lacks {
+    /// A timestamp came whose snapshot or targets have not.
+    pub metadata: bool,
+    /// An offer's index has not come.
+    pub index: bool,
+    pub chunks: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Inventory {
+    /// Selvedge's own version.
+    pub runtime: (u16, u16, u16),
+    pub root_version: u32,
+    pub cores: u16,
+    pub memory_total_mib: u32,
+    pub memory_used_mib: u32,
+    /// Resident memory of the engine.
+    pub engine_rss_mib: u32,
+    pub disk_free_mib: u32,
+    /// Of the hottest sensor.
+    pub temperature_celsius: Option<f32>,
+    pub uptime_seconds: u64,
+    /// The engine tried to make an internet socket and the system refused.
+    pub network_denied: bool,
+}
+
+/// Counts since the engine started; not retained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Metrics {
+    pub models: Vec<ModelMetrics>,
+    pub temperature_celsius: Option<f32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModelMetrics {
+    pub model: ModelName,
+    pub version: u32,
+    pub answered: u64,
+    pub failed: u64,
+    pub latency: Histogram,
+}
+
+/// Counts by powers of two of a microsecond: bucket `i` holds what took less than `2^i` µs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram(pub [u64; 26]);
+
+impl Histogram {
+    pub fn add(&mut self, micros: u64) {
+        let bits = u64::BITS - micros.leading_zeros();
+        let last = self.0.len() - 1;
+        self.0[(bits as usize).min(last)] += 1;
+    }
+
+    /// The upper bound, in µs, of the bucket that holds the given share of the counts.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        let total: u64 = self.0.iter().sum();
+        let mut below = 0;
+        for (i, count) in self.0.iter().enumerate() {
+            below += count;
+            if total > 0 && below as f64 >= share * total as f64 {
+                return Some(1 << i);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_bounds_its_quantiles() {
+        let mut histogram = Histogram::default();
+        (0..99).for_each(|_| histogram.add(100));
+        histogram.add(u64::MAX);
+        assert_eq!(histogram.quantile(0.5), Some(128));
+        assert_eq!(histogram.quantile(1.0), Some(1 << 25));
+        assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! Files as the update path needs them: whole, bounded, durable in a stated order.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// What a file operation failed at; the cause is in `source()`.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("{doing} {path}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{path} holds more than {limit} bytes; it is not a file that Selvedge wrote")]
+    TooLarge { path: PathBuf, limit: u64 },
+}
+
+impl DiskError {
+    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// True when the disk is full or its quota is used up: the one error that a caller can wait out.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// Single operations; nothing is durable until `sync` (contents) and `sync_dir` (names) return.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// The whole file, or `None` when there is none; an error when it is larger than `limit` bytes.
+    fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, DiskError>;
+    /// The names in a directory, sorted; empty when it does not exist.
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
+    /// Makes a directory and its parents.
+    fn create_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Makes or replaces the contents of a file.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Adds to the end of a file, making it first when there is none.
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError>;
+    fn sync(&self, path: &Path) -> Result<(), DiskError>;
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+    /// Removes a file; none there is no error.
+    fn remove(&self, path: &Path) -> Result<(), DiskError>;
+    /// Removes a directory and all below it; none there is no error.
+    fn remove_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Bytes free for us on the file system that holds `path`.
+    fn free(&self, path: &Path) -> Result<u64, DiskError>;
+
+    /// Replaces a file so that after a power cut either the old or the new contents stand:
+    /// write beside it, sync, rename, sync the directory. Done means durable.
+    fn commit(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let new = with_suffix(path, ".new");
+        self.create_dir(dir)?;
+        self.write(&new, bytes)?;
+        self.sync(&new)?;
+        self.rename(&new, path)?;
+        self.sync_dir(dir)
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The file system of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(DiskError::io("open", path, e)),
+        };
+        let mut bytes = Vec::new();
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|e| DiskError::io("read", path, e))?;
+        if bytes.len() as u64 > limit {
+            return Err(DiskError::TooLarge {
+                path: path.to_owned(),
+                limit,
+            });
+        }
+        Ok(Some(bytes))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(DiskError::io("list", dir, e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| DiskError::io("list", dir, e))?;
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry.file_name().into_string().ok());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        fs::create_dir_all(dir).map_err(|e| DiskError::io("create directory", dir, e))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        fs::write(path, bytes).map_err(|e| DiskError::io("write", path, e))
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(|e| DiskError::io("append to", path, e))
+    }
+
+    fn sync(&self, path: &Path) -> Result<(), DiskError> {
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| DiskError::io("sync", path, e))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        self.sync(dir)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the place that renames")]
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        fs::rename(from, to).map_err(|e| DiskError::io("rename to", to, e))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        absent_is_fine(fs::remove_file(path)).map_err(|e| DiskError::io("remove", path, e))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        absent_is_fine(fs::remove_dir_all(dir)).map_err(|e| DiskError::io("remove", dir, e))
+    }
+
+    fn free(&self, path: &Path) -> Result<u64, DiskError> {
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,15 @@
+//! The machine underneath: disk, clock, processes, each real or faulty.
+//!
+//! Invariant: this is the only place that renames, syncs or reads a clock, so that a test can put
+//! a power cut between any two operations and a wrong time behind every decision.
+//! Not here: what is written and when; the callers order their operations.
+
+mod clock;
+mod disk;
+mod faulty;
+mod process;
+
+pub use clock::{Clock, ManualClock, RealClock, unix_now};
+pub use disk::{Disk, DiskError, RealDisk};
+pub use faulty::{FaultyDisk, Torn};
+pub use process::{boot_id, deny_network, network_is_denied};

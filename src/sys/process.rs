@@ -1,0 +1,65 @@
+//! What a process may find out about itself and forbid itself.
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use std::collections::BTreeMap;
+
+/// This boot of the kernel, or zero where the kernel does not say. Tells a crash from a power cut.
+pub fn boot_id() -> u128 {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(|text| u128::from_str_radix(&text.trim().replace('-', ""), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Why the process could not give up the network.
+#[derive(Debug, thiserror::Error)]
+pub enum DenyError {
+    #[error("build the system call filter")]
+    Build(#[source] seccompiler::BackendError),
+    #[error("install the system call filter")]
+    Install(#[source] seccompiler::Error),
+    #[error("no system call filter for this processor: {0}")]
+    Arch(&'static str),
+}
+
+/// `socket(2)` by number, as the kernel's tables have it for this architecture.
+#[cfg(target_arch = "x86_64")]
+const SOCKET: i64 = 41;
+#[cfg(target_arch = "aarch64")]
+const SOCKET: i64 = 198;
+
+/// Gives up, for this process and all that it starts, the right to make any socket but `AF_UNIX`
+/// ones; the call fails with `EAFNOSUPPORT`. Cannot be undone. Call before threads are started:
+/// the filter holds for the calling thread and what it spawns.
+///
+/// An inherited socket is not covered, nor is io_uring (the unit denies that one): see
+/// `systemd/selvedge-engine.service` for the outer wall.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub fn deny_network() -> Result<(), DenyError> {
+    let unix = rustix::net::AddressFamily::UNIX.as_raw();
+    let other_family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(unix))
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(DenyError::Build)?;
+    let arch = std::env::consts::ARCH.try_into().map_err(DenyError::Build)?;
+    let refused = SeccompAction::Errno(rustix::io::Errno::AFNOSUPPORT.raw_os_error().unsigned_abs());
+    let rules = BTreeMap::from([(SOCKET, vec![other_family])]);
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)
+        .and_then(TryInto::try_into)
+        .map_err(DenyError::Build)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(DenyError::Install)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub fn deny_network() -> Result<(), DenyError> {
+    Err(DenyError::Arch(std::env::consts::ARCH))
+}
+
+/// Tries, from inside, to make an internet socket: true when the system refuses.
+pub fn network_is_denied() -> bool {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    [AddressFamily::INET, AddressFamily::INET6, AddressFamily::NETLINK, AddressFamily::PACKET]
+        .into_iter()
+        .all(|family| socket(family, SocketType::DGRAM, None).is_err())
+}

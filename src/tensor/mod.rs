@@ -1,0 +1,197 @@
+//! Tensors by name, datatype, shape and bytes: the words that bundles, engine and API share.
+//!
+//! Invariant: a `Tensor` holds exactly as many bytes as its shape and datatype say.
+//! Not here: arithmetic; the engine does that.
+
+use serde::{Deserialize, Serialize};
+
+/// Element types by their names in the Open Inference Protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DataType {
+    Bool,
+    Uint8,
+    Uint16,
+    Uint32,
+    Uint64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Fp32,
+    Fp64,
+}
+
+impl DataType {
+    pub const ALL: [Self; 12] = [
+        Self::Bool,
+        Self::Uint8,
+        Self::Uint16,
+        Self::Uint32,
+        Self::Uint64,
+        Self::Int8,
+        Self::Int16,
+        Self::Int32,
+        Self::Int64,
+        Self::Fp16,
+        Self::Fp32,
+        Self::Fp64,
+    ];
+
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => 1,
+            Self::Uint16 | Self::Int16 | Self::Fp16 => 2,
+            Self::Uint32 | Self::Int32 | Self::Fp32 => 4,
+            Self::Uint64 | Self::Int64 | Self::Fp64 => 8,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "UINT8",
+            Self::Uint16 => "UINT16",
+            Self::Uint32 => "UINT32",
+            Self::Uint64 => "UINT64",
+            Self::Int8 => "INT8",
+            Self::Int16 => "INT16",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Fp16 => "FP16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|datatype| datatype.name() == name)
+    }
+}
+
+impl std::fmt::Display for DataType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a model says of one input or output. The shape is concrete: outermost dimension first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    pub name: String,
+    pub datatype: DataType,
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// Bytes of such a tensor, or `None` where the product does not fit.
+    pub fn byte_size(&self) -> Option<usize> {
+        byte_size(self.datatype, &self.shape)
+    }
+}
+
+fn byte_size(datatype: DataType, shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(datatype.size(), |size, &dimension| size.checked_mul(dimension))
+}
+
+/// The bytes did not fit the shape.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{datatype} of shape {shape:?} takes {expected:?} bytes, these are {actual}")]
+pub struct SizeMismatch {
+    pub datatype: DataType,
+    pub shape: Vec<usize>,
+    /// `None` where the product of the shape overflows.
+    pub expected: Option<usize>,
+    pub actual: usize,
+}
+
+/// Elements in row-major order, little-endian.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    datatype: DataType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    pub fn new(datatype: DataType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, SizeMismatch> {
+        let expected = byte_size(datatype, &shape);
+        if expected != Some(bytes.len()) {
+            let actual = bytes.len();
+            return Err(SizeMismatch {
+                datatype,
+                shape,
+                expected,
+                actual,
+            });
+        }
+        Ok(Self {
+            datatype,
+            shape,
+            bytes,
+        })
+    }
+
+    /// An FP32 tensor of the given values.
+    pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> Result<Self, SizeMismatch> {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::new(DataType::Fp32, shape, bytes)
+    }
+
+    pub fn datatype(&self) -> DataType {
+        self.datatype
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// True when datatype and shape are the ones that `spec` states.
+    pub fn fits(&self, spec: &TensorSpec) -> bool {
+        self.datatype == spec.datatype && self.shape == spec.shape
+    }
+
+    /// The values of an FP32 tensor; `None` for any other datatype.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        (self.datatype == DataType::Fp32).then(|| {
+            let (words, _) = self.bytes.as_chunks::<4>();
+            words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_holds_just_its_shape() {
+        assert!(Tensor::new(DataType::Int16, vec![2, 3], vec![0; 12]).is_ok());
+        let wrong = Tensor::new(DataType::Int16, vec![2, 3], vec![0; 11]).unwrap_err();
+        assert_eq!(wrong.expected, Some(12));
+        let huge = Tensor::new(DataType::Int16, vec![usize::MAX, 3], vec![]).unwrap_err();
+        assert_eq!(huge.expected, None);
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for datatype in DataType::ALL {
+            assert_eq!(DataType::from_name(datatype.name()), Some(datatype));
+            let json = serde_json::to_string(&datatype).unwrap();
+            assert_eq!(json, format!("\"{datatype}\""));
+        }
+        assert_eq!(DataType::from_name("fp32"), None);
+    }
+}
