@@ -25,10 +25,7 @@ pub fn expand(wire: &[u8], chunk: &ChunkRef) -> Result<Vec<u8>, ExpandError> {
     let capacity = (chunk.raw as usize).min(MAX_CHUNK_RAW);
     let raw = zstd::bulk::decompress(wire, capacity).map_err(ExpandError::Zstd)?;
     if raw.len() != chunk.raw as usize {
-        return Err(ExpandError::Size {
-            expected: chunk.raw,
-            actual: raw.len(),
-        });
+        return Err(ExpandError::Size { expected: chunk.raw, actual: raw.len() });
     }
     Ok(raw)
 }
@@ -94,11 +91,8 @@ mod tests {
     #[test]
     fn a_bomb_is_stopped_at_the_stated_size() {
         let wire = zstd::bulk::compress(&vec![0; 50_000_000], 19).unwrap();
-        let chunk = |raw| ChunkRef {
-            sha256: crate::bundle::Digest::of(&wire),
-            wire: u32::try_from(wire.len()).unwrap(),
-            raw,
-        };
+        let chunk =
+            |raw| ChunkRef { sha256: crate::bundle::Digest::of(&wire), wire: u32::try_from(wire.len()).unwrap(), raw };
         assert!(matches!(expand(&wire, &chunk(1000)), Err(ExpandError::Zstd(_))));
         assert!(matches!(expand(&wire, &chunk(u32::MAX)), Err(ExpandError::Zstd(_))));
         assert!(matches!(expand(b"not zstd", &chunk(1000)), Err(ExpandError::Zstd(_))));

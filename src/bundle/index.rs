@@ -5,7 +5,7 @@
 //! encrypted cannot be read by this version and is refused.
 
 use super::chunks::MAX_CHUNK_WIRE;
-use super::{Digest, ModelName, Bundle};
+use super::{Bundle, Digest, ModelName};
 use serde::{Deserialize, Serialize};
 
 /// One chunk: the digest of its wire bytes, how many they are, and how many they expand to.
@@ -147,15 +147,8 @@ mod tests {
     use super::*;
 
     fn index(size: u64, raw: u32) -> Index {
-        let chunk = ChunkRef {
-            sha256: Digest::of(b"wire"),
-            wire: 4,
-            raw,
-        };
-        Index {
-            size,
-            ..Index::new(ModelName::new("m").unwrap(), 1, b"", vec![chunk])
-        }
+        let chunk = ChunkRef { sha256: Digest::of(b"wire"), wire: 4, raw };
+        Index { size, ..Index::new(ModelName::new("m").unwrap(), 1, b"", vec![chunk]) }
     }
 
     #[test]
@@ -186,10 +179,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_nest() {
-        let node = Node::Parts {
-            sha256: Digest::of(b""),
-            parts: index(9, 9).chunks,
-        };
+        let node = Node::Parts { sha256: Digest::of(b""), parts: index(9, 9).chunks };
         assert!(Node::parse(&node.to_bytes()).is_ok());
         assert!(matches!(Node::parse_joined(&node.to_bytes()), Err(IndexError::Sum(_))));
     }

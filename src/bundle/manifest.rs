@@ -19,11 +19,7 @@ impl ModelName {
         let good = name.bytes().next().is_some_and(plain)
             && name.len() <= 32
             && name.bytes().all(|c| plain(c) || c == b'-' || c == b'_');
-        if good {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(BadName(name.chars().take(40).collect()))
-        }
+        if good { Ok(Self(name.to_owned())) } else { Err(BadName(name.chars().take(40).collect())) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -121,10 +117,7 @@ pub struct Probation {
 
 impl Default for Probation {
     fn default() -> Self {
-        Self {
-            requests: 100,
-            max_errors: 0,
-        }
+        Self { requests: 100, max_errors: 0 }
     }
 }
 
@@ -192,10 +185,7 @@ fn to_spec((name, datatype, shape): (String, DataType, Vec<usize>)) -> TensorSpe
 }
 
 fn value(field: &str, problem: &str) -> ManifestError {
-    ManifestError::Value {
-        field: field.to_owned(),
-        problem: problem.to_owned(),
-    }
+    ManifestError::Value { field: field.to_owned(), problem: problem.to_owned() }
 }
 
 fn check_tensors(field: &str, specs: &[TensorSpec]) -> Result<(), ManifestError> {

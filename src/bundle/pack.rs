@@ -1,8 +1,8 @@
 //! A bundle as one file: an uncompressed tar of plain files, the same bytes for the same contents.
 
+use super::Digest;
 use super::golden::{GoldenError, GoldenSample, parse_golden};
 use super::manifest::{Manifest, ManifestError};
-use super::Digest;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
@@ -21,7 +21,9 @@ pub enum PackError {
     TooLarge,
     #[error("the bundle is not a readable tar")]
     Tar(#[source] io::Error),
-    #[error("entry {0:?}: a bundle holds plain files with names of a-z, A-Z, 0-9, '.', '-' and '_', each once, 64 at most")]
+    #[error(
+        "entry {0:?}: a bundle holds plain files with names of a-z, A-Z, 0-9, '.', '-' and '_', each once, 64 at most"
+    )]
     Entry(String),
     #[error("there is no {0}")]
     Missing(String),
@@ -69,12 +71,7 @@ impl Bundle {
         for labels in manifest.outputs.iter().filter_map(|o| o.labels.as_deref()) {
             file(labels)?;
         }
-        Ok(Self {
-            packed,
-            manifest,
-            files,
-            golden,
-        })
+        Ok(Self { packed, manifest, files, golden })
     }
 
     pub fn packed(&self) -> &[u8] {

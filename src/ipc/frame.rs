@@ -42,10 +42,7 @@ pub async fn read_frame<M: Message>(from: &mut (impl AsyncRead + Unpin)) -> Resu
     }
     let length = u32::from_le_bytes(length);
     if length > M::MAX_FRAME {
-        return Err(FrameError::TooLarge {
-            actual: length.into(),
-            limit: M::MAX_FRAME,
-        });
+        return Err(FrameError::TooLarge { actual: length.into(), limit: M::MAX_FRAME });
     }
     let mut bytes = vec![0; length as usize];
     from.read_exact(&mut bytes).await?;
@@ -55,10 +52,7 @@ pub async fn read_frame<M: Message>(from: &mut (impl AsyncRead + Unpin)) -> Resu
 pub async fn write_frame<M: Message>(to: &mut (impl AsyncWrite + Unpin), message: &M) -> Result<(), FrameError> {
     let mut frame = postcard::to_extend(message, vec![0; 4])?;
     let length = frame.len() - 4;
-    let too_large = FrameError::TooLarge {
-        actual: length as u64,
-        limit: M::MAX_FRAME,
-    };
+    let too_large = FrameError::TooLarge { actual: length as u64, limit: M::MAX_FRAME };
     let length = u32::try_from(length).ok().filter(|&l| l <= M::MAX_FRAME).ok_or(too_large)?;
     frame[..4].copy_from_slice(&length.to_le_bytes());
     to.write_all(&frame).await?;
@@ -72,11 +66,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_go_across() {
-        let message = ToEngine::Metadata {
-            role: Role::Root,
-            version: 3,
-            bytes: vec![1, 2, 3],
-        };
+        let message = ToEngine::Metadata { role: Role::Root, version: 3, bytes: vec![1, 2, 3] };
         let mut wire = Vec::new();
         write_frame(&mut wire, &message).await.unwrap();
         let mut from = &wire[..];
@@ -98,9 +88,7 @@ mod tests {
         let claim = [7, 0, 0, 0, 1, 2, 0xff, 0xff, 0xff, 0xff, 0x0f];
         assert!(read_frame::<ToLink>(&mut &claim[..]).await.is_err());
 
-        let large = ToLink::Fetch(Fetch::Chunks {
-            ordinals: vec![u32::MAX; 70_000],
-        });
+        let large = ToLink::Fetch(Fetch::Chunks { ordinals: vec![u32::MAX; 70_000] });
         let written = write_frame(&mut Vec::new(), &large).await;
         assert!(matches!(written, Err(FrameError::TooLarge { .. })));
     }

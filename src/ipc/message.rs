@@ -13,7 +13,10 @@ pub const MAX_WINDOW: usize = 8;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToLink {
     /// First message, and again whenever a newer root is trusted: the link then looks for `root + 1`.
-    Hello { protocol: u16, root: u32 },
+    Hello {
+        protocol: u16,
+        root: u32,
+    },
     Fetch(Fetch),
     Tell(Tell),
 }

@@ -44,11 +44,7 @@ pub enum LedgerError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error("{path} line {line} is not a ledger entry")]
-    Line {
-        path: PathBuf,
-        line: usize,
-        source: serde_json::Error,
-    },
+    Line { path: PathBuf, line: usize, source: serde_json::Error },
 }
 
 /// The writer's end; one process writes.
@@ -72,12 +68,7 @@ impl Ledger {
         if found.is_some_and(|bytes| bytes.last().is_some_and(|&b| b != b'\n')) {
             disk.append(path, b"\n")?;
         }
-        Ok(Self {
-            disk,
-            path: path.to_owned(),
-            limit,
-            written,
-        })
+        Ok(Self { disk, path: path.to_owned(), limit, written })
     }
 
     pub fn record(&mut self, entry: &Entry) -> Result<(), LedgerError> {
@@ -135,12 +126,7 @@ mod tests {
     use crate::sys::FaultyDisk;
 
     fn entry(bytes: u64) -> Entry {
-        Entry {
-            time: 1,
-            kind: Kind::Status,
-            topic: "t".into(),
-            bytes,
-        }
+        Entry { time: 1, kind: Kind::Status, topic: "t".into(), bytes }
     }
 
     #[test]

@@ -22,9 +22,7 @@ pub struct RealClock {
 impl RealClock {
     #[expect(clippy::disallowed_methods, reason = "this is the place that reads a clock")]
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 }
 
@@ -53,9 +51,7 @@ impl Clock for RealClock {
 /// The system's date, for what only people read: a ledger line, a log, a signature made on a PC.
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads a clock")]
 pub fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// A clock that a test sets.
@@ -66,9 +62,7 @@ pub struct ManualClock {
 
 impl ManualClock {
     pub fn new(system: u64, synchronized: bool) -> Self {
-        Self {
-            now: Mutex::new((system, synchronized, Duration::ZERO)),
-        }
+        Self { now: Mutex::new((system, synchronized, Duration::ZERO)) }
     }
 
     pub fn set_system(&self, system: u64, synchronized: bool) {

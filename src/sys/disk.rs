@@ -8,31 +8,22 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     #[error("{doing} {path}")]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} holds more than {limit} bytes; it is not a file that Selvedge wrote")]
     TooLarge { path: PathBuf, limit: u64 },
 }
 
 impl DiskError {
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { doing, path: path.to_owned(), source }
     }
 
     /// True when the disk is full or its quota is used up: the one error that a caller can wait out.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             Self::TooLarge { .. } => false,
         }
     }
@@ -91,14 +82,9 @@ impl Disk for RealDisk {
             Err(e) => return Err(DiskError::io("open", path, e)),
         };
         let mut bytes = Vec::new();
-        file.take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|e| DiskError::io("read", path, e))?;
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| DiskError::io("read", path, e))?;
         if bytes.len() as u64 > limit {
-            return Err(DiskError::TooLarge {
-                path: path.to_owned(),
-                limit,
-            });
+            return Err(DiskError::TooLarge { path: path.to_owned(), limit });
         }
         Ok(Some(bytes))
     }
@@ -137,9 +123,7 @@ impl Disk for RealDisk {
     }
 
     fn sync(&self, path: &Path) -> Result<(), DiskError> {
-        File::open(path)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| DiskError::io("sync", path, e))
+        File::open(path).and_then(|file| file.sync_all()).map_err(|e| DiskError::io("sync", path, e))
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
@@ -160,8 +144,7 @@ impl Disk for RealDisk {
     }
 
     fn free(&self, path: &Path) -> Result<u64, DiskError> {
-        let stat = rustix::fs::statvfs(path)
-            .map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
+        let stat = rustix::fs::statvfs(path).map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }

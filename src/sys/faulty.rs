@@ -70,15 +70,8 @@ impl FaultyDisk {
     }
 
     fn with(names: Names) -> Self {
-        let state = State {
-            durable_names: names.clone(),
-            names,
-            operations: 0,
-            fault: Fault::None,
-        };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { durable_names: names.clone(), names, operations: 0, fault: Fault::None };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Power goes after `operations` more changes; each later operation fails.
@@ -114,10 +107,7 @@ impl FaultyDisk {
         };
         let found = names.iter().map(|(path, file)| {
             let contents = survivor(&lock(file), torn);
-            let file = File {
-                durable: Some(contents.clone()),
-                contents,
-            };
+            let file = File { durable: Some(contents.clone()), contents };
             (path.clone(), Arc::new(Mutex::new(file)))
         });
         Self::with(found.collect())
@@ -182,10 +172,7 @@ impl Disk for FaultyDisk {
         };
         let contents = lock(file).contents.clone();
         if contents.len() as u64 > limit {
-            return Err(DiskError::TooLarge {
-                path: path.to_owned(),
-                limit,
-            });
+            return Err(DiskError::TooLarge { path: path.to_owned(), limit });
         }
         Ok(Some(contents))
     }

@@ -93,9 +93,7 @@ impl TensorSpec {
 }
 
 fn byte_size(datatype: DataType, shape: &[usize]) -> Option<usize> {
-    shape
-        .iter()
-        .try_fold(datatype.size(), |size, &dimension| size.checked_mul(dimension))
+    shape.iter().try_fold(datatype.size(), |size, &dimension| size.checked_mul(dimension))
 }
 
 /// The bytes did not fit the shape.
@@ -122,18 +120,9 @@ impl Tensor {
         let expected = byte_size(datatype, &shape);
         if expected != Some(bytes.len()) {
             let actual = bytes.len();
-            return Err(SizeMismatch {
-                datatype,
-                shape,
-                expected,
-                actual,
-            });
+            return Err(SizeMismatch { datatype, shape, expected, actual });
         }
-        Ok(Self {
-            datatype,
-            shape,
-            bytes,
-        })
+        Ok(Self { datatype, shape, bytes })
     }
 
     /// An FP32 tensor of the given values.
