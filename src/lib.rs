@@ -33,7 +33,7 @@
 //! engine   -> tensor
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
-//! store    -> bundle
+//! store    -> bundle privacy
 //! trust    -> bundle
 //! serve    -> engine bundle tensor
 //! update   -> engine store trust bundle privacy ipc tensor

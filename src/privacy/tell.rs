@@ -132,6 +132,8 @@ pub enum Code {
     TooManyErrors,
     /// Restart: the engine died while it was on trial.
     Crashed,
+    /// Restart: what was stored does not read any more; the medium lost data.
+    StorageDamaged,
 }
 
 impl Code {
