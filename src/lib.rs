@@ -53,6 +53,7 @@
 
 pub mod bundle;
 pub mod config;
+pub mod engine;
 pub mod ipc;
 pub mod privacy;
 pub mod sys;

@@ -108,11 +108,18 @@ pub struct SizeMismatch {
 }
 
 /// Elements in row-major order, little-endian.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Tensor {
     datatype: DataType,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+}
+
+/// Without the values: they are inputs and results, and have no place in a log.
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {:?})", self.datatype, self.shape)
+    }
 }
 
 impl Tensor {
