@@ -57,4 +57,5 @@ pub mod engine;
 pub mod ipc;
 pub mod privacy;
 pub mod sys;
+pub mod store;
 pub mod tensor;

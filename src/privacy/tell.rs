@@ -49,8 +49,8 @@ pub struct ModelStatus {
 pub enum ModelState {
     Idle,
     Fetching,
-    SelfTest,
-    Golden,
+    /// Self-test and golden samples run.
+    Checking,
     Probation,
 }
 

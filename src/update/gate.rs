@@ -46,8 +46,9 @@ pub fn load(bundle: &Bundle, workers: usize) -> Result<Arc<Live>, Failure> {
     }
     let before = sys::resident_bytes();
     let model = Model::load(bundle.model(), &manifest.input_specs(), &manifest.output_specs()).map_err(Failure::cannot_run)?;
-    let labels = manifest.outputs.iter().map(|o| bundle.labels(&o.name)).collect();
-    let live = Live::new(manifest.name.as_str(), manifest.version, model, workers, labels).map_err(Failure::cannot_run)?;
+    let labels = manifest.outputs.iter().filter_map(|o| Some((o.name.clone(), bundle.labels(&o.name)?))).collect();
+    let name = manifest.name.as_str();
+    let live = Live::with_labels(name, manifest.version, model, workers, labels).map_err(Failure::cannot_run)?;
     let grown = sys::resident_bytes().saturating_sub(before);
     match manifest.budget.memory_mib.map(|mib| u64::from(mib) << 20) {
         Some(budget) if grown > budget => {

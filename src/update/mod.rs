@@ -10,8 +10,10 @@ mod gate;
 mod machine;
 mod report;
 mod start;
+mod updater;
 
-pub use driver::{Parts, Updater, run};
+pub use driver::{Serving, run};
 pub use gate::{Failure, check};
 pub use machine::{Effect, Event, MAX_POWER_CUTS, Offered, step};
 pub use start::StartError;
+pub use updater::{Parts, Updater};
