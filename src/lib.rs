@@ -57,3 +57,4 @@ pub mod ipc;
 pub mod privacy;
 pub mod sys;
 pub mod tensor;
+pub mod trust;
