@@ -59,3 +59,4 @@ pub mod privacy;
 pub mod sys;
 pub mod store;
 pub mod tensor;
+pub mod trust;
