@@ -36,7 +36,8 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs until `shutdown`; then marks trials as paused and returns.
 pub async fn run(mut updater: Updater, serving: Serving, shutdown: impl Future<Output = ()>) -> Result<(), DiskError> {
-    let mut driver = Driver { serving, link: None, asked: None, asked_at: Instant::now(), said: None, said_at: None, sequence: 0 };
+    let mut driver =
+        Driver { serving, link: None, asked: None, asked_at: Instant::now(), said: None, said_at: None, sequence: 0 };
     if let Err(error) = updater.resume().await {
         error!(error = &error as &dyn std::error::Error, "an interrupted update could not go on");
     }
@@ -194,11 +195,6 @@ impl Driver {
 
 /// By what an operator acts on: not by counters, clocks and sensors.
 fn differs(a: &Status, b: &Status) -> bool {
-    let quiet = |status: &Status| Status {
-        sequence: 0,
-        time: 0,
-        inventory: Inventory::default(),
-        ..status.clone()
-    };
+    let quiet = |status: &Status| Status { sequence: 0, time: 0, inventory: Inventory::default(), ..status.clone() };
     quiet(a) != quiet(b)
 }

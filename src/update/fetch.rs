@@ -191,7 +191,9 @@ impl Download {
 
     /// Puts the chunks together; every digest is checked on the way.
     pub fn assemble(&mut self) -> Result<Bundle, FetchError> {
-        let Phase::Chunks { index, have } = &mut self.phase else { unreachable!("only a complete download is assembled") };
+        let Phase::Chunks { index, have } = &mut self.phase else {
+            unreachable!("only a complete download is assembled")
+        };
         let mut packed = Vec::new();
         for (chunk, have) in index.chunks.iter().zip(have) {
             let Some(wire) = read_chunk(&*self.disk, &self.dir, chunk)? else {

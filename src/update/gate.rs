@@ -34,7 +34,11 @@ impl Failure {
 /// Selvedge's own version, as numbers.
 pub fn runtime() -> (u16, u16, u16) {
     let number = |text: &str| text.parse().expect("a version is three numbers");
-    (number(env!("CARGO_PKG_VERSION_MAJOR")), number(env!("CARGO_PKG_VERSION_MINOR")), number(env!("CARGO_PKG_VERSION_PATCH")))
+    (
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+    )
 }
 
 /// Loads a bundle's model and makes it ready: self-test without golden samples.
@@ -45,7 +49,8 @@ pub fn load(bundle: &Bundle, workers: usize) -> Result<Arc<Live>, Failure> {
         return Err(Failure::new(Stage::SelfTest, Code::RuntimeTooOld, Measure::None, Measure::None));
     }
     let before = sys::resident_bytes();
-    let model = Model::load(bundle.model(), &manifest.input_specs(), &manifest.output_specs()).map_err(Failure::cannot_run)?;
+    let model =
+        Model::load(bundle.model(), &manifest.input_specs(), &manifest.output_specs()).map_err(Failure::cannot_run)?;
     let labels = manifest.outputs.iter().filter_map(|o| Some((o.name.clone(), bundle.labels(&o.name)?))).collect();
     let name = manifest.name.as_str();
     let live = Live::with_labels(name, manifest.version, model, workers, labels).map_err(Failure::cannot_run)?;
@@ -76,7 +81,12 @@ pub fn check(bundle: &Bundle, workers: usize, clock: &dyn Clock) -> Result<Arc<L
     Ok(live)
 }
 
-fn ask(session: &mut Session, manifest: &Manifest, sample: &GoldenSample, clock: &dyn Clock) -> Result<(bool, Duration), Failure> {
+fn ask(
+    session: &mut Session,
+    manifest: &Manifest,
+    sample: &GoldenSample,
+    clock: &dyn Clock,
+) -> Result<(bool, Duration), Failure> {
     let no_answer = || Failure::new(Stage::Golden, Code::BadBundle, Measure::None, Measure::None);
     let inputs: Option<Vec<Tensor>> = manifest.inputs.iter().map(|i| sample.inputs.get(&i.name).cloned()).collect();
     let start = clock.monotonic();

@@ -27,17 +27,40 @@ pub struct Offered {
 pub enum Event {
     Offered(Offered),
     /// All bytes of the offer are a whole bundle on disk.
-    Stored { candidate: VersionRef, retry: u32, boot: u128 },
+    Stored {
+        candidate: VersionRef,
+        retry: u32,
+        boot: u128,
+    },
     /// What was fetched cannot be used. `blame` tells bad content from a passing trouble.
-    Unusable { offered: Offered, blame: bool, stage: Stage, code: Code, expected: Measure, actual: Measure },
+    Unusable {
+        offered: Offered,
+        blame: bool,
+        stage: Stage,
+        code: Code,
+        expected: Measure,
+        actual: Measure,
+    },
     /// The candidate passed self-test and golden samples and is loaded.
     Passed,
     /// A gate, or reading the candidate, said no.
-    Failed { stage: Stage, code: Code, expected: Measure, actual: Measure },
+    Failed {
+        stage: Stage,
+        code: Code,
+        expected: Measure,
+        actual: Measure,
+    },
     /// Requests that the live version has had since its swap.
-    Tally { answered: u64, failed: u64, wanted: u32, allowed: u32 },
+    Tally {
+        answered: u64,
+        failed: u64,
+        wanted: u32,
+        allowed: u32,
+    },
     /// The engine starts.
-    Started { boot: u128 },
+    Started {
+        boot: u128,
+    },
     /// The engine stops in order.
     Stopping,
 }
@@ -50,7 +73,10 @@ pub enum Effect {
     /// Make the journal's live version the one that answers.
     Serve,
     /// The update ended; the version it was about goes with it.
-    Report { version: u32, ended: Ended },
+    Report {
+        version: u32,
+        ended: Ended,
+    },
 }
 
 /// How it ended.
@@ -71,28 +97,38 @@ pub fn step(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
             refuse(entry, offered, blame, ended)
         }
         (Some(trial), Event::Passed) if trial.phase == Phase::Checking => promote(entry, trial),
-        (Some(trial), Event::Failed { stage, code, expected, actual }) => fail(entry, trial, (stage, code, expected, actual)),
+        (Some(trial), Event::Failed { stage, code, expected, actual }) => {
+            fail(entry, trial, (stage, code, expected, actual))
+        }
         (Some(trial), Event::Tally { answered, failed, wanted, allowed }) if trial.phase == Phase::Probation => {
             judge(entry, trial, (answered, failed), (wanted, allowed))
         }
         (Some(trial), Event::Started { boot }) => resume(entry, trial, boot),
         (Some(trial), Event::Stopping) => (with_trial(entry, Trial { paused: true, ..trial }), vec![]),
         // An offer waits until the trial ends; the driver makes it again then.
-        (Some(_), Event::Offered(_) | Event::Stored { .. } | Event::Unusable { .. } | Event::Passed | Event::Tally { .. })
-        | (None, Event::Passed | Event::Failed { .. } | Event::Tally { .. } | Event::Started { .. } | Event::Stopping) => {
-            (entry.clone(), vec![])
-        }
+        (
+            Some(_),
+            Event::Offered(_) | Event::Stored { .. } | Event::Unusable { .. } | Event::Passed | Event::Tally { .. },
+        )
+        | (
+            None,
+            Event::Passed | Event::Failed { .. } | Event::Tally { .. } | Event::Started { .. } | Event::Stopping,
+        ) => (entry.clone(), vec![]),
     }
 }
 
 fn consider(entry: &Entry, offer: Offered) -> Vec<Effect> {
     let live = entry.live;
-    if live.is_some_and(|live| live.target == Some(offer.target) || (live.version == offer.version && live.target.is_none())) {
+    if live.is_some_and(|live| {
+        live.target == Some(offer.target) || (live.version == offer.version && live.target.is_none())
+    }) {
         return vec![];
     }
     let quarantined = entry.quarantine.iter().find(|q| q.target == offer.target && offer.retry <= q.retry);
     let refusal = match (live, quarantined) {
-        (_, Some(q)) => Some((Code::Quarantined, Measure::Count(u64::from(q.retry) + 1), Measure::Count(offer.retry.into()))),
+        (_, Some(q)) => {
+            Some((Code::Quarantined, Measure::Count(u64::from(q.retry) + 1), Measure::Count(offer.retry.into())))
+        }
         (Some(live), None) if offer.version <= live.version && !offer.allow_downgrade => {
             Some((Code::Downgrade, Measure::Version(live.version.saturating_add(1)), Measure::Version(offer.version)))
         }

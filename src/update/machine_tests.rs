@@ -40,7 +40,8 @@ fn refusal(effects: &[Effect]) -> Option<Code> {
 
 #[test]
 fn a_newer_version_goes_all_the_way_and_keeps_the_old_one_pinned() {
-    let (entry, effects) = run(live(1), &[Event::Offered(offer(2)), stored(2), Event::Passed, tally(49, 0), tally(50, 0)]);
+    let (entry, effects) =
+        run(live(1), &[Event::Offered(offer(2)), stored(2), Event::Passed, tally(49, 0), tally(50, 0)]);
     let done = Effect::Report { version: 2, ended: Ended::Live };
     assert_eq!(effects, [Effect::Fetch(offer(2)), Effect::Check, Effect::Serve, done]);
     assert_eq!(entry, Entry { previous: Some(version(1)), ..live(2) });
@@ -121,7 +122,8 @@ fn an_offer_waits_for_the_trial_to_end() {
 
 #[test]
 fn the_quarantine_is_bounded() {
-    let failed = Event::Failed { stage: Stage::Bundle, code: Code::BadBundle, expected: Measure::None, actual: Measure::None };
+    let failed =
+        Event::Failed { stage: Stage::Bundle, code: Code::BadBundle, expected: Measure::None, actual: Measure::None };
     let events: Vec<Event> = (2..200).flat_map(|n| [stored(n), failed]).collect();
     let (entry, _) = run(live(1), &events);
     assert_eq!(entry.quarantine.len(), Entry::MAX_QUARANTINE);

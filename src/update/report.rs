@@ -63,7 +63,10 @@ pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metric
             latency: Histogram(counts.latency),
         })
     };
-    Metrics { models: slots.list().into_iter().filter_map(model).take(Status::MAX_MODELS).collect(), temperature_celsius }
+    Metrics {
+        models: slots.list().into_iter().filter_map(model).take(Status::MAX_MODELS).collect(),
+        temperature_celsius,
+    }
 }
 
 pub(super) fn outcome(model: &ModelName, version: u32, ended: Ended, time: u64) -> Outcome {

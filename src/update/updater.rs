@@ -245,8 +245,7 @@ impl Updater {
         let Some(download) = &self.download else { return Ok(()) };
         let (model, offered) = (download.model.clone(), download.offered);
         self.store.add(bundle)?;
-        let candidate =
-            VersionRef { version: offered.version, bundle: bundle.digest(), target: Some(offered.target) };
+        let candidate = VersionRef { version: offered.version, bundle: bundle.digest(), target: Some(offered.target) };
         let event = Event::Stored { candidate, retry: offered.retry, boot: self.parts.boot };
         let effects = self.advance(&model, event)?;
         self.perform(&model, effects).await?;
@@ -345,7 +344,11 @@ impl Updater {
     }
 
     /// From memory, or from disk with the self-test.
-    async fn load(&mut self, model: &ModelName, version: VersionRef) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
+    async fn load(
+        &mut self,
+        model: &ModelName,
+        version: VersionRef,
+    ) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
         if let Some(loaded) = self.loaded.get(&version.bundle) {
             return Ok(loaded.clone());
         }
@@ -372,11 +375,17 @@ impl Updater {
     /// version stays; the previous one is read from disk if it is ever needed.
     pub(super) fn clean_up(&mut self, model: &ModelName) -> Result<(), DiskError> {
         debug!(%model, "cleaning up");
-        let keep: Vec<Digest> = self.store.journal().models.values().flat_map(|entry| {
-            let pinned = if entry.trial.is_some() { entry.previous } else { None };
-            let candidate = entry.trial.map(|trial| trial.candidate);
-            [entry.live, pinned, candidate].into_iter().flatten().map(|version| version.bundle)
-        }).collect();
+        let keep: Vec<Digest> = self
+            .store
+            .journal()
+            .models
+            .values()
+            .flat_map(|entry| {
+                let pinned = if entry.trial.is_some() { entry.previous } else { None };
+                let candidate = entry.trial.map(|trial| trial.candidate);
+                [entry.live, pinned, candidate].into_iter().flatten().map(|version| version.bundle)
+            })
+            .collect();
         self.loaded.retain(|digest, _| keep.contains(digest));
         self.store.collect_garbage()
     }
@@ -385,11 +394,18 @@ impl Updater {
     pub async fn tick(&mut self) -> Result<(), DiskError> {
         let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
         for model in models {
-            let Some(trial) = self.entry(&model).trial.filter(|trial| trial.phase == Phase::Probation) else { continue };
+            let Some(trial) = self.entry(&model).trial.filter(|trial| trial.phase == Phase::Probation) else {
+                continue;
+            };
             let Some(loaded) = self.loaded.get(&trial.candidate.bundle) else { continue };
             let counts = loaded.live.counts();
             let Probation { requests, max_errors } = loaded.probation;
-            let tally = Event::Tally { answered: counts.answered, failed: counts.failed, wanted: requests, allowed: max_errors };
+            let tally = Event::Tally {
+                answered: counts.answered,
+                failed: counts.failed,
+                wanted: requests,
+                allowed: max_errors,
+            };
             let effects = self.advance(&model, tally)?;
             if !effects.is_empty() {
                 self.perform(&model, effects).await?;
@@ -450,8 +466,12 @@ fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Mea
 
 fn unusable_content(offered: Offered, error: &ContentError) -> Event {
     let (expected, actual) = match error {
-        ContentError::OtherModel { version, actual_version, .. } => (Measure::Version(*version), Measure::Version(*actual_version)),
-        ContentError::Digest { expected, actual } => (Measure::Digest(expected.short()), Measure::Digest(actual.short())),
+        ContentError::OtherModel { version, actual_version, .. } => {
+            (Measure::Version(*version), Measure::Version(*actual_version))
+        }
+        ContentError::Digest { expected, actual } => {
+            (Measure::Digest(expected.short()), Measure::Digest(actual.short()))
+        }
         ContentError::Index(_) | ContentError::Expand(_) | ContentError::Pack(_) => (Measure::None, Measure::None),
     };
     Event::Unusable { offered, blame: true, stage: Stage::Bundle, code: Code::BadBundle, expected, actual }
