@@ -54,6 +54,7 @@
 pub mod bundle;
 pub mod config;
 pub mod ipc;
+pub mod link;
 pub mod mqtt;
 pub mod privacy;
 pub mod sys;
