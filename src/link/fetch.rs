@@ -3,16 +3,22 @@
 //! Invariants: at most `MAX_WINDOW` chunk topics and one node topic are subscribed; what a joined
 //! index may take is bounded; bytes that do not match their digest go to the engine once for each
 //! distinct content, and the subscription stays: the right ones may come later.
+//!
+//! Requests and answers cross: an engine asks for what is on its way to it. So the last chunks are
+//! kept and brought again from memory, or much would go over the network twice.
 
 use super::bridge::Action;
-use crate::bundle::{ChunkRef, Digest, Node, expand, topics};
+use crate::bundle::{ChunkRef, Digest, MAX_CHUNK_WIRE, Node, expand, topics};
 use crate::ipc::{MAX_WINDOW, ToEngine};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The most bytes that the parts of an index may join to.
 const MAX_JOINED: usize = 8 << 20;
 /// Distinct wrong contents of one topic that the engine hears of.
 const MAX_WRONG: usize = 8;
+
+/// Chunks that are kept: no more can cross with requests.
+const MAX_RECENT: usize = 2 * MAX_WINDOW;
 
 /// A topic that something is awaited on.
 #[derive(Debug)]
@@ -54,6 +60,7 @@ pub(super) struct Fetcher {
     /// What ordinals refer to.
     list: Vec<ChunkRef>,
     parts: Option<Parts>,
+    recent: VecDeque<(Digest, Vec<u8>)>,
 }
 
 impl Fetcher {
@@ -75,18 +82,28 @@ impl Fetcher {
 
     pub fn chunks(&mut self, ordinals: &[u32], out: &mut Vec<Action>) {
         let mut wanted = BTreeMap::<String, Awaited>::new();
+        let mut at_hand = Vec::new();
         for &ordinal in ordinals.iter().take(MAX_WINDOW) {
             let chunk = usize::try_from(ordinal).ok().and_then(|i| self.list.get(i));
             let Some(chunk) = chunk else {
                 tracing::warn!("the engine asks for chunk {ordinal} of {}", self.list.len());
                 continue;
             };
+            if let Some((_, bytes)) = self.recent.iter().find(|(digest, _)| *digest == chunk.sha256) {
+                at_hand.push((ordinal, bytes.clone()));
+                continue;
+            }
             let awaited = wanted.entry(topics::chunk(&chunk.sha256)).or_insert_with(|| Awaited::new(chunk.sha256));
             if !awaited.ordinals.contains(&ordinal) {
                 awaited.ordinals.push(ordinal);
             }
         }
         self.await_chunks(wanted, out);
+        for (ordinal, bytes) in at_hand {
+            self.keep_part(ordinal, &bytes);
+            out.push(Action::ToEngine(ToEngine::Chunk { ordinal, bytes }));
+        }
+        self.join(out);
     }
 
     /// Subscribes to what is new, drops what is no longer asked for, leaves the rest alone.
@@ -143,6 +160,8 @@ impl Fetcher {
         let Some(right) = awaited.judge(bytes) else { return };
         let ordinals = awaited.ordinals.clone();
         if right {
+            let digest = awaited.digest;
+            self.remember(digest, bytes);
             self.chunks.remove(topic);
             out.push(Action::Unsubscribe(topic.to_owned()));
         }
@@ -154,6 +173,13 @@ impl Fetcher {
             out.push(Action::ToEngine(ToEngine::Chunk { ordinal, bytes }));
         }
         self.join(out);
+    }
+
+    fn remember(&mut self, digest: Digest, bytes: &[u8]) {
+        if bytes.len() <= MAX_CHUNK_WIRE {
+            self.recent.truncate(MAX_RECENT - 1);
+            self.recent.push_front((digest, bytes.to_vec()));
+        }
     }
 
     fn keep_part(&mut self, ordinal: u32, wire: &[u8]) {

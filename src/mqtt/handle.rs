@@ -57,7 +57,8 @@ pub enum StartError {
     Runtime(#[from] tokio::runtime::TryCurrentError),
 }
 
-/// Starts a session that lasts until `close`, or until the last handle is gone. `on_sent` hears of
+/// Starts a session that lasts until `close`, or until the last handle is dropped; then it ends
+/// without a word, and the broker publishes the last will. `on_sent` hears of
 /// each packet that left. Events must be read, or messages stop coming; nothing else does.
 pub fn start(options: Options, on_sent: OnSent) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
     check(&options)?;

@@ -23,7 +23,10 @@ pub(super) enum Lost {
     Refused(ConnectReturnCode),
     #[error("the broker ended the session: {}{}", disconnect_reason(*.code), remark(.said.as_deref()))]
     Ended { code: DisconnectReasonCode, said: Option<String> },
-    #[error("the broker closed the connection")]
+    #[error(
+        "the broker closed the connection without a reason: if this repeats, see its log; often another client uses \
+         the same client id"
+    )]
     Closed,
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),

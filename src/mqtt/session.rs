@@ -161,7 +161,8 @@ impl Session {
                 Err(lost) => break Err(lost),
             }
         };
-        if result.is_ok() {
+        // Without a word when the handles were just dropped: then the last will says it.
+        if result.is_ok() && self.closing.as_ref().is_some_and(|closing| closing.done.is_some()) {
             timeout(Duration::from_secs(2), self.say_goodbye(&mut stream, &mut conn)).await.ok();
         }
         conn.end(&mut self.on_sent);
