@@ -55,6 +55,8 @@ pub mod bundle;
 pub mod config;
 pub mod engine;
 pub mod ipc;
+pub mod link;
+pub mod mqtt;
 pub mod privacy;
 pub mod store;
 pub mod sys;
