@@ -1,4 +1,5 @@
 //! Everything that is tested from outside, in one executable.
 
+mod boot;
 mod config;
 mod systemd;
