@@ -52,6 +52,7 @@
 //! - A request is answered by the version that took it.
 
 pub mod bundle;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod ipc;
