@@ -55,6 +55,8 @@ pub mod bundle;
 pub mod config;
 pub mod ipc;
 pub mod privacy;
+#[cfg(feature = "operator")]
+pub mod publish;
 pub mod sys;
 pub mod tensor;
 pub mod trust;
