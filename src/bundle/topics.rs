@@ -7,7 +7,7 @@ use std::fmt::Display;
 pub const PREFIX: &str = "selvedge/v1";
 
 /// A metadata file, such as `timestamp.json` or `3.root.json`; retained.
-pub fn tuf(file: &str) -> String {
+pub fn tuf(file: impl Display) -> String {
     format!("{PREFIX}/tuf/{file}")
 }
 
@@ -17,17 +17,17 @@ pub fn chunk(digest: &Digest) -> String {
 }
 
 /// Whether a device is there; retained, and its last will.
-pub fn device_online(device: &dyn Display) -> String {
+pub fn device_online(device: impl Display) -> String {
     format!("{PREFIX}/dev/{device}/online")
 }
 
 /// The latest state of a device; retained.
-pub fn device_status(device: &dyn Display) -> String {
+pub fn device_status(device: impl Display) -> String {
     format!("{PREFIX}/dev/{device}/status")
 }
 
 /// Counts of a device; not retained.
-pub fn device_metrics(device: &dyn Display) -> String {
+pub fn device_metrics(device: impl Display) -> String {
     format!("{PREFIX}/dev/{device}/metrics")
 }
 

@@ -1,0 +1,5 @@
+//! Integration tests, in one binary. Each module says what it needs installed.
+
+mod link;
+mod mosquitto;
+mod mqtt;
