@@ -59,6 +59,8 @@ pub mod ipc;
 pub mod link;
 pub mod mqtt;
 pub mod privacy;
+#[cfg(feature = "operator")]
+pub mod publish;
 pub mod store;
 pub mod sys;
 pub mod tensor;

@@ -28,7 +28,11 @@ pub enum AuthorError {
     #[error("write metadata")]
     Json(#[source] serde_json::Error),
     #[error("sign metadata")]
-    Schema(#[source] schema::Error),
+    Schema(#[source] Box<schema::Error>),
+}
+
+fn schema_error(error: schema::Error) -> AuthorError {
+    AuthorError::Schema(Box::new(error))
 }
 
 /// An Ed25519 key pair.
@@ -70,12 +74,12 @@ impl SigningKey {
     }
 
     fn key_id(&self) -> Result<Decoded<Hex>, AuthorError> {
-        self.public().key_id().map_err(AuthorError::Schema)
+        self.public().key_id().map_err(schema_error)
     }
 }
 
 pub(super) fn sign<T: schema::Role + Serialize>(role: T, keys: &[&SigningKey]) -> Result<Vec<u8>, AuthorError> {
-    let message = role.canonical_form().map_err(AuthorError::Schema)?;
+    let message = role.canonical_form().map_err(schema_error)?;
     let signature = |key: &&SigningKey| {
         let sig = key.pair.sign(&message).as_ref().to_vec().into();
         Ok(Signature { keyid: key.key_id()?, sig })
