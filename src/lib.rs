@@ -56,5 +56,6 @@ pub mod config;
 pub mod engine;
 pub mod ipc;
 pub mod privacy;
+pub mod serve;
 pub mod sys;
 pub mod tensor;
