@@ -54,6 +54,7 @@
 pub mod bundle;
 pub mod cli;
 pub mod config;
+pub mod device;
 pub mod engine;
 pub mod ipc;
 pub mod link;
@@ -61,6 +62,7 @@ pub mod mqtt;
 pub mod privacy;
 #[cfg(feature = "operator")]
 pub mod publish;
+pub mod serve;
 pub mod store;
 pub mod sys;
 pub mod tensor;

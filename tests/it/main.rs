@@ -5,4 +5,5 @@ mod config;
 mod link;
 mod mosquitto;
 mod mqtt;
+mod serve;
 mod systemd;
