@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 /// Runs the engine: models, updates, the local API. Has no network.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  selvedge engine --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl start selvedge-engine")]
+#[command(
+    after_help = "Example:\n  selvedge engine --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl start selvedge-engine"
+)]
 pub struct Engine {
     #[command(flatten)]
     role: RoleArgs,
@@ -15,7 +17,9 @@ pub struct Engine {
 
 /// Runs the link: talks to the broker, sees no tensor.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  selvedge link --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl start selvedge-link")]
+#[command(
+    after_help = "Example:\n  selvedge link --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl start selvedge-link"
+)]
 pub struct Link {
     #[command(flatten)]
     role: RoleArgs,
@@ -23,7 +27,9 @@ pub struct Link {
 
 /// Forwards the loopback address of the configuration to the API's Unix socket.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  selvedge forward --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl enable --now selvedge-proxy.socket")]
+#[command(
+    after_help = "Example:\n  selvedge forward --config /etc/selvedge/selvedge.toml\n\nUnder systemd: systemctl enable --now selvedge-proxy.socket"
+)]
 pub struct Forward {
     #[command(flatten)]
     role: RoleArgs,

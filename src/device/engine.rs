@@ -21,7 +21,9 @@ use tracing::{error, info};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("give up the network; where the kernel cannot (under an emulator), set engine.deny-network = false and build the wall outside")]
+    #[error(
+        "give up the network; where the kernel cannot (under an emulator), set engine.deny-network = false and build the wall outside"
+    )]
     Deny(#[source] sys::DenyError),
     #[error("the network is still there after it was given up: the engine does not start")]
     NotDenied,

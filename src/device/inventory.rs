@@ -41,19 +41,24 @@ impl Sensors {
     }
 
     fn measure(&self) -> Inventory {
-        let mut system = System::new();
-        system.refresh_memory();
-        let hottest = Components::new_with_refreshed_list().iter().filter_map(sysinfo::Component::temperature).reduce(f32::max);
+        // A sensor that the system hides counts as absent: the rest of the state is still worth telling.
+        let system = System::new().ok().map(|mut system| {
+            system.refresh_memory();
+            system
+        });
+        let sensors = Components::new_with_refreshed_list().ok();
+        let readings = sensors.iter().flat_map(|list| list.iter()).filter_map(sysinfo::Component::temperature);
+        let hottest = readings.reduce(f32::max);
         Inventory {
             runtime: runtime(),
             root_version: 0,
             cores: std::thread::available_parallelism().map_or(0, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
-            memory_total_mib: mib(system.total_memory()),
-            memory_used_mib: mib(system.used_memory()),
+            memory_total_mib: system.as_ref().map_or(0, |system| mib(system.total_memory())),
+            memory_used_mib: system.as_ref().map_or(0, |system| mib(system.used_memory())),
             engine_rss_mib: mib(resident_bytes()),
             disk_free_mib: mib(self.disk.free(&self.state).unwrap_or(0)),
             temperature_celsius: hottest.filter(|celsius| celsius.is_finite()),
-            uptime_seconds: System::uptime(),
+            uptime_seconds: System::uptime().unwrap_or(0),
             network_denied: self.network_denied,
         }
     }

@@ -49,9 +49,9 @@ impl Inherited {
             socket.set_nonblocking(true)?;
             UnixListener::from_std(socket)
         };
-        let adopted = mine.into_iter().map(|(name, socket)| {
-            adopt(socket).map_err(|source| SocketError::Inherit { name, source })
-        });
+        let adopted = mine
+            .into_iter()
+            .map(|(name, socket)| adopt(socket).map_err(|source| SocketError::Inherit { name, source }));
         adopted.collect()
     }
 }
