@@ -54,6 +54,8 @@
 pub mod bundle;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "operator")]
+pub mod demo;
 pub mod device;
 pub mod engine;
 pub mod ipc;

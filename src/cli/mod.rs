@@ -5,6 +5,8 @@
 //! Not here: anything that another program could want to call.
 
 mod check;
+#[cfg(feature = "operator")]
+mod demo;
 mod ledger;
 mod logging;
 mod roles;
@@ -43,6 +45,8 @@ enum Command {
     Run(roles::Run),
     Check(check::Args),
     Ledger(ledger::Args),
+    #[cfg(feature = "operator")]
+    Demo(demo::Args),
 }
 
 impl Command {
@@ -54,6 +58,8 @@ impl Command {
             Self::Run(args) => run(roles::run(&args)),
             Self::Check(args) => check::run(&args),
             Self::Ledger(args) => ledger::run(&args),
+            #[cfg(feature = "operator")]
+            Self::Demo(args) => run(demo::run(&args)),
         }
     }
 }
