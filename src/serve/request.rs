@@ -178,7 +178,10 @@ fn read_input(spec: &TensorSpec, head: &InputHead<'_>, binary: &[u8]) -> Result<
             if spec.datatype == DataType::Bool && binary.iter().any(|&byte| byte > 1) {
                 return Err(wrong("a BOOL is a byte of 0 or 1".into()));
             }
-            Tensor::new(spec.datatype, spec.shape.clone(), binary.to_vec()).map_err(|e| wrong(e.to_string()))
+            let size = |e: crate::tensor::SizeMismatch| {
+                wrong(format!("{} bytes of binary data, it takes {}", e.actual, e.expected.unwrap_or(usize::MAX)))
+            };
+            Tensor::new(spec.datatype, spec.shape.clone(), binary.to_vec()).map_err(size)
         }
         (Some(_), Some(_)) => Err(wrong("it has both `data` and binary_data_size; one of them".into())),
         (None, None) => Err(wrong("it has neither `data` nor parameters.binary_data_size".into())),

@@ -103,7 +103,7 @@ async fn binary_data_of_another_size_is_refused() {
     for (stated, json, binary, words) in [
         (good.len().to_string(), good.clone(), 255, "256 bytes, 255 follow"),
         (good.len().to_string(), good.clone(), 257, "256 bytes, 257 follow"),
-        (good.len().to_string(), head("252"), 252, "takes Some(256) bytes"),
+        (good.len().to_string(), head("252"), 252, "252 bytes of binary data, it takes 256"),
         ("999999".into(), good.clone(), 256, "999999 and the body has"),
         ("-1".into(), good.clone(), 256, "no number"),
         ("18446744073709551616".into(), good.clone(), 256, "no number"),
