@@ -74,7 +74,8 @@ impl Attackers {
             Bad::ChangedBytes => {
                 let mut publication = publish(&mut operator.repository, &release(adapted(), 3, "changed on the way")?)?;
                 change_a_chunk(&mut publication);
-                operator.upload(&publication).await?;
+                // The operator does not see it and takes it for done.
+                operator.publish(&publication).await?;
             }
             Bad::WrongAnswers => {
                 let mut files = adapted();

@@ -144,7 +144,10 @@ impl Disk for RealDisk {
     }
 
     fn free(&self, path: &Path) -> Result<u64, DiskError> {
-        let stat = rustix::fs::statvfs(path).map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
+        // What will be made below a directory takes its space.
+        let standing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+        let stat =
+            rustix::fs::statvfs(standing).map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }

@@ -51,6 +51,8 @@ pub struct Updater {
     /// What the board shows, as far as it has come.
     board: trust::Offered,
     waiting_for_metadata: bool,
+    /// Targets came over this link: it can tell what an ordinal means.
+    link_knows_targets: bool,
     /// Offers that wait for their turn.
     pending: BTreeMap<ModelName, Wanted>,
     download: Option<Download>,
@@ -77,6 +79,7 @@ impl Updater {
             trust,
             board: trust::Offered::default(),
             waiting_for_metadata: false,
+            link_knows_targets: false,
             pending: BTreeMap::new(),
             download: None,
             judged: Vec::new(),
@@ -93,13 +96,15 @@ impl Updater {
 
     /// What to ask the link for now.
     pub fn request(&self) -> Fetch {
-        self.download.as_ref().map_or(Fetch::Nothing, Download::request)
+        let download = self.download.as_ref().filter(|_| self.link_knows_targets);
+        download.map_or(Fetch::Nothing, Download::request)
     }
 
     /// A link came, with nothing in its hands.
     pub fn link_is_new(&mut self) {
         self.board = trust::Offered::default();
         self.waiting_for_metadata = false;
+        self.link_knows_targets = false;
         self.consider_offers();
     }
 
@@ -127,6 +132,7 @@ impl Updater {
             Role::Snapshot => trust::Role::Snapshot,
             Role::Targets => trust::Role::Targets,
         };
+        self.link_knows_targets |= role == trust::Role::Targets;
         if let Err(error) = self.board.insert(role, version, bytes) {
             warn!(%error, "metadata passed over");
             return Ok(());
