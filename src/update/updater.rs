@@ -94,6 +94,11 @@ impl Updater {
         self.trust.as_ref().map_or(0, Trust::root_version)
     }
 
+    /// The newest metadata that is trusted.
+    pub fn verified(&self) -> Option<&trust::Verified> {
+        self.trust.as_ref().and_then(Trust::verified)
+    }
+
     /// What to ask the link for now.
     pub fn request(&self) -> Fetch {
         let download = self.download.as_ref().filter(|_| self.link_knows_targets);
@@ -160,8 +165,7 @@ impl Updater {
 
     /// Makes the list of what trust says this device should run.
     fn consider_offers(&mut self) {
-        let verified = self.trust.as_ref().and_then(Trust::verified);
-        let offers = verified.map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
+        let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
         let wanted = offers.into_iter().map(|offer| {
             let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, .. } = offer;
             let offered = Offered { version, target: digest, allow_downgrade, retry };
