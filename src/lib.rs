@@ -52,7 +52,11 @@
 //! - A request is answered by the version that took it.
 
 pub mod bundle;
+pub mod cli;
 pub mod config;
+#[cfg(feature = "operator")]
+pub mod demo;
+pub mod device;
 pub mod engine;
 pub mod ipc;
 pub mod link;
@@ -60,6 +64,7 @@ pub mod mqtt;
 pub mod privacy;
 #[cfg(feature = "operator")]
 pub mod publish;
+pub mod serve;
 pub mod store;
 pub mod sys;
 pub mod tensor;

@@ -1,1 +1,7 @@
-fn main() {}
+//! `selvedge`, and `selvedged` on a device: see `selvedge::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    selvedge::cli::main()
+}

@@ -3,8 +3,18 @@
 //! Invariant: a `Config` is complete and in bounds; no later code has to doubt it.
 //! Not here: the model's manifest (`bundle`). The commented reference is `config/selvedge.toml`.
 
+mod error;
+mod id;
+mod read;
+mod sections;
+
+pub use error::{ConfigError, Problem};
+pub use id::{DeviceId, IdError};
+
+use crate::sys::Disk;
+use read::Reader;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// All sections. Each role uses its own and `device`.
@@ -17,6 +27,51 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// Of the file.
+    pub const MAX_BYTES: u64 = 64 * 1024;
+    /// Where the package puts it.
+    pub const PATH: &str = "/etc/selvedge/selvedge.toml";
+
+    pub fn load(disk: &dyn Disk, path: &Path) -> Result<Self, ConfigError> {
+        let read = disk.read(path, Self::MAX_BYTES);
+        let bytes = read.map_err(|source| ConfigError::Read { source })?;
+        let bytes = bytes.ok_or_else(|| ConfigError::Absent { path: path.to_owned() })?;
+        let name = path.display().to_string();
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, &name),
+            Err(source) => Err(ConfigError::NotText { name, source }),
+        }
+    }
+
+    /// Reads a whole configuration; `name` is what errors call it. All problems are reported at once.
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let name = name.to_owned();
+        if text.len() as u64 > Self::MAX_BYTES {
+            return Err(ConfigError::TooLarge { name });
+        }
+        let mut reader = Reader::new(text);
+        let config = sections::all(&mut reader);
+        match reader.finish() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigError::Invalid { name, problems }),
+        }
+    }
+
+    /// Every key that a configuration may hold, as `section.key`, in the order in which they are read.
+    pub fn known_keys() -> Vec<String> {
+        let mut reader = Reader::new("");
+        sections::all(&mut reader);
+        reader.known()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        sections::all(&mut Reader::new(""))
+    }
+}
+
 /// `[device]`: who this board is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {
@@ -24,16 +79,6 @@ pub struct Device {
     pub id: Option<DeviceId>,
     /// The groups whose offers this device takes.
     pub groups: Vec<String>,
-}
-
-/// A random 128-bit number that stands for one board; written as 32 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId(pub [u8; 16]);
-
-impl std::fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
 }
 
 /// `[engine]`: the process that sees inputs and results.
@@ -71,6 +116,13 @@ pub struct Link {
     pub state: PathBuf,
     /// Bytes of one of the two ledger files; 4 MiB.
     pub ledger_limit: u64,
+}
+
+impl Link {
+    /// The egress ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.state.join("egress.jsonl")
+    }
 }
 
 /// Where the broker is and who we are to it.

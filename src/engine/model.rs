@@ -1,6 +1,6 @@
 //! A loaded model and the sessions that run it.
 
-use super::backend::{Program, Runner};
+use super::backend::Program;
 use super::{graph, guard};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
@@ -146,11 +146,7 @@ impl Model {
 
     /// State for one thread at a time; cheap beside the model.
     pub fn session(&self) -> Result<Session, RunError> {
-        Ok(Session { runner: Some(self.new_runner()?), model: self.clone() })
-    }
-
-    fn new_runner(&self) -> Result<Runner, RunError> {
-        guard::catch(|| self.program.runner()).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))
+        Ok(Session { model: self.clone() })
     }
 }
 
@@ -165,17 +161,15 @@ fn check_names(side: Side, specs: &[TensorSpec]) -> Result<(), LoadError> {
     }
 }
 
-/// For this thread only: on Linux the call without a process id means the calling thread.
-/// Where it is not allowed, loading simply competes.
+/// To the lowest, for this thread only: on Linux the call without a process id means the calling
+/// thread. Where it is not allowed, loading simply competes.
 fn lower_priority() {
-    let _ = rustix::process::setpriority_process(None, 10);
+    let _ = rustix::process::setpriority_process(None, 19);
 }
 
 /// Runs a model, one request after the other.
 #[derive(Debug)]
 pub struct Session {
-    /// Absent after a request that failed: half-computed state is never used again.
-    runner: Option<Runner>,
     model: Model,
 }
 
@@ -183,14 +177,8 @@ impl Session {
     /// Inputs and outputs in the order of the model's specs.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
         check_inputs(self.model.inputs(), inputs)?;
-        let mut runner = match self.runner.take() {
-            Some(runner) => runner,
-            None => self.model.new_runner()?,
-        };
-        let run = || runner.run(inputs, self.model.outputs());
-        let outputs = guard::catch(run).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))?;
-        self.runner = Some(runner);
-        Ok(outputs)
+        let run = || self.model.program.run(inputs, self.model.outputs());
+        guard::catch(run).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))
     }
 
     /// Runs once on zeros, so that the first request finds memory and caches in place.

@@ -3,6 +3,7 @@
 //! Invariant: a request ends: answered, failed, or given back as busy, late or stopped. One whose
 //! client went away before it ran is not run.
 
+use super::guard;
 use super::live::Live;
 use super::model::RunError;
 use crate::tensor::Tensor;
@@ -43,7 +44,7 @@ struct Job {
     inputs: Vec<Tensor>,
     reply: oneshot::Sender<Result<Answer, InferError>>,
     since: Instant,
-    until: Instant,
+    deadline: Duration,
     stage: Arc<AtomicU8>,
 }
 
@@ -98,12 +99,11 @@ impl Workers {
     pub async fn infer(&self, live: Arc<Live>, inputs: Vec<Tensor>, deadline: Duration) -> Result<Answer, InferError> {
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
-        let until = since + deadline;
         let stage = Arc::new(AtomicU8::new(WAITING));
-        self.shared.push(Job { live: live.clone(), inputs, reply, since, until, stage: stage.clone() })?;
-        match tokio::time::timeout_at(until, answer).await {
+        self.shared.push(Job { live: live.clone(), inputs, reply, since, deadline, stage: stage.clone() })?;
+        match tokio::time::timeout_at(since + deadline, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(InferError::Stopped),
+            Ok(Err(_)) => Err(InferError::Run(RunError::Panicked { place: "the worker".into() })),
             Err(_) => {
                 // A model that hangs has failed; one that never got to run has not.
                 if stage.swap(COUNTED, SeqCst) == RUNNING {
@@ -193,11 +193,16 @@ impl Shared {
 
     fn work(&self, index: usize) {
         while let Some(job) = self.pop() {
-            if job.reply.is_closed() || Instant::now() >= job.until {
+            if job.reply.is_closed() {
+                continue;
+            }
+            if job.since.elapsed() >= job.deadline {
+                let _ = job.reply.send(Err(InferError::Deadline(job.deadline)));
                 continue;
             }
             self.began[index].store(self.micros() + 1, SeqCst);
-            job.run();
+            // The session catches the model's panics; this one keeps the thread through ours.
+            let _ = guard::catch(|| job.run());
             self.began[index].store(0, SeqCst);
         }
     }

@@ -13,7 +13,7 @@ mod start;
 mod updater;
 
 pub use driver::{Serving, run};
-pub use gate::{Failure, check};
+pub use gate::{Failure, check, runtime};
 pub use machine::{Effect, Event, MAX_POWER_CUTS, Offered, step};
 pub use start::StartError;
 pub use updater::{Parts, Updater};

@@ -271,7 +271,8 @@ async fn the_ledger_holds_every_byte_and_a_flood_of_statuses_is_one_a_second() {
     assert_eq!(totals[&Kind::Online].0, 2);
     assert!(totals[&Kind::Status].0 <= 3, "{totals:?}");
     // Four metadata files, a node, ten chunks: each asked for once though requests cross answers.
-    assert_eq!(totals[&Kind::Subscribe].0, 4 + 1 + 10);
+    // The first two share a packet when the engine was there before the broker.
+    assert!((14..=15).contains(&totals[&Kind::Subscribe].0), "{totals:?}");
     std::fs::remove_file(ledger).unwrap();
 }
 

@@ -1,5 +1,9 @@
-//! Integration tests, in one binary. Each module says what it needs installed.
+//! Everything that is tested from outside, in one executable. Each module says what it needs installed.
 
+mod boot;
+mod config;
 mod link;
 mod mosquitto;
 mod mqtt;
+mod serve;
+mod systemd;

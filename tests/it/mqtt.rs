@@ -93,6 +93,21 @@ async fn a_broker_that_is_down_is_tried_seldom_and_found_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_a_close_is_quick_and_who_waits_is_told() {
+    let broker = Mosquitto::stopped("");
+    let (handle, mut events) = start(options(broker.port(), "offline"));
+    lost(&mut events).await;
+    let waiting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.publish("t/a", "x", false, Kind::Status).await }
+    });
+    sleep(Duration::from_millis(50)).await;
+    timeout(Duration::from_secs(1), handle.close()).await.expect("no waiting for a broker");
+    assert_eq!(waiting.await.unwrap(), Err(PublishError::Closed));
+    assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_byte_that_leaves_is_reported() {
     let broker = Mosquitto::start();
     let proxy = Proxy::start(broker.port()).await;

@@ -1,0 +1,256 @@
+//! What `check` looks at.
+
+use crate::config::{Broker, Config, DeviceId, IdError};
+use crate::sys::{Clock as _, Disk as _, RealClock, RealDisk};
+use serde::Serialize;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Level {
+    Ok,
+    Warning,
+    Error,
+}
+
+impl Level {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    pub(super) what: &'static str,
+    pub(super) found: String,
+    pub(super) remedy: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Ok, what, found: found.into(), remedy: None }
+    }
+
+    pub(super) fn error(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Error, what, found: found.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn warning(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Warning, what, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+/// A model of the usual size, twice: the live one and the next.
+const LITTLE_ROOM: u64 = 64 * MIB;
+/// More is no root of trust.
+const MAX_ROOT: u64 = 1024 * 1024;
+
+pub(super) fn all(config: &Config, id: &Result<DeviceId, IdError>) -> Vec<Finding> {
+    let engine = &config.engine;
+    let mut all = vec![device_id(config, id), groups(&config.device.groups)];
+    all.push(state("engine state", &engine.state));
+    all.push(room(&engine.state));
+    all.push(state("link state", &config.link.state));
+    all.push(socket_directory("API socket", &engine.socket));
+    all.push(socket_directory("link socket", &engine.link_socket));
+    all.push(root(&engine.root));
+    all.extend(engine.factory.iter().map(|path| factory(path)));
+    all.push(password(&config.link.broker));
+    all.push(seccomp(engine.deny_network));
+    all.push(clock());
+    all
+}
+
+fn device_id(config: &Config, id: &Result<DeviceId, IdError>) -> Finding {
+    let what = "device id";
+    match id {
+        Ok(_) if config.device.id.is_some() => Finding::ok(what, "from the configuration"),
+        Ok(_) => Finding::ok(what, "from /etc/machine-id"),
+        Err(e) => Finding::error(what, e.to_string(), "every board needs an id of its own"),
+    }
+}
+
+fn groups(groups: &[String]) -> Finding {
+    match groups {
+        [] => Finding::warning(
+            "groups",
+            "none",
+            "set `groups` under [device], else only offers to this very device are taken",
+        ),
+        some => Finding::ok("groups", some.join(", ")),
+    }
+}
+
+/// A directory that only its owner may look into.
+fn state(what: &'static str, path: &Path) -> Finding {
+    let shown = path.display();
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Finding::warning(
+                what,
+                format!("{shown} is not there yet"),
+                format!("the unit makes it at its first start; on a console: install -d -m 0700 {shown}"),
+            );
+        }
+        Err(e) => return Finding::error(what, format!("{shown}: {e}"), "run this as root"),
+    };
+    // A link is what systemd's private state directories are.
+    let meta = if meta.is_symlink() { std::fs::metadata(path).unwrap_or(meta) } else { meta };
+    let owner = format!("{shown}, owner {}, mode {:04o}", meta.uid(), meta.mode() & 0o7777);
+    if !meta.is_dir() {
+        return Finding::error(what, format!("{shown} is no directory"), "move it away");
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Finding::error(what, owner, format!("others must not look into it: chmod 0700 {shown}"));
+    }
+    match writable(path, &meta) {
+        true => Finding::ok(what, owner),
+        false => Finding::warning(
+            what,
+            format!("{owner}; not writable for who asks"),
+            "run this as the unit's user or as root to be sure",
+        ),
+    }
+}
+
+/// For root every directory seems writable: what its owner may do counts then.
+fn writable(path: &Path, meta: &Metadata) -> bool {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(path, access).is_ok() && meta.mode() & 0o300 == 0o300
+}
+
+fn room(state: &Path) -> Finding {
+    let there = state.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    match RealDisk.free(there) {
+        Ok(free) if free < LITTLE_ROOM => Finding::warning(
+            "disk",
+            format!("{} MiB free", free / MIB),
+            "an update needs room for two versions of a model",
+        ),
+        Ok(free) => Finding::ok("disk", format!("{} MiB free", free / MIB)),
+        Err(e) => {
+            Finding::error("disk", anyhow::Error::from(e).root_cause().to_string(), "is the file system mounted?")
+        }
+    }
+}
+
+fn socket_directory(what: &'static str, socket: &Path) -> Finding {
+    let dir = socket.parent().unwrap_or(Path::new("/"));
+    let shown = dir.display();
+    match std::fs::metadata(dir) {
+        Ok(meta) if !meta.is_dir() => Finding::error(what, format!("{shown} is no directory"), "move it away"),
+        Ok(meta) if meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0 => {
+            Finding::error(what, format!("anyone may replace files in {shown}"), format!("chmod o-w {shown}"))
+        }
+        Ok(_) => Finding::ok(what, socket.display().to_string()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Finding::warning(
+            what,
+            format!("{shown} is not there yet"),
+            "systemd-tmpfiles --create selvedge.conf makes it",
+        ),
+        Err(e) => Finding::error(what, format!("{shown}: {e}"), "run this as root"),
+    }
+}
+
+/// Whether it reads and looks like one; only `trust` can say whether it is one.
+fn root(path: &Path) -> Finding {
+    let what = "root of trust";
+    let shown = path.display();
+    match RealDisk.read(path, MAX_ROOT) {
+        Ok(None) => Finding::warning(
+            what,
+            format!("{shown} is not there"),
+            "no update is taken without it: copy the operator's root.json there",
+        ),
+        Ok(Some(bytes)) if is_root(&bytes) => Finding::ok(what, shown.to_string()),
+        Ok(Some(_)) => {
+            Finding::error(what, format!("{shown} is no root.json"), "copy it again from the operator's repository")
+        }
+        Err(e) => Finding::error(
+            what,
+            format!("{:#}", anyhow::Error::from(e)),
+            "it must be readable for the engine: chmod 0644",
+        ),
+    }
+}
+
+fn is_root(bytes: &[u8]) -> bool {
+    let json: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    json["signed"]["_type"] == "root" && json["signatures"].is_array()
+}
+
+fn factory(path: &Path) -> Finding {
+    let what = "factory model";
+    let manifest = path.join("manifest.toml");
+    match manifest.is_file() {
+        true => Finding::ok(what, path.display().to_string()),
+        false => {
+            Finding::error(what, format!("no {}", manifest.display()), "`factory` names directories with a model each")
+        }
+    }
+}
+
+fn password(broker: &Broker) -> Finding {
+    let what = "broker password";
+    let Some(path) = &broker.password_file else {
+        return Finding::ok(what, "none configured");
+    };
+    let shown = path.display();
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) => return Finding::error(what, format!("{shown}: {e}"), "write the password alone into it"),
+    };
+    if meta.mode() & 0o007 != 0 {
+        let remedy = format!("chown root:selvedge-link {shown} && chmod 0640 {shown}");
+        return Finding::error(what, format!("{shown} is open to all, mode {:04o}", meta.mode() & 0o7777), remedy);
+    }
+    if !meta.is_file() || !(1..=4096).contains(&meta.len()) {
+        return Finding::error(
+            what,
+            format!("{shown} is no file of 1 to 4096 bytes"),
+            "write the password alone into it",
+        );
+    }
+    match std::fs::File::open(path) {
+        Ok(_) => Finding::ok(what, shown.to_string()),
+        Err(e) => Finding::warning(what, format!("{shown}: {e}"), "run this as root or as the link's user to be sure"),
+    }
+}
+
+/// What the engine gives up the network with.
+fn seccomp(deny_network: bool) -> Finding {
+    let what = "network denial";
+    let supported = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
+    match (deny_network, supported) {
+        (true, true) => Finding::ok(what, "the engine will give up the network"),
+        (true, false) => {
+            Finding::error(what, "this kernel has no seccomp filters", "use one with CONFIG_SECCOMP_FILTER")
+        }
+        (false, _) => Finding::warning(
+            what,
+            "switched off",
+            "only the unit's walls keep the engine off the network: deny-network = true",
+        ),
+    }
+}
+
+fn clock() -> Finding {
+    match RealClock::new().synchronized() {
+        true => Finding::ok("clock", "synchronized"),
+        false => Finding::warning(
+            "clock",
+            "no time source disciplines it",
+            "the device then goes by the time in the operator's signatures; enable systemd-timesyncd for better",
+        ),
+    }
+}

@@ -1,0 +1,213 @@
+//! The commands. One file each: its arguments (`Args`, with an example in the help) and its `run`.
+//!
+//! Invariant: a command reads its arguments and its configuration, then calls the library; what goes
+//! wrong is told in one line with its causes, and with a hint where there is one.
+//! Not here: anything that another program could want to call.
+
+mod check;
+#[cfg(feature = "operator")]
+mod demo;
+mod ledger;
+mod logging;
+mod roles;
+mod table;
+
+use crate::config::Config;
+use crate::sys::RealDisk;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub use logging::{LoggingError, start as start_logging};
+pub use table::{Align, Table, bytes, plain};
+
+/// Runs int8 neural networks on Arm Linux boards and keeps them current, safely and privately.
+#[derive(Debug, Parser)]
+#[command(
+    name = "selvedge",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Engine(roles::Engine),
+    Link(roles::Link),
+    #[command(hide = true)]
+    Forward(roles::Forward),
+    Run(roles::Run),
+    Check(check::Args),
+    Ledger(ledger::Args),
+    #[cfg(feature = "operator")]
+    Demo(demo::Args),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Engine(args) => run(roles::engine(&args)),
+            Self::Link(args) => run(roles::link(&args)),
+            Self::Forward(args) => run(roles::forward(&args)),
+            Self::Run(args) => run(roles::run(&args)),
+            Self::Check(args) => check::run(&args),
+            Self::Ledger(args) => ledger::run(&args),
+            #[cfg(feature = "operator")]
+            Self::Demo(args) => run(demo::run(&args)),
+        }
+    }
+}
+
+/// On threads of their own, until the command is done.
+fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(command)
+}
+
+/// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
+const DEVICE: [&str; 5] = ["engine", "link", "run", "check", "ledger"];
+
+/// Reads the command line, runs the command, tells how it ended.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may be left to read it.
+            let _ = write!(io::stderr(), "{}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let called = args.first().map(Path::new).and_then(Path::file_name);
+    if called == Some(OsStr::new("selvedged")) {
+        let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        for name in names.iter().filter(|name| !DEVICE.contains(&name.as_str())) {
+            command = command.mut_subcommand(name, |c| c.hide(true));
+        }
+        command = command.name("selvedged").bin_name("selvedged").about("The roles of a Selvedge device");
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArg {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = Config::PATH)]
+    pub config: PathBuf,
+}
+
+impl ConfigArg {
+    pub fn load(&self) -> anyhow::Result<Config> {
+        Config::load(&RealDisk, &self.config).map_err(anyhow::Error::from)
+    }
+}
+
+/// What failed, with what to do about it: `result.map_err(|e| advise(e, "open the board", "is it on?"))`.
+pub fn advise(error: impl Into<anyhow::Error>, what: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    error.into().context(Advice { what: what.into(), hint: hint.into() })
+}
+
+#[derive(Debug)]
+struct Advice {
+    what: String,
+    hint: String,
+}
+
+impl std::fmt::Display for Advice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// `selvedge: what: cause: cause`, and the hint below it. A cause that the error before it repeats is left out.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::from("selvedge");
+    let mut last = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !last.contains(&cause) {
+            text += &format!(": {cause}");
+            last = cause;
+        }
+    }
+    text.push('\n');
+    if let Some(advice) = error.downcast_ref::<Advice>() {
+        text += &format!("hint: {}\n", advice.hint);
+    }
+    text
+}
+
+/// Writes to standard output; a reader that has left (`| head`) ends the command quietly.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())?;
+    Ok(())
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &str) -> Result<Cli, clap::Error> {
+        parse(&words.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{name} has no example");
+            assert!(help.contains(&format!("selvedge {name}")), "{name}'s example does not call it");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{name} --{} is not explained", arg.get_id());
+            }
+        }
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn both_names_take_the_devices_commands() {
+        assert!(parse_words("/usr/bin/selvedged check").is_ok());
+        assert!(parse_words("./selvedge ledger --last 5").is_ok());
+        assert_eq!(parse_words("selvedge chek").unwrap_err().exit_code(), 2);
+        assert_eq!(parse_words("selvedged").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn an_error_is_told_once_with_its_causes_and_a_hint() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("read it: {0}")]
+        struct Wordy(#[source] io::Error);
+        let error = advise(Wordy(io::Error::other("no luck")), "show the ledger", "start the link");
+        assert_eq!(told(&error), "selvedge: show the ledger: read it: no luck\nhint: start the link\n");
+        assert_eq!(told(&anyhow::anyhow!("plain")), "selvedge: plain\n");
+    }
+}
