@@ -16,6 +16,8 @@ mod chunks;
 mod current;
 mod cutting;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod fleet;
 mod init;
 mod keys;
