@@ -111,7 +111,7 @@ impl Device {
     async fn link(&mut self, world: &World) -> Result<()> {
         self.updater.resume().await?;
         self.updater.link_is_new();
-        self.updater.next_download().await?;
+        self.updater.next_download()?;
         for message in world.metadata() {
             self.updater.on_message(message).await?;
         }
