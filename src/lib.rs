@@ -33,7 +33,7 @@
 //! engine   -> tensor
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
-//! store    -> bundle
+//! store    -> bundle privacy
 //! trust    -> bundle
 //! serve    -> engine bundle tensor
 //! update   -> engine store trust bundle privacy ipc tensor
@@ -54,7 +54,17 @@
 pub mod bundle;
 pub mod cli;
 pub mod config;
+pub mod device;
+pub mod engine;
 pub mod ipc;
+pub mod link;
+pub mod mqtt;
 pub mod privacy;
+#[cfg(feature = "operator")]
+pub mod publish;
+pub mod serve;
+pub mod store;
 pub mod sys;
 pub mod tensor;
+pub mod trust;
+pub mod update;

@@ -12,6 +12,7 @@ mod golden;
 mod index;
 mod manifest;
 mod pack;
+pub mod topics;
 
 #[cfg(feature = "operator")]
 pub use chunks::{Cut, cut};

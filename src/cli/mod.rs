@@ -7,6 +7,7 @@
 mod check;
 mod ledger;
 mod logging;
+mod roles;
 mod table;
 
 use crate::config::Config;
@@ -35,6 +36,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Engine(roles::Engine),
+    Link(roles::Link),
+    #[command(hide = true)]
+    Forward(roles::Forward),
+    Run(roles::Run),
     Check(check::Args),
     Ledger(ledger::Args),
 }
@@ -42,10 +48,20 @@ enum Command {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Engine(args) => run(roles::engine(&args)),
+            Self::Link(args) => run(roles::link(&args)),
+            Self::Forward(args) => run(roles::forward(&args)),
+            Self::Run(args) => run(roles::run(&args)),
             Self::Check(args) => check::run(&args),
             Self::Ledger(args) => ledger::run(&args),
         }
     }
+}
+
+/// On threads of their own, until the command is done.
+fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(command)
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.

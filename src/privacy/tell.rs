@@ -49,8 +49,8 @@ pub struct ModelStatus {
 pub enum ModelState {
     Idle,
     Fetching,
-    SelfTest,
-    Golden,
+    /// Self-test and golden samples run.
+    Checking,
     Probation,
 }
 
@@ -132,6 +132,8 @@ pub enum Code {
     TooManyErrors,
     /// Restart: the engine died while it was on trial.
     Crashed,
+    /// Restart: what was stored does not read any more; the medium lost data.
+    StorageDamaged,
 }
 
 impl Code {

@@ -63,3 +63,11 @@ pub fn network_is_denied() -> bool {
         .into_iter()
         .all(|family| socket(family, SocketType::DGRAM, None).is_err())
 }
+
+/// Resident memory of this process, bytes; zero where the kernel does not say.
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}

@@ -108,11 +108,18 @@ pub struct SizeMismatch {
 }
 
 /// Elements in row-major order, little-endian.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Tensor {
     datatype: DataType,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+}
+
+/// Without the values: they are inputs and results, and have no place in a log.
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {:?})", self.datatype, self.shape)
+    }
 }
 
 impl Tensor {
@@ -150,6 +157,27 @@ impl Tensor {
     /// True when datatype and shape are the ones that `spec` states.
     pub fn fits(&self, spec: &TensorSpec) -> bool {
         self.datatype == spec.datatype && self.shape == spec.shape
+    }
+
+    /// All values as FP64, for comparing; 64-bit integers lose their last bits.
+    pub fn to_f64(&self) -> Vec<f64> {
+        fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+            bytes.as_chunks::<N>().0.iter().map(|word| value(*word)).collect()
+        }
+        let bytes = &self.bytes;
+        match self.datatype {
+            DataType::Bool | DataType::Uint8 => each::<1>(bytes, |[byte]| byte.into()),
+            DataType::Int8 => each(bytes, |word| i8::from_le_bytes(word).into()),
+            DataType::Uint16 => each(bytes, |word| u16::from_le_bytes(word).into()),
+            DataType::Int16 => each(bytes, |word| i16::from_le_bytes(word).into()),
+            DataType::Fp16 => each(bytes, |word| half::f16::from_le_bytes(word).into()),
+            DataType::Uint32 => each(bytes, |word| u32::from_le_bytes(word).into()),
+            DataType::Int32 => each(bytes, |word| i32::from_le_bytes(word).into()),
+            DataType::Fp32 => each(bytes, |word| f32::from_le_bytes(word).into()),
+            DataType::Uint64 => each(bytes, |word| u64::from_le_bytes(word) as f64),
+            DataType::Int64 => each(bytes, |word| i64::from_le_bytes(word) as f64),
+            DataType::Fp64 => each(bytes, f64::from_le_bytes),
+        }
     }
 
     /// The values of an FP32 tensor; `None` for any other datatype.

@@ -1,9 +1,12 @@
-//! Everything that is tested from outside, in one executable.
+//! Everything that is tested from outside, in one executable. Each module says what it needs installed.
 
 mod boot;
 mod broker_acl;
 mod commands;
 mod config;
 mod docs;
-
+mod link;
+mod mosquitto;
+mod mqtt;
+mod serve;
 mod systemd;

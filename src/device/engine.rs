@@ -1,0 +1,137 @@
+//! The engine role: sees every input and every result, has no network.
+
+use super::factory::{FactoryError, read_model_dir};
+use super::inventory::Sensors;
+use super::link::{IdError, device_id};
+use super::sockets::{Inherited, SocketError};
+use crate::config::{self, Config};
+use crate::engine::{Slots, Workers};
+use crate::privacy::Status;
+use crate::serve::{self, Api};
+use crate::sys::{self, Clock, Disk, DiskError, RealClock, RealDisk};
+use crate::update::{self, Parts, Serving, StartError, Updater};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tracing::{error, info};
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "give up the network; where the kernel cannot (under an emulator), set engine.deny-network = false and build the wall outside"
+    )]
+    Deny(#[source] sys::DenyError),
+    #[error("the network is still there after it was given up: the engine does not start")]
+    NotDenied,
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("read the operator's root")]
+    Root(#[source] DiskError),
+    #[error(transparent)]
+    Factory(#[from] FactoryError),
+    #[error("start {0} workers")]
+    Workers(usize, #[source] std::io::Error),
+    #[error("read the state directory")]
+    Start(#[from] StartError),
+    #[error("write the state directory")]
+    Disk(#[from] DiskError),
+    #[error("serve the local API")]
+    Serve(#[source] std::io::Error),
+}
+
+/// Runs until `shutdown`: requests in flight are answered, trials marked as paused.
+pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), EngineError> {
+    deny_network(&config.engine)?;
+    let mut inherited = Inherited::take()?;
+    let apis = inherited.listeners("api", &config.engine.socket)?;
+    let links = inherited.listeners("ipc", &config.engine.link_socket)?;
+    let slots = Arc::new(Slots::default());
+    let workers = config.engine.workers;
+    let pool = Workers::start(workers, config.engine.queue).map_err(|source| EngineError::Workers(workers, source))?;
+    let pool = Arc::new(pool);
+    let updater = Updater::start(parts(config, slots.clone())?).await?;
+    let (told, status) = watch::channel(updater.status());
+    let (turned, turns) = watch::channel(Instant::now());
+    let api = Api::new(slots, pool.clone(), &config.engine, Arc::new(move || status_json(&status.borrow())));
+    let (stop_api, api_stops) = oneshot::channel::<()>();
+    let serving = tokio::spawn(serve::serve(api, apis, async move { drop(api_stops.await) }));
+    tokio::spawn(watchdog(pool, turns));
+    info!(socket = %config.engine.socket.display(), "ready");
+    // Not under systemd there is nobody to notify.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let every = config.engine.status_interval;
+    let updated = update::run(updater, Serving { listener: only(links), every, told, turned }, shutdown).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drop(stop_api);
+    match serving.await {
+        Ok(served) => served.map_err(EngineError::Serve)?,
+        Err(error) => error!(%error, "the API's task broke"),
+    }
+    Ok(updated?)
+}
+
+/// One link at a time: one socket.
+fn only(mut listeners: Vec<UnixListener>) -> UnixListener {
+    listeners.swap_remove(0)
+}
+
+fn deny_network(config: &config::Engine) -> Result<(), EngineError> {
+    if config.deny_network {
+        sys::deny_network().map_err(EngineError::Deny)?;
+        if !sys::network_is_denied() {
+            return Err(EngineError::NotDenied);
+        }
+    }
+    info!(network_denied = sys::network_is_denied(), "engine starting");
+    Ok(())
+}
+
+fn parts(config: &Config, slots: Arc<Slots>) -> Result<Parts, EngineError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+    const MAX_ROOT: u64 = 1 << 20;
+    let root = disk.read(&config.engine.root, MAX_ROOT).map_err(EngineError::Root)?;
+    let factory = config.engine.factory.iter().map(|dir: &PathBuf| read_model_dir(dir)).collect::<Result<_, _>>()?;
+    let sensors = Sensors::new(disk.clone(), clock.clone(), config.engine.state.clone());
+    Ok(Parts {
+        disk,
+        clock,
+        state: config.engine.state.clone(),
+        root,
+        device: device_id(config)?.0,
+        groups: config.device.groups.clone(),
+        slots,
+        workers: config.engine.workers,
+        factory,
+        boot: sys::boot_id(),
+        inventory: Box::new(move || sensors.read()),
+    })
+}
+
+fn status_json(status: &Status) -> serde_json::Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+/// An update that checks a large model may take this long; an inference longer than this hangs.
+const HUNG: Duration = Duration::from_secs(300);
+
+/// Tells systemd that all goes on, while it does. A hang on trial becomes a restart, and so a rollback.
+async fn watchdog(workers: Arc<Workers>, turns: watch::Receiver<Instant>) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval(limit / 3);
+    loop {
+        tick.tick().await;
+        let idle = turns.borrow().elapsed();
+        if idle < HUNG && workers.longest_run() < HUNG {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        } else {
+            error!(?idle, longest_run = ?workers.longest_run(), "something hangs: waiting for the watchdog");
+        }
+    }
+}

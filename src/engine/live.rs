@@ -1,0 +1,171 @@
+//! What is live: one loaded version of each model, with its sessions and counts.
+//!
+//! Invariant: who holds a `Live` is answered by it, whatever is installed in the meantime.
+
+use super::model::{Model, RunError, Session};
+use crate::tensor::Tensor;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A first inference on zeros, before any request.
+    #[error("{name} version {version} cannot run")]
+    Warm { name: String, version: u32, source: RunError },
+}
+
+/// What one version did since it was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub answered: u64,
+    /// The model's own failures; a request of the wrong form is none.
+    pub failed: u64,
+    /// Of the answered: bucket `i` holds what waited and ran for less than `2^i` µs.
+    pub latency: [u64; 26],
+    /// Of the answered, waiting and running together.
+    pub total_micros: u64,
+}
+
+/// One loaded version of a model.
+#[derive(Debug)]
+pub struct Live {
+    name: String,
+    version: u32,
+    model: Model,
+    /// Class names by output.
+    labels: BTreeMap<String, Vec<String>>,
+    idle: Mutex<Vec<Session>>,
+    sessions: usize,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    total_micros: AtomicU64,
+    latency: [AtomicU64; 26],
+}
+
+impl Live {
+    /// Makes and warms one session a worker. Takes as many inferences: not for the serving path.
+    pub fn new(name: &str, version: u32, model: Model, workers: usize) -> Result<Arc<Self>, LiveError> {
+        Self::with_labels(name, version, model, workers, BTreeMap::new())
+    }
+
+    /// As `new`, with class names, in order, for some outputs.
+    pub fn with_labels(
+        name: &str,
+        version: u32,
+        model: Model,
+        workers: usize,
+        labels: BTreeMap<String, Vec<String>>,
+    ) -> Result<Arc<Self>, LiveError> {
+        let warmed = || {
+            let mut session = model.session()?;
+            session.warm()?;
+            Ok(session)
+        };
+        let idle = (0..workers).map(|_| warmed()).collect::<Result<Vec<_>, _>>();
+        let idle = idle.map_err(|source| LiveError::Warm { name: name.to_owned(), version, source })?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            version,
+            model,
+            labels,
+            idle: Mutex::new(idle),
+            sessions: workers,
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            total_micros: AtomicU64::new(0),
+            latency: Default::default(),
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The class names of an output, where its manifest has some.
+    pub fn labels(&self, output: &str) -> Option<&[String]> {
+        self.labels.get(output).map(Vec::as_slice)
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            answered: self.answered.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            latency: std::array::from_fn(|i| self.latency[i].load(Relaxed)),
+            total_micros: self.total_micros.load(Relaxed),
+        }
+    }
+
+    /// Runs here and now, in this thread, uncounted; for tests before a model serves.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut session = match idle {
+            Some(session) => session,
+            None => self.model.session()?,
+        };
+        let outputs = session.run(inputs);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < self.sessions {
+            idle.push(session);
+        }
+        outputs
+    }
+
+    pub(super) fn count_answer(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bits = (u64::BITS - micros.leading_zeros()) as usize;
+        self.latency[bits.min(self.latency.len() - 1)].fetch_add(1, Relaxed);
+        self.total_micros.fetch_add(micros, Relaxed);
+        self.answered.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_failure(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+}
+
+/// The live version of each model, by name. Reading takes no lock.
+#[derive(Debug, Default)]
+pub struct Slots {
+    map: ArcSwap<BTreeMap<String, Arc<Live>>>,
+    /// Writers go one by one.
+    writing: Mutex<()>,
+}
+
+impl Slots {
+    pub fn get(&self, name: &str) -> Option<Arc<Live>> {
+        self.map.load().get(name).cloned()
+    }
+
+    /// From now on this one takes the requests. Gives back the one that did before.
+    pub fn install(&self, live: Arc<Live>) -> Option<Arc<Live>> {
+        self.change(|map| map.insert(live.name.clone(), live))
+    }
+
+    pub fn remove(&self, name: &str) -> Option<Arc<Live>> {
+        self.change(|map| map.remove(name))
+    }
+
+    /// Sorted by name.
+    pub fn list(&self) -> Vec<Arc<Live>> {
+        self.map.load().values().cloned().collect()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Live>>) -> T) -> T {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = BTreeMap::clone(&self.map.load());
+        let result = change(&mut map);
+        self.map.store(Arc::new(map));
+        result
+    }
+}

@@ -1,0 +1,27 @@
+//! A model, the sessions that run it, the threads that run sessions, and what is live.
+//!
+//! Invariant: whatever an ONNX file holds, loading it ends in a `Model` or an error, and a request
+//! is answered by the version that took it. A panic below stays in the request that caused it.
+//! Not here: manifests and versions on disk (`bundle`, `store`), what to do with a bad model
+//! (`update`), HTTP (`serve`).
+//!
+//! tract runs everything for now. It is named in `backend` and `graph` alone, so that the int8
+//! regions can take its place piece by piece without a caller that changes.
+//! Rejected: a pool of sessions behind one lock for all models (a slow model would hold up the
+//! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
+
+mod backend;
+mod graph;
+mod guard;
+mod live;
+mod model;
+mod workers;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+pub use live::{Counts, Live, LiveError, Slots};
+pub use model::{LoadError, Model, RunError, Session, Side};
+pub use workers::{Answer, InferError, Workers};

@@ -1,0 +1,225 @@
+//! A loaded model and the sessions that run it.
+
+use super::backend::{Program, Runner};
+use super::{graph, guard};
+use crate::tensor::{DataType, Tensor, TensorSpec};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Which end of a model a tensor is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Input,
+    Output,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        })
+    }
+}
+
+/// Why a file cannot serve as a model.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the ONNX file has {actual} bytes, the limit is {limit}")]
+    TooLarge { actual: usize, limit: usize },
+    #[error("not an ONNX file, or a damaged one: {0}")]
+    Format(String),
+    #[error("the graph has {actual} {what}, the limit is {limit}")]
+    TooMany { what: &'static str, actual: usize, limit: usize },
+    #[error("tensor {0:?} lies in a file of its own; save the model with its weights inside")]
+    ExternalData(String),
+    #[error("tensor {name:?} {problem}")]
+    Weights { name: String, problem: String },
+    #[error("no support for {}; replace these operators or export for operator set 13 to 18", .0.join(", "))]
+    Unsupported(Vec<String>),
+    #[error("the manifest names the {side} {name:?} twice")]
+    NamedTwice { side: Side, name: String },
+    #[error("the manifest names no {0}; a model needs at least one")]
+    Nothing(Side),
+    #[error("the graph has no {side} {name:?}; its {side}s are {}", quoted(.graph))]
+    NoSuch { side: Side, name: String, graph: Vec<String> },
+    #[error("the graph also needs the input {0:?}; add it to the manifest")]
+    Lacking(String),
+    #[error("{side} {name:?} is {expected} in the manifest and {actual} in the graph")]
+    Datatype { side: Side, name: String, expected: DataType, actual: String },
+    #[error("{side} {name:?} has the shape {expected:?} in the manifest and {actual} in the graph")]
+    Shape { side: Side, name: String, expected: Vec<usize>, actual: String },
+    #[error("node {node:?} makes a tensor of {shape}, over the limit of {limit} bytes")]
+    HugeTensor { node: String, shape: String, limit: usize },
+    /// The inference engine's own words, outermost first; they name the node.
+    #[error("the graph does not hold together: {0}")]
+    Graph(String),
+    #[error("the graph breaks an assumption at {place}; check it with onnx.checker, and please report it")]
+    Panicked { place: String },
+    #[error("start the loading thread")]
+    Thread(#[source] std::io::Error),
+}
+
+fn quoted(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    names.join(", ")
+}
+
+/// Why one inference gave no answer. The texts may quote the input: they are for whoever sent it,
+/// never for a log.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{expected} inputs are needed, {actual} were given")]
+    Count { expected: usize, actual: usize },
+    #[error("input {name:?} is {expected}; given was {actual}")]
+    Input { name: String, expected: String, actual: String },
+    #[error("the model cannot compute this input: {0}")]
+    Compute(String),
+    #[error("output {name:?} came out as {actual}, the manifest says {expected}")]
+    Output { name: String, expected: String, actual: String },
+    #[error("the model broke on this input at {place}")]
+    Panicked { place: String },
+}
+
+impl RunError {
+    /// True when the model itself would have been fine with another input of the right form.
+    pub fn is_callers_fault(&self) -> bool {
+        match self {
+            Self::Count { .. } | Self::Input { .. } => true,
+            Self::Compute(_) | Self::Output { .. } | Self::Panicked { .. } => false,
+        }
+    }
+}
+
+/// A network ready to run; clones share the weights.
+#[derive(Debug, Clone)]
+pub struct Model {
+    program: Arc<Program>,
+    inputs: Arc<[TensorSpec]>,
+    outputs: Arc<[TensorSpec]>,
+}
+
+impl Model {
+    /// The largest ONNX file.
+    pub const MAX_BYTES: usize = 512 << 20;
+    /// Deep graphs recurse deeply in the importer; the pages are only used if they are.
+    const STACK: usize = 64 << 20;
+
+    /// Reads any ONNX file with the shapes and datatypes that its manifest states, in any order.
+    ///
+    /// Blocks until done, from milliseconds to seconds: call it where blocking is allowed. The work
+    /// is done in a thread of its own with low priority, so that requests come first.
+    pub fn load(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+        if onnx.len() > Self::MAX_BYTES {
+            return Err(LoadError::TooLarge { actual: onnx.len(), limit: Self::MAX_BYTES });
+        }
+        check_names(Side::Input, inputs)?;
+        check_names(Side::Output, outputs)?;
+        std::thread::scope(|scope| {
+            let work = || {
+                lower_priority();
+                guard::catch(|| Self::build(onnx, inputs, outputs))
+                    .unwrap_or_else(|panic| Err(LoadError::Panicked { place: panic.0 }))
+            };
+            let thread = std::thread::Builder::new().name("load".into()).stack_size(Self::STACK);
+            let thread = thread.spawn_scoped(scope, work).map_err(LoadError::Thread)?;
+            let lost = |_| Err(LoadError::Panicked { place: "the loading thread".into() });
+            thread.join().unwrap_or_else(lost)
+        })
+    }
+
+    fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+        let proto = graph::read(onnx, inputs, outputs)?;
+        let program = Program::compile(&proto, outputs)?;
+        Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into() })
+    }
+
+    /// What it takes, in the order of `Session::run`.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.inputs
+    }
+
+    /// What it gives, in the order of `Session::run`.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
+    }
+
+    /// State for one thread at a time; cheap beside the model.
+    pub fn session(&self) -> Result<Session, RunError> {
+        Ok(Session { runner: Some(self.new_runner()?), model: self.clone() })
+    }
+
+    fn new_runner(&self) -> Result<Runner, RunError> {
+        guard::catch(|| self.program.runner()).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))
+    }
+}
+
+fn check_names(side: Side, specs: &[TensorSpec]) -> Result<(), LoadError> {
+    if specs.is_empty() {
+        return Err(LoadError::Nothing(side));
+    }
+    let mut seen = BTreeSet::new();
+    match specs.iter().find(|spec| !seen.insert(&spec.name)) {
+        Some(spec) => Err(LoadError::NamedTwice { side, name: spec.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// For this thread only: on Linux the call without a process id means the calling thread.
+/// Where it is not allowed, loading simply competes.
+fn lower_priority() {
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
+/// Runs a model, one request after the other.
+#[derive(Debug)]
+pub struct Session {
+    /// Absent after a request that failed: half-computed state is never used again.
+    runner: Option<Runner>,
+    model: Model,
+}
+
+impl Session {
+    /// Inputs and outputs in the order of the model's specs.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+        check_inputs(self.model.inputs(), inputs)?;
+        let mut runner = match self.runner.take() {
+            Some(runner) => runner,
+            None => self.model.new_runner()?,
+        };
+        let run = || runner.run(inputs, self.model.outputs());
+        let outputs = guard::catch(run).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))?;
+        self.runner = Some(runner);
+        Ok(outputs)
+    }
+
+    /// Runs once on zeros, so that the first request finds memory and caches in place.
+    pub fn warm(&mut self) -> Result<(), RunError> {
+        let inputs: Vec<_> = self.model.inputs().iter().filter_map(zeros).collect();
+        self.run(&inputs).map(drop)
+    }
+}
+
+fn zeros(spec: &TensorSpec) -> Option<Tensor> {
+    let bytes = vec![0; spec.byte_size()?];
+    Tensor::new(spec.datatype, spec.shape.clone(), bytes).ok()
+}
+
+fn check_inputs(specs: &[TensorSpec], inputs: &[Tensor]) -> Result<(), RunError> {
+    if specs.len() != inputs.len() {
+        return Err(RunError::Count { expected: specs.len(), actual: inputs.len() });
+    }
+    match specs.iter().zip(inputs).find(|(spec, input)| !input.fits(spec)) {
+        Some((spec, input)) => Err(RunError::Input {
+            name: spec.name.clone(),
+            expected: form(spec.datatype, &spec.shape),
+            actual: form(input.datatype(), input.shape()),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Datatype and shape as in messages: `FP32 [1, 10]`.
+pub(super) fn form(datatype: DataType, shape: &[usize]) -> String {
+    format!("{datatype} {shape:?}")
+}

@@ -1,0 +1,332 @@
+use super::*;
+use crate::bundle::{ChunkRef, Digest, Index, ModelName, Node, topics};
+use crate::ipc::{MAX_WINDOW, Role};
+use std::collections::BTreeSet;
+
+/// A bridge with what its actions add up to.
+struct Link {
+    bridge: Bridge,
+    subscribed: BTreeSet<String>,
+    to_engine: Vec<ToEngine>,
+    hung_up: bool,
+}
+
+impl Link {
+    /// With an engine that trusts root 1, and a session.
+    fn new() -> Self {
+        let mut link =
+            Self { bridge: Bridge::new(), subscribed: BTreeSet::new(), to_engine: Vec::new(), hung_up: false };
+        let up = [link.bridge.session(true), link.bridge.engine_up()].concat();
+        link.apply(up);
+        link.says(ToLink::Hello { protocol: PROTOCOL, root: 1 });
+        link
+    }
+
+    fn apply(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Subscribe(topic) => assert!(self.subscribed.insert(topic), "subscribed twice"),
+                Action::Unsubscribe(topic) => assert!(self.subscribed.remove(&topic), "{topic} was not subscribed"),
+                Action::ToEngine(message) => self.to_engine.push(message),
+                Action::Tell(_) => {}
+                Action::HangUp => self.hung_up = true,
+            }
+        }
+    }
+
+    fn says(&mut self, message: ToLink) {
+        let actions = self.bridge.engine_says(message);
+        self.apply(actions);
+    }
+
+    fn shows(&mut self, topic: &str, bytes: impl AsRef<[u8]>) -> Vec<ToEngine> {
+        let before = self.to_engine.len();
+        let actions = self.bridge.broker_shows(topic, bytes.as_ref());
+        self.apply(actions);
+        self.to_engine.split_off(before)
+    }
+
+    fn chunks(&mut self, ordinals: impl IntoIterator<Item = u32>) {
+        let ordinals = ordinals.into_iter().collect();
+        self.says(ToLink::Fetch(Fetch::Chunks { ordinals }));
+    }
+
+    fn topics(&self) -> Vec<&str> {
+        self.subscribed.iter().map(|t| t.trim_start_matches("selvedge/v1/")).collect()
+    }
+
+    /// Brings targets that name these nodes, and asks for the first by name.
+    fn offer(&mut self, nodes: &[&Node]) {
+        let targets: Vec<_> = nodes.iter().enumerate().map(|(i, n)| (format!("{i}"), digest_json(n))).collect();
+        self.board(&targets);
+        self.says(ToLink::Fetch(Fetch::Target { ordinal: 0 }));
+    }
+
+    fn board(&mut self, targets: &[(String, serde_json::Value)]) {
+        self.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", 7));
+        self.shows(&topics::tuf("7.snapshot.json"), listing("targets.json", 8));
+        let targets: serde_json::Map<_, _> = targets.iter().cloned().collect();
+        let bytes = serde_json::json!({ "signed": { "version": 8, "targets": targets } }).to_string();
+        self.shows(&topics::tuf("8.targets.json"), bytes);
+    }
+}
+
+fn listing(name: &str, version: u32) -> String {
+    serde_json::json!({ "signed": { "version": 40, "meta": { name: { "version": version } } }, "more": [1] })
+        .to_string()
+}
+
+fn digest_json(node: &Node) -> serde_json::Value {
+    serde_json::json!({ "length": 1, "hashes": { "sha256": Digest::of(&node.to_bytes()) } })
+}
+
+fn wire(i: u32) -> Vec<u8> {
+    zstd::bulk::compress(&i.to_le_bytes(), 1).unwrap()
+}
+
+fn chunk_ref(raw: &[u8], wire: &[u8]) -> ChunkRef {
+    ChunkRef {
+        sha256: Digest::of(wire),
+        wire: u32::try_from(wire.len()).unwrap(),
+        raw: u32::try_from(raw.len()).unwrap(),
+    }
+}
+
+/// An index of `count` chunks, of which chunk `i` expands to the number `i % distinct`.
+fn index(count: u32, distinct: u32) -> Node {
+    let packed: Vec<u8> = (0..count).flat_map(|i| (i % distinct).to_le_bytes()).collect();
+    let chunks = (0..count).map(|i| chunk_ref(&[0; 4], &wire(i % distinct))).collect();
+    Node::Index(Index::new(ModelName::new("m").unwrap(), 1, &packed, chunks))
+}
+
+fn topic_of(bytes: &[u8]) -> String {
+    topics::chunk(&Digest::of(bytes))
+}
+
+#[test]
+fn the_engine_is_greeted_and_the_board_followed_from_its_root() {
+    let link = Link::new();
+    let greeting = [ToEngine::Hello { protocol: PROTOCOL }, ToEngine::Connected(true)];
+    assert_eq!(link.to_engine, greeting);
+    assert_eq!(link.topics(), ["tuf/2.root.json", "tuf/timestamp.json"]);
+}
+
+#[test]
+fn metadata_is_followed_by_name_and_what_is_superseded_is_dropped() {
+    let mut link = Link::new();
+    let timestamp = listing("snapshot.json", 7);
+    let brought = link.shows(&topics::tuf("timestamp.json"), &timestamp);
+    let metadata = ToEngine::Metadata { role: Role::Timestamp, version: 40, bytes: timestamp.clone().into_bytes() };
+    assert_eq!(brought, [metadata]);
+    assert!(link.shows(&topics::tuf("timestamp.json"), &timestamp).is_empty(), "a duplicate is no news");
+    link.shows(&topics::tuf("7.snapshot.json"), listing("targets.json", 8));
+    link.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", 9));
+    link.shows(&topics::tuf("9.snapshot.json"), listing("targets.json", 10));
+    let followed = ["tuf/10.targets.json", "tuf/2.root.json", "tuf/9.snapshot.json", "tuf/timestamp.json"];
+    assert_eq!(link.topics(), followed);
+    // What was dropped may still arrive; it is nobody's any more.
+    assert!(link.shows(&topics::tuf("7.snapshot.json"), "late").is_empty());
+}
+
+#[test]
+fn a_new_root_makes_the_link_look_at_everything_anew() {
+    let mut link = Link::new();
+    link.offer(&[&index(2, 2)]);
+    let brought = link.shows(&topics::tuf("2.root.json"), "root");
+    assert!(matches!(brought[..], [ToEngine::Metadata { role: Role::Root, version: 2, .. }]));
+    link.says(ToLink::Hello { protocol: PROTOCOL, root: 2 });
+    assert!(link.topics().contains(&"tuf/3.root.json") && !link.topics().contains(&"tuf/2.root.json"));
+    let again = link.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", 7));
+    assert_eq!(again.len(), 1, "the same timestamp is news to the new root");
+}
+
+#[test]
+fn a_target_is_found_by_the_place_of_its_name_also_where_others_are_broken() {
+    let mut link = Link::new();
+    let node = index(3, 3);
+    let broken = serde_json::json!({ "hashes": { "sha256": "zz" } });
+    let none = serde_json::json!({ "hashes": {} });
+    link.board(&[("b".into(), digest_json(&node)), ("a".into(), broken), ("c".into(), none)]);
+    for ordinal in [0, 2, 3, u32::MAX] {
+        link.says(ToLink::Fetch(Fetch::Target { ordinal }));
+        assert_eq!(link.subscribed.len(), 4, "ordinal {ordinal} is nothing to subscribe to");
+    }
+    link.says(ToLink::Fetch(Fetch::Target { ordinal: 1 }));
+    let bytes = node.to_bytes();
+    assert_eq!(link.shows(&topic_of(&bytes), &bytes), [ToEngine::Node { bytes }]);
+    assert_eq!(link.subscribed.len(), 4, "it is unsubscribed once it came");
+}
+
+#[test]
+fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
+    let mut link = Link::new();
+    let node = index(20, 10);
+    link.offer(&[&node]);
+    link.shows(&topic_of(&node.to_bytes()), node.to_bytes());
+    link.chunks([0, 10, 0, 1, 99]);
+    assert_eq!(link.subscribed.len(), 4 + 2);
+    let bytes = wire(0);
+    let chunk = |ordinal| ToEngine::Chunk { ordinal, bytes: wire(0) };
+    assert_eq!(link.shows(&topic_of(&bytes), &bytes), [chunk(0), chunk(10)]);
+    assert!(link.shows(&topic_of(&bytes), &bytes).is_empty(), "a duplicate delivery");
+    link.chunks([0, 1]);
+    assert_eq!(link.to_engine.last(), Some(&chunk(0)), "what crossed comes from memory");
+    assert_eq!(link.subscribed.len(), 4 + 1);
+    link.chunks(1..20);
+    assert_eq!(link.subscribed.len(), 4 + MAX_WINDOW);
+    link.says(ToLink::Fetch(Fetch::Nothing));
+    assert_eq!(link.subscribed.len(), 4);
+    link.chunks([3]);
+    assert_eq!(link.subscribed.len(), 4 + 1, "the list outlives a pause");
+}
+
+#[test]
+fn wrong_bytes_are_shown_once_each_and_the_right_ones_still_awaited() {
+    let mut link = Link::new();
+    let node = index(4, 4);
+    link.offer(&[&node]);
+    let topic = topic_of(&node.to_bytes());
+    assert_eq!(link.shows(&topic, "wrong").len(), 1);
+    assert_eq!(link.shows(&topic, "wrong").len(), 0);
+    assert_eq!(link.shows(&topic, "").len(), 0, "a cleared place is nothing");
+    assert_eq!(link.shows(&topic, node.to_bytes()).len(), 1);
+
+    link.chunks([2]);
+    let shown: usize = (0..1000).map(|i| link.shows(&topic_of(&wire(2)), format!("wrong {i}")).len()).sum();
+    assert_eq!(shown, 8, "a flood of wrong contents is cut off");
+    link.chunks([2, 3]);
+    assert!(link.shows(&topic_of(&wire(2)), "wrong 1").is_empty(), "asking again does not forget");
+    assert_eq!(link.shows(&topic_of(&wire(2)), wire(2)).len(), 1);
+}
+
+/// Cuts an index into parts of `step` bytes: the node and the parts' wire bytes.
+fn cut(index: &Node, step: usize) -> (Node, Vec<Vec<u8>>) {
+    let bytes = index.to_bytes();
+    let wires: Vec<_> = bytes.chunks(step).map(|raw| zstd::bulk::compress(raw, 1).unwrap()).collect();
+    let parts = bytes.chunks(step).zip(&wires).map(|(raw, wire)| chunk_ref(raw, wire)).collect();
+    let sha256 = Digest::of(&bytes);
+    (Node::Parts { sha256, parts }, wires)
+}
+
+#[test]
+fn once_all_parts_came_ordinals_refer_to_the_index_that_they_make() {
+    let mut link = Link::new();
+    let (node, parts) = cut(&index(100, 100), 3000);
+    assert!(parts.len() > 3);
+    link.offer(&[&node]);
+    link.shows(&topic_of(&node.to_bytes()), node.to_bytes());
+    for (ordinal, part) in (0..parts.len() as u32).zip(&parts).rev() {
+        link.chunks([ordinal]);
+        let brought = link.shows(&topic_of(part), part);
+        assert!(matches!(brought[..], [ToEngine::Chunk { ordinal: o, .. }] if o == ordinal));
+    }
+    link.chunks([99]);
+    assert!(matches!(link.shows(&topic_of(&wire(99)), wire(99))[..], [ToEngine::Chunk { ordinal: 99, .. }]));
+}
+
+#[test]
+fn parts_that_join_to_something_else_or_to_too_much_change_nothing() {
+    let (Node::Parts { parts, .. }, wires) = cut(&index(100, 100), 3000) else { panic!() };
+    let sha256 = Digest::of(b"something else");
+    let lying = Node::Parts { sha256, parts: parts.clone() };
+    let zeros = vec![0; 90_000];
+    let bomb = zstd::bulk::compress(&zeros, 1).unwrap();
+    let huge = Node::Parts { sha256, parts: vec![chunk_ref(&zeros, &bomb); 500] };
+    let mut link = Link::new();
+    link.offer(&[&lying, &huge]);
+    link.shows(&topic_of(&lying.to_bytes()), lying.to_bytes());
+    for (ordinal, wire) in (0..).zip(&wires) {
+        link.chunks([ordinal]);
+        link.shows(&topic_of(wire), wire);
+    }
+    link.chunks([0, 99]);
+    let brought = link.to_engine.last();
+    assert!(
+        matches!(brought, Some(ToEngine::Chunk { ordinal: 0, bytes }) if *bytes == wires[0]),
+        "it refers to a part"
+    );
+
+    link.says(ToLink::Fetch(Fetch::Target { ordinal: 1 }));
+    link.shows(&topic_of(&huge.to_bytes()), huge.to_bytes());
+    for first in (0..500).step_by(MAX_WINDOW) {
+        link.chunks(first..first + 8);
+        link.shows(&topic_of(&bomb), &bomb);
+    }
+    link.chunks([499]);
+    let brought = link.to_engine.last();
+    assert!(matches!(brought, Some(ToEngine::Chunk { ordinal: 499, bytes }) if *bytes == bomb), "it refers to a part");
+}
+
+#[test]
+fn an_engine_that_comes_back_starts_over_and_one_that_is_away_wants_nothing() {
+    let mut link = Link::new();
+    link.offer(&[&index(2, 2)]);
+    let down = link.bridge.engine_down();
+    link.apply(down);
+    assert!(link.subscribed.is_empty());
+    let lost = link.bridge.session(false);
+    assert!(lost.is_empty(), "nobody to tell");
+    let up = link.bridge.engine_up();
+    link.apply(up);
+    assert_eq!(link.to_engine.last(), Some(&ToEngine::Connected(false)));
+    link.says(ToLink::Hello { protocol: PROTOCOL, root: 1 });
+    assert_eq!(link.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", 7)).len(), 1);
+    link.says(ToLink::Fetch(Fetch::Target { ordinal: 0 }));
+    assert_eq!(link.topics(), ["tuf/2.root.json", "tuf/7.snapshot.json", "tuf/timestamp.json"]);
+}
+
+#[test]
+fn an_engine_of_another_version_or_without_manners_is_hung_up_on() {
+    for first in [ToLink::Hello { protocol: 99, root: 1 }, ToLink::Fetch(Fetch::Nothing)] {
+        let mut link = Link::new();
+        let up = link.bridge.engine_up();
+        link.apply(up);
+        link.says(first);
+        assert!(link.hung_up && link.subscribed.is_empty());
+        link.chunks([1]);
+        assert!(link.subscribed.is_empty(), "nothing is heard after that");
+    }
+}
+
+#[test]
+fn hostile_metadata_neither_panics_nor_adds_subscriptions() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let hostile = [
+        "",
+        "null",
+        "{",
+        "[]",
+        "\u{0}",
+        &deep,
+        r#"{"signed":null}"#,
+        r#"{"signed":{"version":-1,"meta":{"snapshot.json":{"version":-1}}}}"#,
+        r#"{"signed":{"version":1e99,"meta":{"snapshot.json":{"version":4294967296}}}}"#,
+        r#"{"signed":{"meta":{"snapshot.json":{"version":0}}}}"#,
+        r#"{"signed":{"meta":{"snapshot.json":{"version":"../../#"}}}}"#,
+        r#"{"signed":{"targets":{"a":{"hashes":{"sha256":7}}}}}"#,
+        r#"{"signed":{"targets":[1,2,3]}}"#,
+    ];
+    let mut link = Link::new();
+    for role in ["timestamp.json", "2.root.json", "7.snapshot.json", "8.targets.json"] {
+        for bytes in hostile {
+            link.shows(&topics::tuf(role), bytes);
+            link.says(ToLink::Fetch(Fetch::Target { ordinal: 0 }));
+        }
+    }
+    for version in 1..2000 {
+        link.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", version));
+        link.shows(&topics::tuf(format!("{version}.snapshot.json")), listing("targets.json", u32::MAX - version));
+    }
+    for topic in ["", "#", "selvedge/v1/tuf/", "selvedge/v1/chunk/\u{0}", "selvedge/v1/tuf/timestamp.json/x"] {
+        assert!(link.shows(topic, "x").is_empty(), "{topic}");
+    }
+    assert_eq!(link.subscribed.len(), 4);
+    assert!(!link.hung_up);
+}
+
+#[test]
+fn a_root_at_the_end_of_numbers_is_no_panic() {
+    let mut link = Link::new();
+    link.says(ToLink::Hello { protocol: PROTOCOL, root: u32::MAX });
+    assert_eq!(link.topics(), ["tuf/timestamp.json"]);
+}

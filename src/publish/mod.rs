@@ -1,0 +1,33 @@
+//! The operator: keys and metadata in a directory, bundles cut and published, the fleet looked at.
+//!
+//! Invariant: the directory is whole after a kill at any point. What `timestamp.json` names counts;
+//! it is written last, each file in one step, and whatever is left over from an unfinished
+//! publication is written anew by the next. What a broken upload left undone is in `pending.json`
+//! and goes out with the next one; `everything` puts a lost board back.
+//! Not here: the session with the broker; who uploads brings a `Board`.
+//!
+//! Layout: `keys/` (0600; the root's may be taken away and kept offline), `metadata/`, `chunks/` by
+//! digest, `settings.json`, `pending.json`, `lock`.
+//!
+//! Rejected: tough's `RepositoryEditor` (writes in place, without sync; needs the root's keys).
+
+mod board;
+mod chunks;
+mod current;
+mod cutting;
+mod error;
+mod fleet;
+mod init;
+mod keys;
+mod model_dir;
+mod repository;
+#[cfg(test)]
+mod tests;
+
+pub use board::{Board, BoardError, Connect, Post, Publication, Release, upload};
+pub use cutting::Audience;
+pub use error::RepositoryError;
+pub use fleet::{Fleet, Row};
+pub use init::{Expiries, InitOptions};
+pub use model_dir::{ModelDirError, read_model_dir};
+pub use repository::{Garbage, PublishOptions, Repository};

@@ -1,0 +1,345 @@
+//! The operator's directory: made, opened, published from, cleared up.
+
+use super::RepositoryError;
+use super::board::{Post, Publication};
+use super::chunks::Chunks;
+use super::current::{Current, DAY, Lifetimes, damaged, read_file};
+use super::cutting::{Audience, Cutting};
+use super::init::{Expiries, Settings, lock, read_json, write_json};
+use super::keys::{self, KeyRing, role_type};
+use crate::bundle::{Bundle, Digest, topics};
+use crate::sys::{Clock, Disk, RealClock, RealDisk};
+use crate::trust::author::{self, Holders, SigningKey, Stamp, TargetEntry};
+use crate::trust::{Custom, Role};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// This version is meant to replace newer ones.
+    pub allow_downgrade: bool,
+    /// Boards on which this version failed before shall try it again.
+    pub retry: bool,
+}
+
+/// What no finished upload has covered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pending {
+    pub roots: Vec<u32>,
+    /// In publishing order.
+    pub chunks: Vec<Digest>,
+}
+
+/// What the board holds and nothing names any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Garbage {
+    /// Empty posts: each clears a topic.
+    pub posts: Vec<Post>,
+    chunks: Vec<Digest>,
+    files: Vec<String>,
+}
+
+/// See the module's head. One at a time has a directory.
+#[derive(Debug)]
+pub struct Repository {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    dir: PathBuf,
+    chunks: Chunks,
+    keys: KeyRing,
+    expiries: Expiries,
+    current: Current,
+    _lock: Option<File>,
+}
+
+impl Repository {
+    pub fn open(dir: &Path) -> Result<Self, RepositoryError> {
+        if !dir.join("settings.json").exists() {
+            return Err(RepositoryError::NotThere(dir.to_owned()));
+        }
+        let lock = lock(dir)?;
+        let keys = KeyRing::load(&dir.join("keys"))?;
+        let mut repository = Self::assemble(Arc::new(RealDisk), Arc::new(RealClock::new()), dir, keys)?;
+        repository._lock = Some(lock);
+        Ok(repository)
+    }
+
+    /// From parts that a test may put in place of the real ones. Takes no lock.
+    pub(super) fn assemble(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        keys: KeyRing,
+    ) -> Result<Self, RepositoryError> {
+        let settings: Settings =
+            read_json(&*disk, &dir.join("settings.json"))?.ok_or_else(|| RepositoryError::NotThere(dir.to_owned()))?;
+        if settings.format != 1 {
+            return Err(damaged(dir.join("settings.json"), "its format is not 1; use a newer Selvedge"));
+        }
+        let current = Current::load(&*disk, &dir.join("metadata"))?;
+        let expiries = settings.expire_after_days;
+        let chunks = Chunks::new(disk.clone(), dir.join("chunks"));
+        Ok(Self { disk, clock, dir: dir.to_owned(), chunks, keys, expiries, current, _lock: None })
+    }
+
+    /// The newest root, for `/etc/selvedge/root.json` on devices.
+    pub fn root_json(&self) -> Result<Vec<u8>, RepositoryError> {
+        read_file(&*self.disk, &self.metadata(), Role::Root, self.current.root_version)
+    }
+
+    /// When the newest root expires, seconds since 1970 UTC; `rotate` renews it.
+    pub fn root_expires(&self) -> u64 {
+        self.current.root_expires()
+    }
+
+    /// Offers a bundle to an audience. Done means that the directory holds it; `upload` and
+    /// `confirm` come after.
+    pub fn publish(
+        &mut self,
+        bundle: &Bundle,
+        audience: &Audience,
+        options: &PublishOptions,
+    ) -> Result<Publication, RepositoryError> {
+        audience.check()?;
+        let cutting = Cutting::of(bundle)?;
+        let name = audience.target_name(&bundle.manifest().name);
+        self.check_version(bundle, &cutting, &name, options)?;
+        let entry = self.entry(bundle, &cutting, audience, options)?;
+        let mut entries = self.current.entries.clone();
+        entries.insert(name, entry);
+        // Signed before anything is written: a missing key leaves no trace.
+        let set = self.current.next(&self.keys, Some(&entries), self.lifetimes(), self.clock.system())?;
+        let new = self.keep(&cutting)?;
+        set.write(&*self.disk, &self.metadata())?;
+        self.reload()?;
+        Ok(Publication { release: Some(cutting.release(&new)), ..self.outstanding()? })
+    }
+
+    /// A new timestamp, and what else would expire before it does.
+    pub fn refresh(&mut self) -> Result<Publication, RepositoryError> {
+        let set = self.current.next(&self.keys, None, self.lifetimes(), self.clock.system())?;
+        set.write(&*self.disk, &self.metadata())?;
+        self.reload()?;
+        self.outstanding()
+    }
+
+    /// Gives the roles new keys (all of a role's) and renews the root; then refreshes. Needs the root's keys.
+    pub fn rotate(&mut self, roles: &BTreeSet<Role>) -> Result<Publication, RepositoryError> {
+        let version = self.current.root_version.saturating_add(1);
+        let root = &self.current.root.signed;
+        let old = self.keys.signers(root, Role::Root)?;
+        let mut made = Vec::new();
+        for &role in roles {
+            let keys = root.roles.get(&role_type(role));
+            let count = keys.map_or(1, |keys| keys.keyids.len());
+            for n in 1..=count {
+                let name = format!("{role}.{version}-{n}-{:x}", self.clock.system());
+                made.push((role, keys::create(&self.dir.join("keys"), &name)?));
+            }
+        }
+        let of = |role: Role| made.iter().filter(move |(of, _)| *of == role).map(|(_, key)| key);
+        let threshold = |role| {
+            let keys = root.roles.get(&role_type(role));
+            keys.and_then(|keys| u32::try_from(keys.threshold.get()).ok()).unwrap_or(1)
+        };
+        let holders = |role| Holders { keys: of(role).collect(), threshold: threshold(role) };
+        let changed = roles.iter().map(|&role| (role, holders(role))).collect();
+        let signers: Vec<&SigningKey> = old.into_iter().chain(of(Role::Root)).collect();
+        let expires = self.clock.system().saturating_add(u64::from(self.expiries.root) * DAY);
+        let bytes = author::next_root(root.clone(), Stamp { version, expires }, &changed, &signers)?;
+        let mut pending = self.pending()?;
+        pending.roots.push(version);
+        self.save_pending(&pending)?;
+        self.disk.commit(&self.metadata().join(Role::Root.file(version)), &bytes)?;
+        for (_, key) in made {
+            self.keys.add(key)?;
+        }
+        self.reload()?;
+        self.refresh()
+    }
+
+    /// All that a board must show: puts back one that was lost.
+    pub fn everything(&self) -> Result<Publication, RepositoryError> {
+        let roots = (1..=self.current.root_version).collect();
+        let (mut chunks, mut nodes) = (BTreeSet::new(), Vec::new());
+        for entry in self.current.entries.values() {
+            chunks.extend(self.chunks.referenced(entry.digest)?);
+            nodes.push(entry.digest);
+        }
+        chunks.retain(|digest| !nodes.contains(digest));
+        nodes.sort();
+        nodes.dedup();
+        let chunks = chunks.into_iter().chain(nodes).collect();
+        self.publication(Pending { roots, chunks })
+    }
+
+    /// Notes that the board has it: what is confirmed is not posted again.
+    pub fn confirm(&mut self, publication: &Publication) -> Result<(), RepositoryError> {
+        let mut pending = self.pending()?;
+        pending.roots.retain(|version| !publication.roots.contains(version));
+        let sent: BTreeSet<&Digest> = publication.chunks.iter().collect();
+        pending.chunks.retain(|digest| !sent.contains(digest));
+        self.save_pending(&pending)
+    }
+
+    /// Chunks that no index names, and metadata that newer has replaced.
+    pub fn garbage(&self) -> Result<Garbage, RepositoryError> {
+        let mut used = BTreeSet::new();
+        for entry in self.current.entries.values() {
+            used.extend(self.chunks.referenced(entry.digest)?);
+            used.insert(entry.digest);
+        }
+        let chunks: Vec<Digest> = self.chunks.list()?.into_iter().filter(|digest| !used.contains(digest)).collect();
+        let mut files = Vec::new();
+        for (role, newest) in
+            [(Role::Targets, self.current.targets.version), (Role::Snapshot, self.current.snapshot.version)]
+        {
+            let names = self.disk.list(&self.metadata())?;
+            let of_role = names.into_iter().filter(|name| is_older(name, role, newest));
+            files.extend(of_role);
+        }
+        let clear = |topic| Post { topic, bytes: Vec::new() };
+        let posts = files.iter().map(|file| topics::tuf(file)).chain(chunks.iter().map(topics::chunk));
+        Ok(Garbage { posts: posts.map(clear).collect(), chunks, files })
+    }
+
+    /// Removes from the directory what was cleared on the board.
+    pub fn sweep(&mut self, garbage: &Garbage) -> Result<(), RepositoryError> {
+        let mut pending = self.pending()?;
+        pending.chunks.retain(|digest| !garbage.chunks.contains(digest));
+        self.save_pending(&pending)?;
+        for digest in &garbage.chunks {
+            self.chunks.remove(digest)?;
+        }
+        for file in &garbage.files {
+            self.disk.remove(&self.metadata().join(file))?;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &self,
+        bundle: &Bundle,
+        cutting: &Cutting,
+        audience: &Audience,
+        options: &PublishOptions,
+    ) -> Result<TargetEntry, RepositoryError> {
+        let manifest = bundle.manifest();
+        let same = self.current.entries.values().map(|entry| &entry.custom);
+        let same = same.filter(|custom| custom.model == manifest.name && custom.version == manifest.version);
+        let tried = same.map(|custom| custom.retry).max();
+        let mut custom = Custom::new(manifest.name.clone(), manifest.version, audience.selector()?);
+        custom.allow_downgrade = options.allow_downgrade;
+        custom.retry = tried.map_or(0, |epoch| epoch.saturating_add(u32::from(options.retry)));
+        custom.published = self.current.targets.version.saturating_add(1);
+        Ok(TargetEntry { digest: cutting.node_digest(), size: cutting.node.len() as u64, custom })
+    }
+
+    fn check_version(
+        &self,
+        bundle: &Bundle,
+        cutting: &Cutting,
+        name: &str,
+        options: &PublishOptions,
+    ) -> Result<(), RepositoryError> {
+        let (model, version) = (&bundle.manifest().name, bundle.manifest().version);
+        for entry in self.current.entries.values() {
+            let is_same = entry.custom.model == *model && entry.custom.version == version;
+            if is_same && entry.digest != cutting.node_digest() {
+                let published = self.chunks.index(entry.digest)?.0.sha256;
+                if published != bundle.digest() {
+                    return Err(RepositoryError::VersionTaken { model: model.clone(), version, published });
+                }
+            }
+        }
+        match self.current.entries.get(name).map(|entry| entry.custom.version) {
+            Some(published) if published > version && !options.allow_downgrade => {
+                Err(RepositoryError::NotNewer { model: model.clone(), published, offered: version })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Writes the chunks that are not there; noted as pending first, so that none is forgotten.
+    fn keep(&self, cutting: &Cutting) -> Result<BTreeSet<Digest>, RepositoryError> {
+        let there: BTreeSet<Digest> = self.chunks.list()?.into_iter().collect();
+        let node_digest = cutting.node_digest();
+        let all = cutting.cuts.iter().map(|cut| (cut.chunk.sha256, &cut.wire)).chain([(node_digest, &cutting.node)]);
+        let mut new = BTreeMap::new();
+        let mut pending = self.pending()?;
+        for (digest, bytes) in all {
+            if !there.contains(&digest) && new.insert(digest, bytes).is_none() {
+                pending.chunks.retain(|known| *known != digest);
+                pending.chunks.push(digest);
+            }
+        }
+        self.save_pending(&pending)?;
+        for (digest, bytes) in &new {
+            self.chunks.write(digest, bytes)?;
+        }
+        Ok(new.into_keys().collect())
+    }
+
+    fn outstanding(&self) -> Result<Publication, RepositoryError> {
+        self.publication(self.pending()?)
+    }
+
+    fn publication(&self, what: Pending) -> Result<Publication, RepositoryError> {
+        let mut posts = Vec::new();
+        for digest in &what.chunks {
+            // A chunk that was noted and never written belongs to a publication that never was.
+            if let Some(bytes) = self.chunks.read(digest)? {
+                posts.push(Post { topic: topics::chunk(digest), bytes });
+            }
+        }
+        let roots: Vec<u32> = what.roots.into_iter().filter(|&version| version <= self.current.root_version).collect();
+        for &version in &roots {
+            let bytes = read_file(&*self.disk, &self.metadata(), Role::Root, version)?;
+            posts.push(Post { topic: topics::tuf(&Role::Root.file(version)), bytes });
+        }
+        let current = &self.current;
+        for (role, part) in [
+            (Role::Targets, &current.targets),
+            (Role::Snapshot, &current.snapshot),
+            (Role::Timestamp, &current.timestamp),
+        ] {
+            posts.push(Post { topic: topics::tuf(&role.file(part.version)), bytes: part.bytes.clone() });
+        }
+        Ok(Publication { posts, release: None, chunks: what.chunks, roots })
+    }
+
+    fn metadata(&self) -> PathBuf {
+        self.dir.join("metadata")
+    }
+
+    fn pending(&self) -> Result<Pending, RepositoryError> {
+        Ok(read_json(&*self.disk, &self.dir.join("pending.json"))?.unwrap_or_default())
+    }
+
+    fn save_pending(&self, pending: &Pending) -> Result<(), RepositoryError> {
+        if *pending == self.pending()? {
+            return Ok(());
+        }
+        write_json(&*self.disk, &self.dir.join("pending.json"), pending)
+    }
+
+    fn reload(&mut self) -> Result<(), RepositoryError> {
+        self.current = Current::load(&*self.disk, &self.metadata())?;
+        Ok(())
+    }
+
+    fn lifetimes(&self) -> Lifetimes {
+        let Expiries { root: _, targets, snapshot, timestamp } = self.expiries;
+        Lifetimes { timestamp: timestamp.into(), snapshot: snapshot.into(), targets: targets.into() }
+    }
+}
+
+fn is_older(name: &str, role: Role, newest: u32) -> bool {
+    let version = name.strip_suffix(".json").and_then(|name| name.strip_suffix(role.name()));
+    let version = version.and_then(|name| name.strip_suffix('.')).and_then(|number| number.parse::<u32>().ok());
+    version.is_some_and(|version| version < newest)
+}

@@ -1,0 +1,156 @@
+//! Paths and what answers at them.
+
+use super::api::{Api, Refusal, Reply, json, reply};
+use super::{address, body, infer, metrics, request::short};
+use crate::engine::Live;
+use crate::tensor::TensorSpec;
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Answers any request.
+pub(super) async fn answer(api: &Api, request: Request<Incoming>) -> Reply {
+    match route(api, request).await {
+        Ok(reply) => reply,
+        Err(refusal) => {
+            api.refused.count(refusal.status);
+            refusal.reply()
+        }
+    }
+}
+
+async fn route(api: &Api, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    address::check(request.uri(), request.headers())?;
+    let path = request.uri().path().to_owned();
+    let segments: Vec<&str> = path.trim_matches('/').split('/').take(8).collect();
+    if let ["v2", "models", name, rest @ ..] = &segments[..] {
+        return model(api, name, rest, request).await;
+    }
+    if segments == ["v2", "repository", "index"] {
+        // The body may ask for ready models only; all are.
+        method(&request, "POST")?;
+        return Ok(json(StatusCode::OK, &index(api)));
+    }
+    match &segments[..] {
+        ["v2"] => get(&request, || json(StatusCode::OK, &server())),
+        ["v2", "health", "live"] => get(&request, || json(StatusCode::OK, &json!({ "live": true }))),
+        ["v2", "health", "ready"] => get(&request, || ready(api)),
+        ["v2", "models"] => get(&request, || json(StatusCode::OK, &index(api))),
+        ["metrics"] => {
+            get(&request, || reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::text(api)))
+        }
+        ["selvedge", "status"] => get(&request, || json(StatusCode::OK, &(api.status)())),
+        _ => Err(unknown_path()),
+    }
+}
+
+fn unknown_path() -> Refusal {
+    let text = "nothing is here; models are under /v2/models, numbers under /metrics, state under /selvedge/status";
+    Refusal::new(StatusCode::NOT_FOUND, text)
+}
+
+fn get(request: &Request<Incoming>, answer: impl FnOnce() -> Reply) -> Result<Reply, Refusal> {
+    method(request, "GET, HEAD")?;
+    Ok(answer())
+}
+
+fn method(request: &Request<Incoming>, allow: &'static str) -> Result<(), Refusal> {
+    if allow.split(", ").any(|allowed| request.method().as_str() == allowed) {
+        return Ok(());
+    }
+    let name = short(request.method().as_str());
+    Err(Refusal {
+        allow: Some(allow),
+        ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{name} does nothing here; use {allow}"))
+    })
+}
+
+fn server() -> Value {
+    json!({
+        "name": "selvedge",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["binary_tensor_data", "classification", "model_repository"],
+    })
+}
+
+/// A server without a model cannot do what it is there for.
+fn ready(api: &Api) -> Reply {
+    if api.slots.list().is_empty() {
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no model is live yet").reply();
+    }
+    json(StatusCode::OK, &json!({ "ready": true }))
+}
+
+fn index(api: &Api) -> Value {
+    let entry = |live: Arc<Live>| {
+        json!({
+            "name": live.name(),
+            "version": live.version().to_string(),
+            "state": "READY",
+            "reason": "",
+        })
+    };
+    api.slots.list().into_iter().map(entry).collect()
+}
+
+/// Below `/v2/models/NAME`.
+async fn model(api: &Api, name: &str, rest: &[&str], request: Request<Incoming>) -> Result<Reply, Refusal> {
+    let (version, action) = match rest {
+        ["versions", version, action @ ..] => (Some(*version), action),
+        action => (None, action),
+    };
+    match action {
+        [] => {
+            method(&request, "GET, HEAD")?;
+            Ok(json(StatusCode::OK, &metadata(&*find(api, name, version)?)))
+        }
+        ["ready"] => {
+            method(&request, "GET, HEAD")?;
+            let live = find(api, name, version)?;
+            Ok(json(StatusCode::OK, &json!({ "name": live.name(), "ready": true })))
+        }
+        ["infer"] => {
+            method(&request, "POST")?;
+            // Early, so that a body to nowhere is not waited for.
+            find(api, name, version)?;
+            let (parts, incoming) = request.into_parts();
+            let body = body::read(api, &parts.headers, incoming).await?;
+            let live = find(api, name, version)?;
+            infer::infer(api, live, &parts.headers, body).await
+        }
+        ["load" | "unload"] if request.method() == Method::POST => {
+            let text = "models come and go by signed updates; see `selvedge publish`";
+            Err(Refusal::new(StatusCode::FORBIDDEN, text))
+        }
+        _ => Err(unknown_path()),
+    }
+}
+
+fn find(api: &Api, name: &str, version: Option<&str>) -> Result<Arc<Live>, Refusal> {
+    let Some(live) = api.slots.get(name) else {
+        let names: Vec<_> = api.slots.list().iter().map(|live| live.name().to_owned()).collect();
+        let there = if names.is_empty() { "no model is live".to_owned() } else { names.join(", ") };
+        let text = format!("no model {:?}; there is: {there}", short(name));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, text));
+    };
+    match version {
+        Some(version) if version != live.version().to_string() => {
+            let text = format!("no version {:?} of {name}; version {} is live", short(version), live.version());
+            Err(Refusal::new(StatusCode::NOT_FOUND, text))
+        }
+        Some(_) | None => Ok(live),
+    }
+}
+
+fn metadata(live: &Live) -> Value {
+    let tensor =
+        |spec: &TensorSpec| json!({ "name": spec.name, "datatype": spec.datatype.name(), "shape": spec.shape });
+    json!({
+        "name": live.name(),
+        "versions": [live.version().to_string()],
+        "platform": "onnx_onnxv1",
+        "inputs": live.model().inputs().iter().map(tensor).collect::<Vec<_>>(),
+        "outputs": live.model().outputs().iter().map(tensor).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,34 @@
+//! Whom a device believes: TUF state and the clock floor. Bytes in, `Verified` out.
+//!
+//! Invariant: a `Verified` was signed, whole, in date and not older than what came before; trust is
+//! committed in one step and never reduced, by no power cut and by no input. State that cannot be
+//! read is an error, never "absent". Missing or not matching yet means wait, never refuse: the
+//! board cannot say "there is none". A wrong clock is never reported as a bad signature.
+//! Not here: where the bytes come from (`link`), what is done with an offer (`update`).
+//!
+//! tough does the TUF checks; `verify` says how it is kept from the disk and the clock.
+//!
+//! Dates: the timestamp carries a signed `issued`, the only thing that raises the floor. A stale
+//! set that is newer than the floor can still be replayed until it expires by device time.
+//! A root that replaces the timestamp's keys also voids the floor that the old keys set: a stolen
+//! key may have pushed it centuries ahead.
+//!
+//! Rejected: tough's own datastore as the state (no sync, no rename; half-written means absent);
+//! `latest_known_time` (a board without a clock battery steps back at every start).
+
+#[cfg(feature = "operator")]
+pub mod author;
+mod device;
+#[cfg(all(test, feature = "operator"))]
+mod fixture;
+mod offer;
+mod offered;
+mod state;
+#[cfg(all(test, feature = "operator"))]
+mod tests;
+mod verify;
+
+pub use device::{OpenError, Progress, Trust, UpdateError};
+pub use offer::{Custom, Offer, SaltedIds, Selector, Verified};
+pub use offered::{Offered, Role, TooMuch};
+pub use verify::{Refusal, RefusalCode};

@@ -1,0 +1,303 @@
+//! Targets: what the operator offers, and to whom.
+//!
+//! One offer a model. Among the targets that select this device the highest version is taken, the
+//! newer publication where versions are equal. A target marked `allow-downgrade` sets aside all
+//! that were published before it, whatever their version; what was published after it counts again.
+
+use super::Role;
+use super::verify::{Refusal, RefusalCode};
+use crate::bundle::{Digest, ModelName};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use tough::schema::{Signed, Target, Targets};
+
+/// The number of this form of a target's custom part; others are not for us and passed over.
+const SELVEDGE: u64 = 1;
+
+/// What a target says beside its digest and size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Custom {
+    selvedge: u64,
+    pub model: ModelName,
+    pub version: u32,
+    #[serde(rename = "for")]
+    pub audience: Selector,
+    #[serde(default)]
+    pub allow_downgrade: bool,
+    /// A higher number lifts the quarantine of a version that failed.
+    #[serde(default)]
+    pub retry: u32,
+    /// The targets version that this target first stood in: which of two is the newer.
+    #[serde(default)]
+    pub published: u32,
+}
+
+impl Custom {
+    pub fn new(model: ModelName, version: u32, audience: Selector) -> Self {
+        Self { selvedge: SELVEDGE, model, version, audience, allow_downgrade: false, retry: 0, published: 0 }
+    }
+
+    /// Reads the custom part of a target; `None` for one that is not of this form.
+    pub fn of(target: &Target) -> Option<Self> {
+        if target.custom.get("selvedge").and_then(serde_json::Value::as_u64) != Some(SELVEDGE) {
+            return None;
+        }
+        let fields = target.custom.clone().into_iter().collect();
+        serde_json::from_value(serde_json::Value::Object(fields)).ok()
+    }
+}
+
+/// Which devices: those of the groups and those listed, and of these a share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Selector {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<SaltedIds>,
+    /// 0 to 100. A device that is in at some percentage is in at every higher one.
+    #[serde(default = "all_of_them")]
+    pub percent: u8,
+}
+
+fn all_of_them() -> u8 {
+    100
+}
+
+/// Devices by `sha256(salt || id)`: the metadata is public, the fleet's ids are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaltedIds {
+    pub salt: Digest,
+    pub ids: Vec<Digest>,
+}
+
+impl SaltedIds {
+    /// `salt` is random, anew for each list.
+    pub fn new(salt: Digest, ids: &[[u8; 16]]) -> Self {
+        let mut ids: Vec<Digest> = ids.iter().map(|id| salted(&salt, id)).collect();
+        ids.sort();
+        ids.dedup();
+        Self { salt, ids }
+    }
+
+    fn holds(&self, device: &[u8; 16]) -> bool {
+        self.ids.contains(&salted(&self.salt, device))
+    }
+}
+
+fn salted(salt: &Digest, id: &[u8; 16]) -> Digest {
+    Digest::from_bytes(Sha256::new().chain_update(salt.as_bytes()).chain_update(id).finalize().into())
+}
+
+impl Selector {
+    pub fn selects(&self, model: &ModelName, device: &[u8; 16], groups: &[String]) -> bool {
+        let named = self.groups.iter().any(|group| groups.contains(group))
+            || self.devices.as_ref().is_some_and(|devices| devices.holds(device));
+        named && place(model, device) < u128::from(self.percent)
+    }
+}
+
+/// A device's fixed place in a model's rollouts, 0 to 99.
+fn place(model: &ModelName, device: &[u8; 16]) -> u128 {
+    // The separator is in no name: no two pairs run together.
+    let hash = Sha256::new().chain_update(model.as_str()).chain_update([0]).chain_update(device).finalize();
+    let number = hash.iter().take(8).fold(0u128, |n, &byte| (n << 8) | u128::from(byte));
+    (number * 100) >> 64
+}
+
+/// Targets that passed every check. Made only by this module.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    version: u32,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    ordinal: u32,
+    custom: Custom,
+    digest: Digest,
+    size: u64,
+}
+
+/// One version of one model that this device should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The target's place among all names in the targets metadata, sorted by their bytes.
+    pub ordinal: u32,
+    pub model: ModelName,
+    pub version: u32,
+    /// Of the node document; see `bundle::Node`.
+    pub digest: Digest,
+    pub size: u64,
+    pub allow_downgrade: bool,
+    pub retry: u32,
+}
+
+impl Verified {
+    /// From targets whose signatures were checked.
+    pub(super) fn new(targets: &Signed<Targets>) -> Result<Self, Refusal> {
+        let bad = || Refusal::new(RefusalCode::BadMetadata, Role::Targets);
+        let version = u32::try_from(targets.signed.version.get()).map_err(|_| bad())?;
+        let sorted: BTreeMap<&str, &Target> = targets.signed.targets.iter().map(|(n, t)| (n.raw(), t)).collect();
+        let mut entries = Vec::new();
+        for (ordinal, target) in (0..).zip(sorted.into_values()) {
+            let digest = <[u8; 32]>::try_from(target.hashes.sha256.as_ref()).map(Digest::from_bytes);
+            let (Some(custom), Ok(digest)) = (Custom::of(target), digest) else {
+                continue;
+            };
+            entries.push(Entry { ordinal, custom, digest, size: target.length });
+        }
+        Ok(Self { version, entries })
+    }
+
+    /// At most one a model, by the rule in this file's head; sorted by model.
+    pub fn offers_for(&self, device: &[u8; 16], groups: &[String]) -> Vec<Offer> {
+        let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
+        for entry in &self.entries {
+            if entry.custom.audience.selects(&entry.custom.model, device, groups) {
+                models.entry(&entry.custom.model).or_default().push(entry);
+            }
+        }
+        models.into_values().filter_map(|entries| choose(&entries)).map(Entry::offer).collect()
+    }
+
+    pub fn targets_version(&self) -> u32 {
+        self.version
+    }
+}
+
+fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
+    let downgrades = entries.iter().filter(|e| e.custom.allow_downgrade);
+    let from = downgrades.map(|e| e.custom.published).max().unwrap_or(0);
+    let counted = entries.iter().filter(|e| e.custom.published >= from);
+    counted.max_by_key(|e| (e.custom.version, e.custom.published, e.ordinal)).copied()
+}
+
+impl Entry {
+    fn offer(&self) -> Offer {
+        Offer {
+            ordinal: self.ordinal,
+            model: self.custom.model.clone(),
+            version: self.custom.version,
+            digest: self.digest,
+            size: self.size,
+            allow_downgrade: self.custom.allow_downgrade,
+            retry: self.custom.retry,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> ModelName {
+        ModelName::new("digits").unwrap()
+    }
+
+    fn id(n: u128) -> [u8; 16] {
+        n.to_be_bytes()
+    }
+
+    fn groups(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&n| n.to_owned()).collect()
+    }
+
+    fn selector(to: &[&str], percent: u8) -> Selector {
+        Selector { groups: groups(to), devices: None, percent }
+    }
+
+    fn entry(ordinal: u32, version: u32, published: u32, allow_downgrade: bool) -> Entry {
+        let custom = Custom { allow_downgrade, published, ..Custom::new(model(), version, selector(&["shop"], 100)) };
+        Entry { ordinal, custom, digest: Digest::of(b""), size: 0 }
+    }
+
+    fn chosen(entries: Vec<Entry>) -> (u32, bool) {
+        let offers = Verified { version: 1, entries }.offers_for(&id(1), &groups(&["shop"]));
+        assert_eq!(offers.len(), 1, "one a model");
+        (offers[0].version, offers[0].allow_downgrade)
+    }
+
+    #[test]
+    fn groups_or_listed_devices_select_and_nothing_else_does() {
+        let mut to = selector(&["shop", "lab"], 100);
+        assert!(to.selects(&model(), &id(1), &groups(&["other", "lab"])));
+        assert!(!to.selects(&model(), &id(1), &groups(&["Shop", "sho"])));
+        assert!(!to.selects(&model(), &id(1), &[]));
+        to.devices = Some(SaltedIds::new(Digest::of(b"7"), &[id(1), id(2)]));
+        assert!(to.selects(&model(), &id(1), &[]));
+        assert!(!to.selects(&model(), &id(3), &[]));
+        assert!(!selector(&[], 100).selects(&model(), &id(1), &groups(&["shop"])));
+    }
+
+    #[test]
+    fn ids_do_not_stand_in_the_metadata() {
+        let ids = SaltedIds::new(Digest::of(b"7"), &[id(0xabcd_ef01_2345_6789)]);
+        let text = serde_json::to_string(&ids).unwrap();
+        assert!(!text.contains("abcdef0123456789"));
+        assert_ne!(ids.ids, SaltedIds::new(Digest::of(b"8"), &[id(0xabcd_ef01_2345_6789)]).ids);
+    }
+
+    #[test]
+    fn a_percentage_takes_its_share_and_grows_without_dropping_anyone() {
+        let mut last: Vec<bool> = Vec::new();
+        for percent in [0, 1, 10, 50, 99, 100] {
+            let to = selector(&["shop"], percent);
+            let inside: Vec<bool> = (0..10_000).map(|n| to.selects(&model(), &id(n), &groups(&["shop"]))).collect();
+            let share = inside.iter().filter(|&&is_in| is_in).count() as i64;
+            assert!((share - i64::from(percent) * 100).abs() <= 200, "{share} of 10,000 at {percent} %");
+            assert!(last.iter().zip(&inside).all(|(&before, &now)| now || !before), "dropped at {percent} %");
+            last = inside;
+        }
+        assert!(last.iter().all(|&is_in| is_in));
+    }
+
+    #[test]
+    fn the_first_devices_of_two_models_differ() {
+        let to = selector(&["shop"], 10);
+        let other = ModelName::new("letters").unwrap();
+        let both = (0..10_000)
+            .filter(|&n| to.selects(&model(), &id(n), &groups(&["shop"])))
+            .filter(|&n| to.selects(&other, &id(n), &groups(&["shop"])))
+            .count();
+        assert!(both < 200, "{both} of about 1,000 are first in both");
+    }
+
+    #[test]
+    fn the_highest_version_is_offered_unless_a_newer_publication_takes_it_back() {
+        assert_eq!(chosen(vec![entry(0, 1, 1, false), entry(1, 3, 2, false), entry(2, 2, 3, false)]), (3, false));
+        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true)]), (1, true));
+        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true), entry(2, 4, 5, false)]), (4, false));
+        assert_eq!(chosen(vec![entry(0, 3, 2, true), entry(1, 1, 4, true)]), (1, true));
+    }
+
+    fn target(custom: serde_json::Value) -> Target {
+        let text = serde_json::json!({
+            "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn targets_of_other_forms_are_passed_over() {
+        let good = serde_json::json!({"selvedge": 1, "model": "digits", "version": 2, "for": {"groups": ["shop"]},
+            "later": {"deltas": true}});
+        assert_eq!(Custom::of(&target(good.clone())).unwrap().audience.percent, 100);
+        for (field, value) in [
+            ("selvedge", serde_json::json!(2)),
+            ("model", serde_json::json!("../etc")),
+            ("version", serde_json::json!(-1)),
+            ("version", serde_json::json!(1e30)),
+            ("for", serde_json::json!(["shop"])),
+            ("for", serde_json::json!({"groups": "shop"})),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            assert_eq!(Custom::of(&target(bad)), None, "{field}");
+        }
+        assert_eq!(Custom::of(&target(serde_json::json!({}))), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! How a device takes a new version: offered, fetched, checked, tried, kept or taken back.
+//!
+//! Invariant: the journal says what comes next before it is done, and every effect can be done
+//! twice. The engine stays on what serves until the candidate has passed its gates.
+//! Not here: the network (`link`), signatures (`trust`), answering requests (`serve`).
+
+mod driver;
+mod fetch;
+mod gate;
+mod machine;
+mod report;
+mod start;
+mod updater;
+
+pub use driver::{Serving, run};
+pub use gate::{Failure, check, runtime};
+pub use machine::{Effect, Event, MAX_POWER_CUTS, Offered, step};
+pub use start::StartError;
+pub use updater::{Parts, Updater};

@@ -1,0 +1,112 @@
+//! What the update side tells of itself: outcomes, status, metrics.
+
+use super::fetch::Download;
+use super::machine::Ended;
+use crate::bundle::ModelName;
+use crate::engine::Slots;
+use crate::privacy::{
+    Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status,
+    Verdict,
+};
+use crate::store::{Entry, Journal, Phase};
+use crate::trust::{Refusal, RefusalCode};
+
+/// What `status` is made from.
+pub(super) struct Sources<'a> {
+    pub journal: &'a Journal,
+    /// Outcomes that are not worth a write to disk: what the board showed was refused.
+    pub passing: &'a [Outcome],
+    pub slots: &'a Slots,
+    pub download: Option<&'a Download>,
+    pub lacks_metadata: bool,
+    pub inventory: Inventory,
+    pub time: u64,
+}
+
+pub(super) fn status(sources: Sources<'_>) -> Status {
+    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time } = sources;
+    let model = |(name, entry): (&ModelName, &Entry)| model_status(name, entry, slots, download);
+    let mut outcomes: Vec<Outcome> = journal.outcomes.iter().chain(passing).cloned().collect();
+    outcomes.sort_by_key(|outcome| outcome.time);
+    let outcomes = outcomes.split_off(outcomes.len().saturating_sub(Status::MAX_OUTCOMES));
+    let lacks = Lacks {
+        metadata: lacks_metadata,
+        index: download.is_some_and(Download::awaits_index),
+        chunks: download.map_or(0, |d| u32::try_from(d.missing()).unwrap_or(u32::MAX)),
+    };
+    let models = journal.models.iter().take(Status::MAX_MODELS).map(model).collect();
+    Status { sequence: 0, time, models, outcomes, lacks, inventory }
+}
+
+fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option<&Download>) -> ModelStatus {
+    let fetching = download.filter(|d| d.model == *name).map(|d| (ModelState::Fetching, d.offered.version));
+    let on_trial = entry.trial.map(|trial| match trial.phase {
+        Phase::Checking => (ModelState::Checking, trial.candidate.version),
+        Phase::Probation => (ModelState::Probation, trial.candidate.version),
+    });
+    let (state, candidate) = match on_trial.or(fetching) {
+        Some((state, version)) => (state, Some(version)),
+        None => (ModelState::Idle, None),
+    };
+    let live = slots.get(name.as_str()).map(|live| live.version());
+    ModelStatus { model: name.clone(), live, previous: entry.previous.map(|v| v.version), state, candidate }
+}
+
+pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metrics {
+    let model = |live: std::sync::Arc<crate::engine::Live>| {
+        let counts = live.counts();
+        Some(ModelMetrics {
+            model: ModelName::new(live.name()).ok()?,
+            version: live.version(),
+            answered: counts.answered,
+            failed: counts.failed,
+            latency: Histogram(counts.latency),
+        })
+    };
+    Metrics {
+        models: slots.list().into_iter().filter_map(model).take(Status::MAX_MODELS).collect(),
+        temperature_celsius,
+    }
+}
+
+pub(super) fn outcome(model: &ModelName, version: u32, ended: Ended, time: u64) -> Outcome {
+    let (verdict, stage, code, expected, actual) = match ended {
+        Ended::Live => (Verdict::Live, Stage::Probation, Code::Ok, Measure::None, Measure::None),
+        Ended::Refused { stage, code, expected, actual } => (Verdict::Refused, stage, code, expected, actual),
+        Ended::RolledBack { stage, code, expected, actual } => (Verdict::RolledBack, stage, code, expected, actual),
+    };
+    Outcome { model: Some(model.clone()), version: Some(version), verdict, stage, code, expected, actual, time }
+}
+
+/// Metadata was refused: no model is named, for none of it can be believed.
+pub(super) fn refused_metadata(refusal: &Refusal, time: u64) -> Outcome {
+    let (code, measure): (_, fn(u64) -> Measure) = match refusal.code {
+        RefusalCode::BadSignature => (Code::BadSignature, Measure::Count),
+        RefusalCode::StaleMetadata => (Code::StaleMetadata, as_version),
+        RefusalCode::Expired => (Code::Expired, Measure::Time),
+        RefusalCode::BadMetadata => (Code::BadMetadata, Measure::Count),
+    };
+    let show = |value: Option<u64>| value.map_or(Measure::None, measure);
+    Outcome {
+        model: None,
+        version: None,
+        verdict: Verdict::Refused,
+        stage: Stage::Metadata,
+        code,
+        expected: show(refusal.expected),
+        actual: show(refusal.actual),
+        time,
+    }
+}
+
+fn as_version(version: u64) -> Measure {
+    Measure::Version(u32::try_from(version).unwrap_or(u32::MAX))
+}
+
+/// Adds an outcome; one that says the same as an earlier one, but for its time, replaces it.
+pub(super) fn remember(outcomes: &mut Vec<Outcome>, outcome: Outcome) {
+    outcomes.retain(|o| Outcome { time: outcome.time, ..o.clone() } != outcome);
+    outcomes.push(outcome);
+    let over = outcomes.len().saturating_sub(Status::MAX_OUTCOMES);
+    outcomes.drain(..over);
+}

@@ -1,0 +1,154 @@
+//! Starting: from what the last run left on disk to models that serve.
+//!
+//! Invariant: something that loads serves whenever anything does: the live version, else the pinned
+//! one, else the factory's.
+
+use super::machine::{Ended, Event};
+use super::report;
+use super::updater::{Parts, Updater};
+use crate::bundle::ModelName;
+use crate::privacy::{Code, Measure, Outcome, Stage, Verdict};
+use crate::store::{Entry, Store, VersionRef};
+use crate::sys::DiskError;
+use crate::trust::{OpenError, Trust};
+use tracing::{error, info, warn};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl Updater {
+    /// Opens the state, settles what a crash or a power cut interrupted, and puts the models into
+    /// their slots. A candidate whose checks were cut off is checked again by `resume`.
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let (store, lost) = Store::open(parts.disk.clone(), &parts.state)?;
+        let trust = open_trust(&parts);
+        let trust_is_lost = matches!(trust, Err(OpenError::Corrupt { .. }));
+        let trust = trust.unwrap_or_else(|error| {
+            error!(error = &error as &dyn std::error::Error, "no update will be taken");
+            None
+        });
+        let mut this = Self::assemble(parts, store, trust);
+        let journal_is_lost = lost.is_some();
+        if let Some(error) = lost {
+            error!(error = &error as &dyn std::error::Error, "starting from the factory models");
+        }
+        this.install_factory()?;
+        let models: Vec<ModelName> = this.store.journal().models.keys().cloned().collect();
+        for model in &models {
+            let effects = this.advance(model, Event::Started { boot: this.parts.boot })?;
+            // A check that was cut off runs again once all models serve; the rest is done by now.
+            drop(effects);
+            this.bring_up(model).await?;
+            this.clean_up(model)?;
+        }
+        if trust_is_lost || journal_is_lost {
+            let outcome = this.damage_outcome();
+            report::remember(&mut this.passing, outcome);
+        }
+        Ok(this)
+    }
+
+    /// Checks candidates that the last run did not get to the end of.
+    pub async fn resume(&mut self) -> Result<(), DiskError> {
+        let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
+        for model in models {
+            let is_checking = self.entry(&model).trial.is_some_and(|t| t.phase == crate::store::Phase::Checking);
+            if is_checking {
+                self.perform(&model, vec![super::machine::Effect::Check]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A factory model is taken when nothing newer of its name is there.
+    fn install_factory(&mut self) -> Result<(), DiskError> {
+        for i in 0..self.parts.factory.len() {
+            let bundle = &self.parts.factory[i];
+            let (model, version) = (bundle.manifest().name.clone(), bundle.manifest().version);
+            let entry = self.entry(&model);
+            if entry.live.is_some_and(|live| live.version >= version) || entry.trial.is_some() {
+                continue;
+            }
+            self.store.add(bundle)?;
+            info!(%model, version, "installing the factory model");
+            let live = VersionRef { version, bundle: bundle.digest(), target: None };
+            let mut journal = self.store.journal().clone();
+            journal.models.insert(model, Entry { live: Some(live), previous: entry.live, ..entry });
+            self.record(journal)?;
+        }
+        Ok(())
+    }
+
+    /// Serves the live version or, where it does not load, what stands behind it.
+    async fn bring_up(&mut self, model: &ModelName) -> Result<(), DiskError> {
+        let entry = self.entry(model);
+        let factory = self.parts.factory.iter().find(|bundle| bundle.manifest().name == *model);
+        let factory = factory.map(|bundle| VersionRef {
+            version: bundle.manifest().version,
+            bundle: bundle.digest(),
+            target: None,
+        });
+        let mut candidates = [entry.live, entry.previous, factory].into_iter().flatten();
+        let chosen = loop {
+            let Some(version) = candidates.next() else { break None };
+            if Some(version) == factory {
+                self.add_factory(model)?;
+            }
+            if self.can_serve(model, version).await {
+                break Some(version);
+            }
+        };
+        if chosen != entry.live {
+            self.fall_back(model, &entry, chosen)?;
+        }
+        self.serve_live(model).await;
+        Ok(())
+    }
+
+    fn add_factory(&self, model: &ModelName) -> Result<(), DiskError> {
+        let factory = self.parts.factory.iter().find(|bundle| bundle.manifest().name == *model);
+        factory.map_or(Ok(()), |bundle| self.store.add(bundle))
+    }
+
+    /// The live version did not load: the journal says what serves instead, and the loss is told.
+    fn fall_back(&mut self, model: &ModelName, entry: &Entry, chosen: Option<VersionRef>) -> Result<(), DiskError> {
+        let lost = entry.live.map_or(0, |live| live.version);
+        warn!(%model, lost, now = chosen.map(|v| v.version), "falling back");
+        let measure = |version: Option<VersionRef>| version.map_or(Measure::None, |v| Measure::Version(v.version));
+        let ended = Ended::RolledBack {
+            stage: Stage::Restart,
+            code: Code::StorageDamaged,
+            expected: measure(entry.live),
+            actual: measure(chosen),
+        };
+        let mut journal = self.store.journal().clone();
+        report::remember(&mut journal.outcomes, report::outcome(model, lost, ended, self.now()));
+        let next = Entry { live: chosen, previous: None, trial: None, quarantine: entry.quarantine.clone() };
+        journal.models.insert(model.clone(), next);
+        self.record(journal)
+    }
+
+    fn damage_outcome(&self) -> Outcome {
+        Outcome {
+            model: None,
+            version: None,
+            verdict: Verdict::Refused,
+            stage: Stage::Restart,
+            code: Code::StorageDamaged,
+            expected: Measure::None,
+            actual: Measure::None,
+            time: self.now(),
+        }
+    }
+}
+
+fn open_trust(parts: &Parts) -> Result<Option<Trust>, OpenError> {
+    let Some(root) = &parts.root else {
+        info!("there is no operator's root: no update will be taken");
+        return Ok(None);
+    };
+    Trust::open(parts.disk.clone(), &parts.state.join("trust"), root).map(Some)
+}

@@ -1,0 +1,478 @@
+//! The update side of the engine: news from the link in, requests and reports out, effects done.
+//!
+//! `Updater` owns journal, trust and the download; the driver gives it messages and ticks.
+
+use super::fetch::{ContentError, Download, FetchError, Progress, Wanted};
+use super::gate::{self, Failure};
+use super::machine::{Effect, Event, Offered, step};
+use super::report;
+use crate::bundle::{Bundle, Digest, ModelName, Probation};
+use crate::engine::{Live, Slots};
+use crate::ipc::{Fetch, Role, ToEngine};
+use crate::privacy::{Code, Inventory, Measure, Metrics, Outcome, Stage, Status};
+use crate::store::{Entry, Journal, Phase, Store, VersionRef};
+use crate::sys::{Clock, Disk, DiskError};
+use crate::trust::{self, Trust};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::{debug, info, warn};
+
+/// What an updater is made of.
+pub struct Parts {
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    /// The engine's state directory.
+    pub state: PathBuf,
+    /// The operator's root; without it no update is taken.
+    pub root: Option<Vec<u8>>,
+    pub device: [u8; 16],
+    pub groups: Vec<String>,
+    pub slots: Arc<Slots>,
+    /// Sessions that each model keeps ready.
+    pub workers: usize,
+    pub factory: Vec<Bundle>,
+    pub boot: u128,
+    pub inventory: Box<dyn Fn() -> Inventory + Send + Sync>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Updater {
+    pub(super) parts: Parts,
+    pub(super) store: Store,
+    trust: Option<Trust>,
+    /// What the board shows, as far as it has come.
+    board: trust::Offered,
+    waiting_for_metadata: bool,
+    /// Offers that wait for their turn.
+    pending: BTreeMap<ModelName, Wanted>,
+    download: Option<Download>,
+    /// Targets that ended since the start: each is judged and reported once.
+    judged: Vec<Digest>,
+    /// The target whose bytes were seen wrong on the board; said once.
+    mismatched: Option<Digest>,
+    /// Versions in memory, by the digest of their bundle: what is live and what would come back.
+    loaded: BTreeMap<Digest, Loaded>,
+    pub(super) passing: Vec<Outcome>,
+}
+
+#[derive(Debug, Clone)]
+struct Loaded {
+    live: Arc<Live>,
+    probation: Probation,
+}
+
+impl Updater {
+    pub(super) fn assemble(parts: Parts, store: Store, trust: Option<Trust>) -> Self {
+        Self {
+            parts,
+            store,
+            trust,
+            board: trust::Offered::default(),
+            waiting_for_metadata: false,
+            pending: BTreeMap::new(),
+            download: None,
+            judged: Vec::new(),
+            mismatched: None,
+            loaded: BTreeMap::new(),
+            passing: Vec::new(),
+        }
+    }
+
+    /// The root that the link should look for the successor of; zero where updates are off.
+    pub fn root_version(&self) -> u32 {
+        self.trust.as_ref().map_or(0, Trust::root_version)
+    }
+
+    /// What to ask the link for now.
+    pub fn request(&self) -> Fetch {
+        self.download.as_ref().map_or(Fetch::Nothing, Download::request)
+    }
+
+    /// A link came, with nothing in its hands.
+    pub fn link_is_new(&mut self) {
+        self.board = trust::Offered::default();
+        self.waiting_for_metadata = false;
+        self.consider_offers();
+    }
+
+    /// Takes news in. An error is the disk's; what the board shows wrong is an outcome.
+    pub async fn on_message(&mut self, message: ToEngine) -> Result<(), DiskError> {
+        match message {
+            ToEngine::Hello { .. } | ToEngine::Connected(_) => Ok(()),
+            ToEngine::Metadata { role, version, bytes } => self.on_metadata(role, version, bytes).await,
+            ToEngine::Node { bytes } => {
+                let came = self.download.as_mut().map(|download| download.node(&bytes));
+                self.on_progress(came).await
+            }
+            ToEngine::Chunk { ordinal, bytes } => {
+                let came = self.download.as_mut().map(|download| download.chunk(ordinal, &bytes));
+                self.on_progress(came).await
+            }
+        }
+    }
+
+    async fn on_metadata(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), DiskError> {
+        let Some(trust) = &mut self.trust else { return Ok(()) };
+        let role = match role {
+            Role::Root => trust::Role::Root,
+            Role::Timestamp => trust::Role::Timestamp,
+            Role::Snapshot => trust::Role::Snapshot,
+            Role::Targets => trust::Role::Targets,
+        };
+        if let Err(error) = self.board.insert(role, version, bytes) {
+            warn!(%error, "metadata passed over");
+            return Ok(());
+        }
+        let result = trust.update(&self.board, &*self.parts.clock).await;
+        self.waiting_for_metadata = matches!(result, Ok(trust::Progress::Waiting));
+        match result {
+            Ok(trust::Progress::Committed) => {
+                info!(targets = trust.verified().map(trust::Verified::targets_version), "metadata verified");
+                self.consider_offers();
+                self.next_download().await
+            }
+            // The link has begun anew: what is trusted already may still have to be fetched.
+            Ok(trust::Progress::Unchanged) => self.next_download().await,
+            Ok(trust::Progress::Waiting) => Ok(()),
+            Err(trust::UpdateError::Disk(error)) => Err(error),
+            Err(trust::UpdateError::Refused(refusal)) => {
+                warn!(error = &refusal as &dyn std::error::Error, "metadata refused");
+                let outcome = report::refused_metadata(&refusal, self.now());
+                report::remember(&mut self.passing, outcome);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the list of what trust says this device should run.
+    fn consider_offers(&mut self) {
+        let verified = self.trust.as_ref().and_then(Trust::verified);
+        let offers = verified.map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
+        let wanted = offers.into_iter().map(|offer| {
+            let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, .. } = offer;
+            let offered = Offered { version, target: digest, allow_downgrade, retry };
+            (model.clone(), Wanted { model, offered, ordinal, size })
+        });
+        self.pending = wanted.collect();
+        // Of the one under way, only the place may have changed.
+        if let Some(mut download) = self.download.take()
+            && let Some(wanted) = self.pending.get(&download.model)
+            && wanted.offered == download.offered
+        {
+            download.restart(wanted.ordinal);
+            self.pending.remove(&download.model.clone());
+            self.download = Some(download);
+        }
+    }
+
+    /// Starts on the next offer when none is under way.
+    pub(super) async fn next_download(&mut self) -> Result<(), DiskError> {
+        while self.download.is_none() {
+            let idle = |model: &ModelName| self.entry(model).trial.is_none();
+            let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
+            let Some(wanted) = self.pending.remove(&model) else { break };
+            if self.judged.contains(&wanted.offered.target) {
+                continue;
+            }
+            for effect in self.advance(&model, Event::Offered(wanted.offered))? {
+                match effect {
+                    Effect::Fetch(offered) => {
+                        info!(%model, version = offered.version, "fetching");
+                        let dir = self.parts.state.join("fetch");
+                        let wanted = Wanted { offered, ..wanted.clone() };
+                        self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted));
+                    }
+                    Effect::Report { .. } => self.judged.push(wanted.offered.target),
+                    Effect::Check | Effect::Serve => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_progress(&mut self, came: Option<Result<Progress, FetchError>>) -> Result<(), DiskError> {
+        match came {
+            None | Some(Ok(Progress::Ignored | Progress::More)) => Ok(()),
+            Some(Ok(Progress::Complete)) => {
+                let assembled = self.download.as_mut().map(Download::assemble);
+                match assembled {
+                    None => Ok(()),
+                    Some(Ok(bundle)) => self.store_and_check(&bundle).await,
+                    Some(Err(error)) => self.on_fetch_error(error).await,
+                }
+            }
+            Some(Err(error)) => self.on_fetch_error(error).await,
+        }
+    }
+
+    async fn on_fetch_error(&mut self, error: FetchError) -> Result<(), DiskError> {
+        let Some(download) = &self.download else { return Ok(()) };
+        let (model, offered) = (download.model.clone(), download.offered);
+        warn!(%model, version = offered.version, error = &error as &dyn std::error::Error, "fetch");
+        let event = match error {
+            FetchError::Disk(error) => return Err(error),
+            FetchError::Mismatch { expected, actual } => {
+                // Wait for the right bytes, and say once that wrong ones stand there.
+                if self.mismatched != Some(offered.target) {
+                    self.mismatched = Some(offered.target);
+                    let seen = (Measure::Digest(expected.short()), Measure::Digest(actual.short()));
+                    self.advance(&model, unusable(offered, Stage::Fetch, Code::DigestMismatch, seen))?;
+                }
+                return Ok(());
+            }
+            // Tried again when new metadata, a new link or the end of a trial gives cause.
+            FetchError::Full { needed, free } => {
+                unusable(offered, Stage::Fetch, Code::DiskFull, (Measure::Bytes(needed), Measure::Bytes(free)))
+            }
+            FetchError::Content(error) => {
+                self.judged.push(offered.target);
+                unusable_content(offered, &error)
+            }
+        };
+        self.advance(&model, event)?;
+        self.finish_download().await
+    }
+
+    async fn store_and_check(&mut self, bundle: &Bundle) -> Result<(), DiskError> {
+        let Some(download) = &self.download else { return Ok(()) };
+        let (model, offered) = (download.model.clone(), download.offered);
+        self.store.add(bundle)?;
+        let candidate = VersionRef { version: offered.version, bundle: bundle.digest(), target: Some(offered.target) };
+        let event = Event::Stored { candidate, retry: offered.retry, boot: self.parts.boot };
+        let effects = self.advance(&model, event)?;
+        self.perform(&model, effects).await?;
+        self.finish_download().await
+    }
+
+    async fn finish_download(&mut self) -> Result<(), DiskError> {
+        self.download = None;
+        self.parts.disk.remove_dir(&self.parts.state.join("fetch"))?;
+        Box::pin(self.next_download()).await
+    }
+
+    /// One step of a model's machine, made durable before its effects are given out.
+    pub(super) fn advance(&mut self, model: &ModelName, event: Event) -> Result<Vec<Effect>, DiskError> {
+        let (entry, effects) = step(&self.entry(model), event);
+        let mut journal = self.store.journal().clone();
+        for effect in &effects {
+            if let Effect::Report { version, ended } = effect {
+                let outcome = report::outcome(model, *version, *ended, self.now());
+                info!(%model, version, verdict = ?outcome.verdict, stage = ?outcome.stage, code = ?outcome.code,
+                    expected = %outcome.expected, actual = %outcome.actual, "update ended");
+                report::remember(&mut journal.outcomes, outcome);
+            }
+        }
+        if entry != Entry::default() || journal.models.contains_key(model) {
+            journal.models.insert(model.clone(), entry);
+        }
+        self.record(journal)?;
+        Ok(effects)
+    }
+
+    pub(super) fn record(&mut self, journal: Journal) -> Result<(), DiskError> {
+        self.store.record(journal)
+    }
+
+    /// Does what a step asked for, and what follows from it, until nothing more does.
+    pub(super) async fn perform(&mut self, model: &ModelName, effects: Vec<Effect>) -> Result<(), DiskError> {
+        let mut effects = std::collections::VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Check => {
+                    let event = self.check_candidate(model).await;
+                    effects.extend(self.advance(model, event)?);
+                }
+                Effect::Serve => self.serve_live(model).await,
+                Effect::Report { .. } => self.clean_up(model)?,
+                // Only an offer leads to it, and offers are made by `next_download`.
+                Effect::Fetch(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the gates beside the serving path and keeps what they loaded.
+    async fn check_candidate(&mut self, model: &ModelName) -> Event {
+        let Some(trial) = self.entry(model).trial else { return Event::Stopping };
+        let bundle = match self.store.load(model, &trial.candidate) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                warn!(%model, error = &error as &dyn std::error::Error, "candidate");
+                return failed(Stage::Bundle, Code::StorageDamaged);
+            }
+        };
+        let (workers, clock) = (self.parts.workers, self.parts.clock.clone());
+        let probation = bundle.manifest().probation;
+        let checked = tokio::task::spawn_blocking(move || gate::check(&bundle, workers, &*clock)).await;
+        match checked {
+            Ok(Ok(live)) => {
+                self.loaded.insert(trial.candidate.bundle, Loaded { live, probation });
+                Event::Passed
+            }
+            Ok(Err(failure)) => {
+                warn!(%model, error = &failure as &dyn std::error::Error, "gate");
+                let Failure { stage, code, expected, actual, .. } = failure;
+                Event::Failed { stage, code, expected, actual }
+            }
+            Err(error) => {
+                warn!(%model, %error, "gate broke");
+                failed(Stage::SelfTest, Code::CannotRun)
+            }
+        }
+    }
+
+    /// Makes the slot hold what the journal says is live.
+    pub(super) async fn serve_live(&mut self, model: &ModelName) {
+        match self.entry(model).live {
+            Some(version) => match self.load(model, version).await {
+                Ok(loaded) => {
+                    info!(%model, version = version.version, "serving");
+                    self.parts.slots.install(loaded.live);
+                }
+                Err(error) => warn!(%model, version = version.version, error = &*error, "cannot serve"),
+            },
+            None => drop(self.parts.slots.remove(model.as_str())),
+        }
+    }
+
+    /// From memory, or from disk with the self-test.
+    async fn load(
+        &mut self,
+        model: &ModelName,
+        version: VersionRef,
+    ) -> Result<Loaded, Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(loaded) = self.loaded.get(&version.bundle) {
+            return Ok(loaded.clone());
+        }
+        let bundle = self.store.load(model, &version)?;
+        let probation = bundle.manifest().probation;
+        let workers = self.parts.workers;
+        let live = tokio::task::spawn_blocking(move || gate::load(&bundle, workers)).await??;
+        let loaded = Loaded { live, probation };
+        self.loaded.insert(version.bundle, loaded.clone());
+        Ok(loaded)
+    }
+
+    pub(super) async fn can_serve(&mut self, model: &ModelName, version: VersionRef) -> bool {
+        match self.load(model, version).await {
+            Ok(_) => true,
+            Err(error) => {
+                warn!(%model, version = version.version, error = &*error, "does not load");
+                false
+            }
+        }
+    }
+
+    /// After an update ended: memory and disk keep what the journal names. In memory only the live
+    /// version stays; the previous one is read from disk if it is ever needed.
+    pub(super) fn clean_up(&mut self, model: &ModelName) -> Result<(), DiskError> {
+        debug!(%model, "cleaning up");
+        let keep: Vec<Digest> = self
+            .store
+            .journal()
+            .models
+            .values()
+            .flat_map(|entry| {
+                let pinned = if entry.trial.is_some() { entry.previous } else { None };
+                let candidate = entry.trial.map(|trial| trial.candidate);
+                [entry.live, pinned, candidate].into_iter().flatten().map(|version| version.bundle)
+            })
+            .collect();
+        self.loaded.retain(|digest, _| keep.contains(digest));
+        self.store.collect_garbage()
+    }
+
+    /// Looks at the requests that versions on probation have had.
+    pub async fn tick(&mut self) -> Result<(), DiskError> {
+        let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
+        for model in models {
+            let Some(trial) = self.entry(&model).trial.filter(|trial| trial.phase == Phase::Probation) else {
+                continue;
+            };
+            let Some(loaded) = self.loaded.get(&trial.candidate.bundle) else { continue };
+            let counts = loaded.live.counts();
+            let Probation { requests, max_errors } = loaded.probation;
+            let tally = Event::Tally {
+                answered: counts.answered,
+                failed: counts.failed,
+                wanted: requests,
+                allowed: max_errors,
+            };
+            let effects = self.advance(&model, tally)?;
+            if !effects.is_empty() {
+                self.perform(&model, effects).await?;
+                self.consider_offers();
+                self.next_download().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine stops in order: a trial that is cut off by it is not the candidate's fault.
+    pub fn stop(&mut self) -> Result<(), DiskError> {
+        let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
+        for model in models {
+            self.advance(&model, Event::Stopping)?;
+        }
+        Ok(())
+    }
+
+    pub fn status(&self) -> Status {
+        let sources = report::Sources {
+            journal: self.store.journal(),
+            passing: &self.passing,
+            slots: &self.parts.slots,
+            download: self.download.as_ref(),
+            lacks_metadata: self.waiting_for_metadata,
+            inventory: Inventory { root_version: self.root_version(), ..(self.parts.inventory)() },
+            time: self.now(),
+        };
+        report::status(sources)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        report::metrics(&self.parts.slots, (self.parts.inventory)().temperature_celsius)
+    }
+
+    pub(super) fn entry(&self, model: &ModelName) -> Entry {
+        self.store.journal().models.get(model).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        let clock = &*self.parts.clock;
+        self.trust.as_ref().map_or_else(|| clock.system(), |trust| trust.device_time(clock))
+    }
+
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.parts.slots
+    }
+}
+
+fn failed(stage: Stage, code: Code) -> Event {
+    Event::Failed { stage, code, expected: Measure::None, actual: Measure::None }
+}
+
+fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {
+    Event::Unusable { offered, blame: false, stage, code, expected, actual }
+}
+
+fn unusable_content(offered: Offered, error: &ContentError) -> Event {
+    let (expected, actual) = match error {
+        ContentError::OtherModel { version, actual_version, .. } => {
+            (Measure::Version(*version), Measure::Version(*actual_version))
+        }
+        ContentError::Digest { expected, actual } => {
+            (Measure::Digest(expected.short()), Measure::Digest(actual.short()))
+        }
+        ContentError::Index(_) | ContentError::Expand(_) | ContentError::Pack(_) => (Measure::None, Measure::None),
+    };
+    Event::Unusable { offered, blame: true, stage: Stage::Bundle, code: Code::BadBundle, expected, actual }
+}
