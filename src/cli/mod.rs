@@ -207,18 +207,26 @@ mod tests {
         parse(&words.split(' ').map(OsString::from).collect::<Vec<_>>())
     }
 
+    /// True when the command, or one below it, shows how it is called.
+    fn has_example(command: &mut clap::Command, called: &str) -> bool {
+        for arg in command.get_arguments() {
+            assert!(arg.get_help().is_some(), "{called}: {} is not explained", arg.get_id());
+        }
+        assert!(command.get_about().is_some(), "{called} is not explained");
+        let help = command.render_long_help().to_string();
+        let own = help.contains("Example") && help.contains(called);
+        let below = command.get_subcommands_mut().filter(|c| c.get_name() != "help");
+        let below = below.map(|c| (format!("{called} {}", c.get_name()), c));
+        below.fold(own, |found, (called, c)| has_example(c, &called) || found)
+    }
+
     #[test]
     fn every_command_explains_itself_with_an_example() {
         let mut cli = Cli::command();
         cli.build();
         for command in cli.get_subcommands_mut().filter(|c| c.get_name() != "help") {
-            let name = command.get_name().to_owned();
-            let help = command.render_long_help().to_string();
-            assert!(help.contains("Example"), "{name} has no example");
-            assert!(help.contains(&format!("selvedge {name}")), "{name}'s example does not call it");
-            for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "{name} --{} is not explained", arg.get_id());
-            }
+            let called = format!("selvedge {}", command.get_name());
+            assert!(has_example(command, &called), "{called} has no example");
         }
         Cli::command().debug_assert();
     }
