@@ -39,8 +39,8 @@ mod tests {
     fn topics_are_those_that_the_brokers_access_lists_name() {
         assert_eq!(tuf("timestamp.json"), "selvedge/v1/tuf/timestamp.json");
         assert_eq!(chunk(&Digest::of(b"")).len(), "selvedge/v1/chunk/".len() + 64);
-        assert_eq!(device_online(&"ab"), "selvedge/v1/dev/ab/online");
-        assert_eq!(device_status(&"ab"), "selvedge/v1/dev/ab/status");
-        assert_eq!(device_metrics(&"ab"), "selvedge/v1/dev/ab/metrics");
+        assert_eq!(device_online("ab"), "selvedge/v1/dev/ab/online");
+        assert_eq!(device_status("ab"), "selvedge/v1/dev/ab/status");
+        assert_eq!(device_metrics("ab"), "selvedge/v1/dev/ab/metrics");
     }
 }

@@ -1,7 +1,6 @@
 //! What goes to the board and in which order. The board itself is somebody else's.
 
 use crate::bundle::{Digest, ModelName, topics};
-use crate::config;
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::error::Error as StdError;
 
@@ -57,12 +56,6 @@ pub enum BoardError {
 pub trait Board: Send + Sync {
     /// Returns when the broker has acknowledged it.
     async fn post(&self, topic: &str, bytes: &[u8]) -> Result<(), BoardError>;
-}
-
-/// How a command comes to a board.
-#[async_trait::async_trait]
-pub trait Connect: Send + Sync {
-    async fn connect(&self, broker: &config::Broker) -> Result<Box<dyn Board>, BoardError>;
 }
 
 /// How many chunks are on their way at a time.

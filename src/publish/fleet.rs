@@ -35,7 +35,7 @@ impl Fleet {
 
     /// The subscriptions that it wants.
     pub fn filters() -> [String; 2] {
-        [topics::device_online(&"+"), topics::device_status(&"+")]
+        [topics::device_online("+"), topics::device_status("+")]
     }
 
     /// Takes one message; an empty one clears what was said before.
@@ -114,21 +114,21 @@ mod tests {
     #[test]
     fn messages_become_rows() {
         let mut fleet = Fleet::default();
-        fleet.take(&topics::device_online(&ID), br#"{"online":true,"boot":"ab"}"#);
-        fleet.take(&topics::device_status(&ID), &status(1));
+        fleet.take(&topics::device_online(ID), br#"{"online":true,"boot":"ab"}"#);
+        fleet.take(&topics::device_status(ID), &status(1));
         let row = fleet.rows().values().next().unwrap();
         assert_eq!((fleet.rows().len(), row.online, fleet.ignored()), (1, Some(true), 0));
         assert_eq!(row.status.as_ref().unwrap().models[0].live, Some(2));
-        fleet.take(&topics::device_status(&ID), b"");
+        fleet.take(&topics::device_status(ID), b"");
         assert_eq!(fleet.rows().values().next().unwrap().status, None);
-        fleet.take(&topics::device_online(&ID), b"");
+        fleet.take(&topics::device_online(ID), b"");
         assert!(fleet.rows().is_empty());
     }
 
     #[test]
     fn hostile_messages_are_counted_and_change_nothing() {
         let mut fleet = Fleet::default();
-        let status_topic = topics::device_status(&ID);
+        let status_topic = topics::device_status(ID);
         let hostile: [(&str, Vec<u8>); 9] = [
             (&status_topic, vec![b' '; Fleet::MAX_MESSAGE + 1]),
             (&status_topic, status(Status::MAX_MODELS + 1)),
@@ -150,10 +150,10 @@ mod tests {
     fn the_number_of_devices_is_bounded() {
         let mut fleet = Fleet::default();
         for n in 0..=Fleet::MAX_DEVICES as u128 {
-            fleet.take(&topics::device_online(&hex::encode(n.to_be_bytes())), br#"{"online":true}"#);
+            fleet.take(&topics::device_online(hex::encode(n.to_be_bytes())), br#"{"online":true}"#);
         }
         assert_eq!((fleet.rows().len(), fleet.ignored()), (Fleet::MAX_DEVICES, 1));
-        fleet.take(&topics::device_online(&hex::encode(0u128.to_be_bytes())), br#"{"online":false}"#);
+        fleet.take(&topics::device_online(hex::encode(0u128.to_be_bytes())), br#"{"online":false}"#);
         assert_eq!(fleet.ignored(), 1, "those known are still heard");
     }
 }

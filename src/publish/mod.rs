@@ -4,7 +4,7 @@
 //! it is written last, each file in one step, and whatever is left over from an unfinished
 //! publication is written anew by the next. What a broken upload left undone is in `pending.json`
 //! and goes out with the next one; `everything` puts a lost board back.
-//! Not here: the session with the broker; who uploads brings a `Board`.
+//! Not here: the session with the broker (`mqtt`); `upload` takes any `Board`.
 //!
 //! Layout: `keys/` (0600; the root's may be taken away and kept offline), `metadata/`, `chunks/` by
 //! digest, `settings.json`, `pending.json`, `lock`.
@@ -16,18 +16,22 @@ mod chunks;
 mod current;
 mod cutting;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod fleet;
 mod init;
 mod keys;
 mod model_dir;
 mod repository;
+mod session;
 #[cfg(test)]
 mod tests;
 
-pub use board::{Board, BoardError, Connect, Post, Publication, Release, upload};
+pub use board::{Board, BoardError, Post, Publication, Release, upload};
 pub use cutting::Audience;
 pub use error::RepositoryError;
 pub use fleet::{Fleet, Row};
 pub use init::{Expiries, InitOptions};
 pub use model_dir::{ModelDirError, read_model_dir};
 pub use repository::{Garbage, PublishOptions, Repository};
+pub use session::{MqttBoard, connect};

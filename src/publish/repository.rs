@@ -203,7 +203,7 @@ impl Repository {
             files.extend(of_role);
         }
         let clear = |topic| Post { topic, bytes: Vec::new() };
-        let posts = files.iter().map(|file| topics::tuf(file)).chain(chunks.iter().map(topics::chunk));
+        let posts = files.iter().map(topics::tuf).chain(chunks.iter().map(topics::chunk));
         Ok(Garbage { posts: posts.map(clear).collect(), chunks, files })
     }
 
@@ -299,7 +299,7 @@ impl Repository {
         let roots: Vec<u32> = what.roots.into_iter().filter(|&version| version <= self.current.root_version).collect();
         for &version in &roots {
             let bytes = read_file(&*self.disk, &self.metadata(), Role::Root, version)?;
-            posts.push(Post { topic: topics::tuf(&Role::Root.file(version)), bytes });
+            posts.push(Post { topic: topics::tuf(Role::Root.file(version)), bytes });
         }
         let current = &self.current;
         for (role, part) in [
@@ -307,7 +307,7 @@ impl Repository {
             (Role::Snapshot, &current.snapshot),
             (Role::Timestamp, &current.timestamp),
         ] {
-            posts.push(Post { topic: topics::tuf(&role.file(part.version)), bytes: part.bytes.clone() });
+            posts.push(Post { topic: topics::tuf(role.file(part.version)), bytes: part.bytes.clone() });
         }
         Ok(Publication { posts, release: None, chunks: what.chunks, roots })
     }

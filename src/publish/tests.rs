@@ -1,113 +1,18 @@
 //! Promises of publishing: what a device gets from the board, and what a kill leaves.
 
-use super::board::{Board, BoardError};
+use super::fixture::{DEVICE, Device, Shown};
 use super::keys::KeyRing;
 use super::*;
-use crate::bundle::{Bundle, Digest, Node, expand, topics};
+use crate::bundle::{Bundle, Node, topics};
 use crate::sys::{Disk, FaultyDisk, ManualClock, RealDisk, Torn, unix_now};
-use crate::trust::{Offered, Progress, Role, Trust, UpdateError};
+use crate::trust::{Progress, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
-const DEVICE: [u8; 16] = [1; 16];
 const DAY: u64 = 86_400;
-
-/// A board in memory that fails after a number of posts.
-#[derive(Default)]
-struct Shown {
-    topics: Mutex<BTreeMap<String, Vec<u8>>>,
-    left: Mutex<Option<usize>>,
-}
-
-#[async_trait::async_trait]
-impl Board for Shown {
-    async fn post(&self, topic: &str, bytes: &[u8]) -> Result<(), BoardError> {
-        let mut left = self.left.lock().unwrap();
-        if *left == Some(0) {
-            return Err(BoardError::Post { topic: topic.to_owned(), source: "the line is down".into() });
-        }
-        *left = left.map(|left| left - 1);
-        let mut topics = self.topics.lock().unwrap();
-        if bytes.is_empty() {
-            topics.remove(topic)
-        } else {
-            topics.insert(topic.to_owned(), bytes.to_vec())
-        };
-        Ok(())
-    }
-}
-
-impl Shown {
-    async fn take(&self, publication: &Publication) -> Result<(), BoardError> {
-        upload(self, publication, &mut |_, _| ()).await
-    }
-
-    fn get(&self, topic: &str) -> Option<Vec<u8>> {
-        self.topics.lock().unwrap().get(topic).cloned()
-    }
-
-    fn offered(&self) -> Offered {
-        let mut offered = Offered::default();
-        for (topic, bytes) in self.topics.lock().unwrap().iter() {
-            let Some(file) = topic.strip_prefix("selvedge/v1/tuf/") else { continue };
-            let version = file.split('.').next().unwrap().parse().unwrap_or(0);
-            let role = Role::ALL.into_iter().find(|role| role.file(version) == file).unwrap();
-            offered.insert(role, version, bytes.clone()).unwrap();
-        }
-        offered
-    }
-
-    fn bytes(&self, digest: &Digest) -> Vec<u8> {
-        let bytes = self.get(&topics::chunk(digest)).unwrap_or_else(|| panic!("{digest} is not on the board"));
-        assert_eq!(Digest::of(&bytes), *digest);
-        bytes
-    }
-
-    /// The bundle under a node, fetched as a device does.
-    fn fetch(&self, node: &Digest) -> Bundle {
-        let index = match Node::parse(&self.bytes(node)).unwrap() {
-            Node::Index(index) => index,
-            Node::Parts { parts, .. } => {
-                let joined: Vec<u8> =
-                    parts.iter().flat_map(|part| expand(&self.bytes(&part.sha256), part).unwrap()).collect();
-                Node::parse_joined(&joined).unwrap()
-            }
-        };
-        let packed: Vec<u8> =
-            index.chunks.iter().flat_map(|chunk| expand(&self.bytes(&chunk.sha256), chunk).unwrap()).collect();
-        assert_eq!(Digest::of(&packed), index.sha256);
-        Bundle::unpack(packed).unwrap()
-    }
-}
-
-struct Device {
-    trust: Trust,
-}
-
-impl Device {
-    fn new(repository: &Repository) -> Self {
-        let root = repository.root_json().unwrap();
-        Self { trust: Trust::open(Arc::new(FaultyDisk::new()), Path::new("/t"), &root).unwrap() }
-    }
-
-    async fn update(&mut self, board: &Shown) -> Result<Progress, UpdateError> {
-        self.trust.update(&board.offered(), &ManualClock::new(0, false)).await
-    }
-
-    /// Versions offered to a device of the group, each fetched whole.
-    fn versions(&self, board: &Shown, group: &str) -> Vec<u32> {
-        let offers = self.trust.verified().unwrap().offers_for(&DEVICE, &[group.to_owned()]);
-        let version = |offer: &crate::trust::Offer| {
-            let bundle = board.fetch(&offer.digest);
-            assert_eq!((bundle.manifest().version, &bundle.manifest().name), (offer.version, &offer.model));
-            offer.version
-        };
-        offers.iter().map(version).collect()
-    }
-}
 
 fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)

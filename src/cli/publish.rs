@@ -1,0 +1,274 @@
+//! `selvedge publish`: a model to those who are to run it.
+
+use super::{Align, Table, bytes, print};
+use crate::config;
+use crate::publish::{
+    Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, read_model_dir, upload,
+};
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Sign a model and put it on the board, for a group, single devices, or a share of them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge publish models/digits --to shop --broker mqtt://broker.local
+  selvedge publish models/digits --to shop --percent 10 --broker mqtt://broker.local
+  selvedge publish models/digits-old --to shop --allow-downgrade --broker mqtt://broker.local
+
+Publishing again with a higher --percent widens a rollout; no device that has the version loses it.
+Without --broker the directory is brought up to date and the next command with --broker sends it.")]
+pub struct Args {
+    /// The model's directory: manifest.toml, model.onnx, golden.safetensors and its label files.
+    #[arg(value_name = "MODEL_DIR")]
+    model: PathBuf,
+    /// A group whose devices shall run it; may be given more than once.
+    #[arg(long = "to", value_name = "GROUP", required_unless_present = "device")]
+    to: Vec<String>,
+    /// A device that shall run it, by its 32-digit id; may be given more than once. Ids are published salted only.
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    device: Vec<[u8; 16]>,
+    /// The share of those that gets it.
+    #[arg(long, value_name = "0-100", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
+    percent: u8,
+    /// This version shall replace newer ones.
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Let boards on which this version failed try it again.
+    #[arg(long)]
+    retry: bool,
+    #[command(flatten)]
+    dir: DirArg,
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the operator's keys and metadata are.
+#[derive(Debug, clap::Args)]
+pub(super) struct DirArg {
+    /// The publishing directory that `selvedge trust init` made.
+    #[arg(long, value_name = "DIR", default_value = "repo")]
+    pub dir: PathBuf,
+}
+
+impl DirArg {
+    pub fn open(&self) -> anyhow::Result<Repository> {
+        Ok(Repository::open(&self.dir)?)
+    }
+}
+
+/// Where the board is.
+#[derive(Debug, clap::Args)]
+pub(super) struct BrokerArgs {
+    /// The broker: mqtt://[USER@]HOST[:PORT].
+    #[arg(long, value_name = "URL", value_parser = parse_broker)]
+    broker: Option<config::Broker>,
+    /// A file with the password of the broker's user.
+    #[arg(long, value_name = "FILE", requires = "broker")]
+    password_file: Option<PathBuf>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let (bundle, left_out) = read_model_dir(&args.model)?;
+    let mut repository = args.dir.open()?;
+    let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
+    let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry };
+    let publication = repository.publish(&bundle, &audience, &options)?;
+    let release = publication.release.as_ref().context("a publication of a model says which")?;
+    if args.json {
+        let sent = args.broker.send(&mut repository, &publication).await?;
+        return print(&json(release, &audience, &publication, &left_out, sent));
+    }
+    print(&table(release, &audience, &publication))?;
+    if !left_out.is_empty() {
+        print(&format!("left out, as the manifest does not name them: {}\n", super::plain(&left_out.join(", "))))?;
+    }
+    let sent = args.broker.send(&mut repository, &publication).await?;
+    print(if sent { "published\n" } else { NOT_SENT })
+}
+
+/// What a command without `--broker` ends with.
+pub(super) const NOT_SENT: &str =
+    "not sent: the directory is up to date; `selvedge refresh --broker mqtt://HOST` sends what the board lacks\n";
+
+fn audience_text(audience: &Audience) -> String {
+    let devices = match audience.devices.len() {
+        0 => None,
+        1 => Some("1 device".to_owned()),
+        n => Some(format!("{n} devices")),
+    };
+    let whom: Vec<String> = audience.groups.iter().cloned().chain(devices).collect();
+    match audience.percent {
+        100 => whom.join(", "),
+        percent => format!("{percent} % of {}", whom.join(", ")),
+    }
+}
+
+fn table(release: &Release, audience: &Audience, publication: &Publication) -> String {
+    let mut table = Table::new([("model", Align::Left), (release.model.as_str(), Align::Left)]);
+    table
+        .row(["version", &release.version.to_string()])
+        .row(["bundle", &bytes(release.size)])
+        .row(["chunks", &format!("{} new of {}", release.new_chunks, release.chunks)])
+        .row(["compressed", &format!("{} new of {}", bytes(release.new_wire), bytes(release.wire))])
+        .row(["to send", &format!("{} in {} messages", bytes(publication.size()), publication.posts.len())])
+        .row(["audience", &audience_text(audience)])
+        .row(["sha256", &release.sha256.to_string()]);
+    table.to_string()
+}
+
+fn json(release: &Release, audience: &Audience, publication: &Publication, left_out: &[String], sent: bool) -> String {
+    let devices: Vec<String> = audience.devices.iter().map(hex::encode).collect();
+    let value = serde_json::json!({
+        "model": release.model,
+        "version": release.version,
+        "sha256": release.sha256,
+        "bytes": release.size,
+        "chunks": { "new": release.new_chunks, "total": release.chunks },
+        "wire-bytes": { "new": release.new_wire, "total": release.wire },
+        "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent },
+        "messages": publication.posts.len(),
+        "message-bytes": publication.size(),
+        "left-out": left_out,
+        "sent": sent,
+    });
+    format!("{value:#}\n")
+}
+
+impl BrokerArgs {
+    /// The broker with its password file, where one was named.
+    pub fn address(&self) -> Option<config::Broker> {
+        let broker = self.broker.clone()?;
+        Some(config::Broker { password_file: self.password_file.clone(), ..broker })
+    }
+
+    /// Sends and notes that it was sent; false where no broker was named.
+    pub async fn send(&self, repository: &mut Repository, publication: &Publication) -> anyhow::Result<bool> {
+        let Some(address) = self.address() else {
+            return Ok(false);
+        };
+        let board = connect(&address).await?;
+        let bar = ProgressBar::new(publication.posts.len() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} messages, {elapsed}") {
+            bar.set_style(style);
+        }
+        upload(&board, publication, &mut |done, _| bar.set_position(done as u64)).await?;
+        bar.finish_and_clear();
+        board.close().await;
+        repository.confirm(publication)?;
+        Ok(true)
+    }
+
+    /// Clears topics; false where no broker was named.
+    pub async fn clear(&self, topics: impl IntoIterator<Item = &str>) -> anyhow::Result<bool> {
+        let Some(address) = self.address() else {
+            return Ok(false);
+        };
+        let board = connect(&address).await?;
+        for topic in topics {
+            board.post(topic, &[]).await.map_err(|error: BoardError| error)?;
+        }
+        board.close().await;
+        Ok(true)
+    }
+}
+
+fn parse_id(text: &str) -> anyhow::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id)
+        .ok()
+        .context("a device id is 32 hexadecimal digits; `selvedge check` shows it")?;
+    Ok(id)
+}
+
+fn parse_broker(text: &str) -> anyhow::Result<config::Broker> {
+    let url = url::Url::parse(text).context("a broker is written mqtt://HOST or mqtt://USER@HOST:PORT")?;
+    match url.scheme() {
+        "mqtt" => {}
+        "mqtts" => {
+            bail!("TLS is not supported yet; reach the broker through a tunnel (ssh -L, WireGuard) with mqtt://")
+        }
+        other => bail!("{other}:// is no broker's address; write mqtt://HOST"),
+    }
+    if url.password().is_some() {
+        bail!("a password in the address is seen by other users; put it in a file and give --password-file");
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        bail!("nothing follows the port of a broker's address");
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).context("the address names no host")?;
+    let username = Some(url.username()).filter(|name| !name.is_empty()).map(str::to_owned);
+    Ok(config::Broker {
+        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port: url.port().unwrap_or(1883),
+        username,
+        password_file: None,
+        keep_alive: Duration::from_secs(60),
+    })
+}
+
+/// Warns of a root that ends soon: renewing it needs its keys, which may be far away.
+pub(super) fn root_warning(repository: &Repository, now: u64) -> Option<String> {
+    const SOON: u64 = 180;
+    let days = repository.root_expires().saturating_sub(now) / 86_400;
+    let text = format!("the root expires in {days} days; renew it with its keys: `selvedge trust rotate`\n");
+    (days < SOON).then_some(text)
+}
+
+/// For messages: the directory as it was given.
+pub(super) fn shown(path: &Path) -> String {
+    super::plain(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_addresses_are_read() {
+        let broker = parse_broker("mqtt://alice@broker.local:1884").unwrap();
+        assert_eq!(
+            (broker.host.as_str(), broker.port, broker.username.as_deref()),
+            ("broker.local", 1884, Some("alice"))
+        );
+        assert_eq!(parse_broker("mqtt://10.0.0.1").unwrap().port, 1883);
+        assert_eq!(parse_broker("mqtt://[::1]:1").unwrap().host, "::1");
+    }
+
+    #[test]
+    fn addresses_that_would_surprise_are_refused() {
+        for (text, says) in [
+            ("broker.local", "mqtt://HOST"),
+            ("mqtts://broker.local", "tunnel"),
+            ("http://broker.local", "mqtt://HOST"),
+            ("mqtt://a:secret@broker.local", "--password-file"),
+            ("mqtt://broker.local/topic", "nothing follows"),
+            ("mqtt://", "no host"),
+        ] {
+            let error = parse_broker(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+            assert!(!error.contains("secret"));
+        }
+    }
+
+    #[test]
+    fn device_ids_are_32_digits() {
+        assert_eq!(parse_id("000102030405060708090a0b0c0d0e0f").unwrap()[15], 15);
+        for bad in ["", "00", "000102030405060708090a0b0c0d0e0g", "000102030405060708090a0b0c0d0e0f00"] {
+            assert!(parse_id(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn an_audience_reads_as_a_sentence() {
+        let mut audience = Audience::group("shop");
+        assert_eq!(audience_text(&audience), "shop");
+        audience.devices = vec![[0; 16]];
+        audience.percent = 5;
+        assert_eq!(audience_text(&audience), "5 % of shop, 1 device");
+    }
+}

@@ -1,0 +1,47 @@
+//! `selvedge refresh`: offers stay in date.
+
+use super::publish::{BrokerArgs, DirArg, NOT_SENT, root_warning};
+use super::{bytes, print};
+use crate::sys::unix_now;
+
+/// Sign the timestamp anew, so that boards go on taking offers; send what the board lacks.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge refresh --broker mqtt://broker.local          from a timer, weekly
+  selvedge refresh --all --broker mqtt://broker.local    put everything back on a broker that lost it
+
+A timestamp lasts 30 days unless `trust init` was told otherwise. Boards whose timestamp has expired serve on;
+they only take nothing new until the next refresh.")]
+pub struct Args {
+    /// Send everything that the board must show, not only what is new.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    dir: DirArg,
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut repository = args.dir.open()?;
+    let fresh = repository.refresh()?;
+    let publication = if args.all { repository.everything()? } else { fresh };
+    let warning = root_warning(&repository, unix_now());
+    let sent = args.broker.send(&mut repository, &publication).await?;
+    let (messages, size) = (publication.posts.len(), publication.size());
+    if args.json {
+        let value = serde_json::json!({
+            "messages": messages,
+            "message-bytes": size,
+            "sent": sent,
+            "root-expires": repository.root_expires(),
+        });
+        return print(&format!("{value:#}\n"));
+    }
+    print(&format!("refreshed: {} in {messages} messages\n", bytes(size)))?;
+    print(&warning.unwrap_or_default())?;
+    print(if sent { "sent\n" } else { NOT_SENT })
+}
