@@ -39,12 +39,13 @@
 //! update   -> engine store trust bundle privacy ipc tensor
 //! mqtt     -> privacy
 //! link     -> mqtt ipc privacy bundle
-//! publish  -> mqtt bundle trust privacy
+//! publish  -> mqtt bundle trust privacy store
 //! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve
+//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve store
 //! ```
-//! Every module may use `sys` and its own section of `config`. `main` calls `cli`.
+//! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
+//! to play its neighbours. `main` calls `cli`.
 //!
 //! # Invariants
 //! - The process that sees inputs and results has no network; the one that has the network sees no tensor.

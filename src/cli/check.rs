@@ -43,7 +43,7 @@ fn look(path: &Path) -> (Option<DeviceId>, Vec<Finding>) {
         }
         Err(error) => {
             let causes = anyhow::Error::from(error);
-            (None, vec![Finding::error("configuration", format!("{causes:#}"), "correct the lines above")])
+            (None, vec![Finding::error("configuration", format!("{causes:#}"), "correct it, then check again")])
         }
     }
 }
@@ -54,20 +54,21 @@ fn text(id: Option<DeviceId>, findings: &[Finding], failed: bool) -> String {
         out += &format!("device {id}\n\n");
     }
     let mut table = Table::new([("", Align::Left), ("what", Align::Left), ("found", Align::Left)]);
-    let mut below = String::new();
+    let (mut whole, mut remedies) = (String::new(), Table::new([("to do", Align::Left), ("", Align::Left)]));
     for finding in findings {
         // What has several lines stands below the table, whole.
         let (first, rest) = finding.found.split_once('\n').unwrap_or((&finding.found, ""));
         table.row([finding.level.name(), finding.what, first]);
         if !rest.is_empty() {
-            below += &format!("\n{rest}\n");
+            whole += &format!("\n{rest}\n");
         }
         if let Some(remedy) = &finding.remedy {
-            below += &format!("\n{}: {remedy}\n", finding.what);
+            remedies.row([finding.what, remedy]);
         }
     }
+    let remedies = if remedies.is_empty() { String::new() } else { format!("\n{remedies}") };
     let verdict = if failed { "not ready" } else { "ready" };
-    format!("{out}{table}{below}\n{verdict}\n")
+    format!("{out}{table}{whole}{remedies}\n{verdict}\n")
 }
 
 fn json(id: Option<DeviceId>, findings: &[Finding], failed: bool) -> String {

@@ -1,7 +1,7 @@
 //! `selvedge ledger`: every packet that left this device.
 
 use super::{Align, ConfigArg, Table, advise, bytes, plain, print};
-use crate::privacy::{Entry, Ledger, totals};
+use crate::privacy::{Entry, Kind, Ledger, LedgerError, totals};
 use crate::sys::RealDisk;
 use anyhow::anyhow;
 use std::fmt::Write as _;
@@ -44,7 +44,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let what = format!("show the ledger {}", path.display());
     let read = Ledger::read(&RealDisk, &path, limit);
-    let entries = read.map_err(|e| advise(e, &what, "it belongs to the link: run this as root or as selvedge-link"))?;
+    let entries = read.map_err(|e| {
+        let hint = hint(&e);
+        advise(e, &what, hint)
+    })?;
     if entries.is_empty() {
         let hint =
             "the link writes it with its first packet: is selvedge-link running, and is this its `state` directory?";
@@ -52,6 +55,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     print(&if args.json { json(args, &entries) } else { text(args, &entries) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn hint(error: &LedgerError) -> &'static str {
+    match error {
+        LedgerError::Disk(_) => "it belongs to the link: run this as root or as selvedge-link",
+        LedgerError::Line { .. } => "something else wrote into it: move that line away, and find out what it was",
+    }
 }
 
 fn last<'a>(args: &Args, entries: &'a [Entry]) -> &'a [Entry] {
@@ -95,7 +105,7 @@ fn text(args: &Args, entries: &[Entry]) -> String {
 }
 
 /// As in the ledger's lines.
-fn kind_name(kind: crate::privacy::Kind) -> String {
+fn kind_name(kind: Kind) -> String {
     let value = serde_json::to_value(kind).ok();
     value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }

@@ -7,10 +7,18 @@
 mod check;
 #[cfg(feature = "operator")]
 mod demo;
+#[cfg(feature = "operator")]
+mod gc;
 mod ledger;
 mod logging;
+#[cfg(feature = "operator")]
+mod publish;
+#[cfg(feature = "operator")]
+mod refresh;
 mod roles;
 mod table;
+#[cfg(feature = "operator")]
+mod trust;
 
 use crate::config::Config;
 use crate::sys::RealDisk;
@@ -47,6 +55,14 @@ enum Command {
     Ledger(ledger::Args),
     #[cfg(feature = "operator")]
     Demo(demo::Args),
+    #[cfg(feature = "operator")]
+    Trust(trust::Args),
+    #[cfg(feature = "operator")]
+    Publish(publish::Args),
+    #[cfg(feature = "operator")]
+    Refresh(refresh::Args),
+    #[cfg(feature = "operator")]
+    Gc(gc::Args),
 }
 
 impl Command {
@@ -60,6 +76,14 @@ impl Command {
             Self::Ledger(args) => ledger::run(&args),
             #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
+            #[cfg(feature = "operator")]
+            Self::Trust(args) => run(succeed(trust::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Publish(args) => run(succeed(publish::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Refresh(args) => run(succeed(refresh::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Gc(args) => run(succeed(gc::run(args))),
         }
     }
 }
@@ -68,6 +92,12 @@ impl Command {
 fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(command)
+}
+
+/// Done without an error is success.
+#[cfg(feature = "operator")]
+async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    command.await.map(|()| ExitCode::SUCCESS)
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
@@ -177,18 +207,26 @@ mod tests {
         parse(&words.split(' ').map(OsString::from).collect::<Vec<_>>())
     }
 
+    /// True when the command, or one below it, shows how it is called.
+    fn has_example(command: &mut clap::Command, called: &str) -> bool {
+        for arg in command.get_arguments() {
+            assert!(arg.get_help().is_some(), "{called}: {} is not explained", arg.get_id());
+        }
+        assert!(command.get_about().is_some(), "{called} is not explained");
+        let help = command.render_long_help().to_string();
+        let own = help.contains("Example") && help.contains(called);
+        let below = command.get_subcommands_mut().filter(|c| c.get_name() != "help");
+        let below = below.map(|c| (format!("{called} {}", c.get_name()), c));
+        below.fold(own, |found, (called, c)| has_example(c, &called) || found)
+    }
+
     #[test]
     fn every_command_explains_itself_with_an_example() {
         let mut cli = Cli::command();
         cli.build();
         for command in cli.get_subcommands_mut().filter(|c| c.get_name() != "help") {
-            let name = command.get_name().to_owned();
-            let help = command.render_long_help().to_string();
-            assert!(help.contains("Example"), "{name} has no example");
-            assert!(help.contains(&format!("selvedge {name}")), "{name}'s example does not call it");
-            for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "{name} --{} is not explained", arg.get_id());
-            }
+            let called = format!("selvedge {}", command.get_name());
+            assert!(has_example(command, &called), "{called} has no example");
         }
         Cli::command().debug_assert();
     }

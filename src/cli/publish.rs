@@ -3,8 +3,9 @@
 use super::{Align, Table, bytes, print};
 use crate::config;
 use crate::publish::{
-    Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, read_model_dir, upload,
+    Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, upload,
 };
+use crate::store::read_model_dir;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! The engine role: sees every input and every result, has no network.
 
-use super::factory::{FactoryError, read_model_dir};
 use super::inventory::Sensors;
 use super::link::{IdError, device_id};
 use super::sockets::{Inherited, SocketError};
@@ -8,10 +7,10 @@ use crate::config::{self, Config};
 use crate::engine::{Slots, Workers};
 use crate::privacy::Status;
 use crate::serve::{self, Api};
+use crate::store::{ModelDirError, read_model_dir};
 use crate::sys::{self, Clock, Disk, DiskError, RealClock, RealDisk};
 use crate::update::{self, Parts, Serving, StartError, Updater};
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -34,7 +33,7 @@ pub enum EngineError {
     #[error("read the operator's root")]
     Root(#[source] DiskError),
     #[error(transparent)]
-    Factory(#[from] FactoryError),
+    Factory(#[from] ModelDirError),
     #[error("start {0} workers")]
     Workers(usize, #[source] std::io::Error),
     #[error("read the state directory")]
@@ -97,7 +96,8 @@ fn parts(config: &Config, slots: Arc<Slots>) -> Result<Parts, EngineError> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
     const MAX_ROOT: u64 = 1 << 20;
     let root = disk.read(&config.engine.root, MAX_ROOT).map_err(EngineError::Root)?;
-    let factory = config.engine.factory.iter().map(|dir: &PathBuf| read_model_dir(dir)).collect::<Result<_, _>>()?;
+    let factory =
+        config.engine.factory.iter().map(|dir| Ok(read_model_dir(dir)?.0)).collect::<Result<_, EngineError>>()?;
     let sensors = Sensors::new(disk.clone(), clock.clone(), config.engine.state.clone());
     Ok(Parts {
         disk,

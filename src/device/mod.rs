@@ -9,14 +9,12 @@
 //! network for good, and what it starts would inherit that).
 
 mod engine;
-mod factory;
 mod inventory;
 mod link;
 mod sockets;
 mod supervise;
 
 pub use engine::{EngineError, run as run_engine};
-pub use factory::{FactoryError, read_model_dir};
 pub use inventory::Sensors;
 pub use link::{LinkRoleError, device_id, run as run_link};
 pub use supervise::{Child, Role, SuperviseError, supervise};

@@ -21,7 +21,6 @@ mod fixture;
 mod fleet;
 mod init;
 mod keys;
-mod model_dir;
 mod repository;
 mod session;
 #[cfg(test)]
@@ -32,6 +31,5 @@ pub use cutting::Audience;
 pub use error::RepositoryError;
 pub use fleet::{Fleet, Row};
 pub use init::{Expiries, InitOptions};
-pub use model_dir::{ModelDirError, read_model_dir};
 pub use repository::{Garbage, PublishOptions, Repository};
 pub use session::{MqttBoard, connect};

@@ -4,6 +4,7 @@ use super::fixture::{DEVICE, Device, Shown};
 use super::keys::KeyRing;
 use super::*;
 use crate::bundle::{Bundle, Node, topics};
+use crate::store::read_model_dir;
 use crate::sys::{Disk, FaultyDisk, ManualClock, RealDisk, Torn, unix_now};
 use crate::trust::{Progress, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -406,21 +407,4 @@ fn damage_in_the_directory_is_said() {
     drop(repository);
     std::fs::write(path.join("metadata/timestamp.json"), b"").unwrap();
     assert!(matches!(Repository::open(&path), Err(RepositoryError::Damaged { .. })));
-}
-
-#[test]
-fn a_model_directory_gives_what_its_manifest_needs_and_plain_files_only() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["manifest.toml", "model.onnx", "golden.safetensors", "labels.txt"] {
-        std::fs::copy(model("digits").join(name), dir.path().join(name)).unwrap();
-    }
-    std::fs::write(dir.path().join("notes.txt"), b"not for boards").unwrap();
-    let (bundle, left_out) = read_model_dir(dir.path()).unwrap();
-    assert_eq!(left_out, ["notes.txt"]);
-    assert!(!bundle.packed().windows(14).any(|w| w == b"not for boards"));
-    std::fs::remove_file(dir.path().join("model.onnx")).unwrap();
-    assert!(matches!(read_model_dir(dir.path()), Err(ModelDirError::Pack { .. })));
-    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("model.onnx")).unwrap();
-    assert!(matches!(read_model_dir(dir.path()), Err(ModelDirError::NotPlain(_))));
-    assert!(matches!(read_model_dir(Path::new("/nowhere")), Err(ModelDirError::NoManifest(_))));
 }

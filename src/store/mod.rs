@@ -9,8 +9,10 @@
 //! one small file that is replaced whole).
 
 mod journal;
+mod model_dir;
 
 pub use journal::{Entry, Journal, JournalError, Phase, Quarantined, Trial, VersionRef};
+pub use model_dir::{ModelDirError, read_model_dir};
 
 use crate::bundle::{Bundle, Digest, ModelName, PackError};
 use crate::sys::{Disk, DiskError};

@@ -111,7 +111,7 @@ impl Driver {
                 self.link = Some(Link { writer, messages });
                 (self.asked, self.said) = (None, None);
                 updater.link_is_new();
-                updater.next_download().await
+                updater.next_download()
             }
             Err(error) => {
                 warn!(%error, "a link could not connect");

@@ -17,3 +17,6 @@ pub use gate::{Failure, check, runtime};
 pub use machine::{Effect, Event, MAX_POWER_CUTS, Offered, step};
 pub use start::StartError;
 pub use updater::{Parts, Updater};
+
+#[cfg(all(test, feature = "operator"))]
+mod tests;

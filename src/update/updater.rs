@@ -56,8 +56,8 @@ pub struct Updater {
     /// Offers that wait for their turn.
     pending: BTreeMap<ModelName, Wanted>,
     download: Option<Download>,
-    /// Targets that ended since the start: each is judged and reported once.
-    judged: Vec<Digest>,
+    /// Offers that ended since the start: each is judged and reported once.
+    judged: Vec<Offered>,
     /// The target whose bytes were seen wrong on the board; said once.
     mismatched: Option<Digest>,
     /// Versions in memory, by the digest of their bundle: what is live and what would come back.
@@ -92,6 +92,11 @@ impl Updater {
     /// The root that the link should look for the successor of; zero where updates are off.
     pub fn root_version(&self) -> u32 {
         self.trust.as_ref().map_or(0, Trust::root_version)
+    }
+
+    /// The newest metadata that is trusted.
+    pub fn verified(&self) -> Option<&trust::Verified> {
+        self.trust.as_ref().and_then(Trust::verified)
     }
 
     /// What to ask the link for now.
@@ -143,10 +148,10 @@ impl Updater {
             Ok(trust::Progress::Committed) => {
                 info!(targets = trust.verified().map(trust::Verified::targets_version), "metadata verified");
                 self.consider_offers();
-                self.next_download().await
+                self.next_download()
             }
             // The link has begun anew: what is trusted already may still have to be fetched.
-            Ok(trust::Progress::Unchanged) => self.next_download().await,
+            Ok(trust::Progress::Unchanged) => self.next_download(),
             Ok(trust::Progress::Waiting) => Ok(()),
             Err(trust::UpdateError::Disk(error)) => Err(error),
             Err(trust::UpdateError::Refused(refusal)) => {
@@ -160,8 +165,7 @@ impl Updater {
 
     /// Makes the list of what trust says this device should run.
     fn consider_offers(&mut self) {
-        let verified = self.trust.as_ref().and_then(Trust::verified);
-        let offers = verified.map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
+        let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
         let wanted = offers.into_iter().map(|offer| {
             let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, .. } = offer;
             let offered = Offered { version, target: digest, allow_downgrade, retry };
@@ -180,12 +184,12 @@ impl Updater {
     }
 
     /// Starts on the next offer when none is under way.
-    pub(super) async fn next_download(&mut self) -> Result<(), DiskError> {
+    pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
         while self.download.is_none() {
             let idle = |model: &ModelName| self.entry(model).trial.is_none();
             let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
             let Some(wanted) = self.pending.remove(&model) else { break };
-            if self.judged.contains(&wanted.offered.target) {
+            if self.judged.contains(&wanted.offered) {
                 continue;
             }
             for effect in self.advance(&model, Event::Offered(wanted.offered))? {
@@ -196,12 +200,21 @@ impl Updater {
                         let wanted = Wanted { offered, ..wanted.clone() };
                         self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted));
                     }
-                    Effect::Report { .. } => self.judged.push(wanted.offered.target),
+                    Effect::Report { .. } => self.judged.push(wanted.offered),
                     Effect::Check | Effect::Serve => {}
                 }
             }
         }
-        Ok(())
+        self.forget_chunks()
+    }
+
+    /// Chunks that a finished or abandoned download left, once nothing is under way.
+    fn forget_chunks(&self) -> Result<(), DiskError> {
+        let dir = self.parts.state.join("fetch");
+        if self.download.is_some() || self.parts.disk.list(&dir)?.is_empty() {
+            return Ok(());
+        }
+        self.parts.disk.remove_dir(&dir)
     }
 
     async fn on_progress(&mut self, came: Option<Result<Progress, FetchError>>) -> Result<(), DiskError> {
@@ -239,12 +252,12 @@ impl Updater {
                 unusable(offered, Stage::Fetch, Code::DiskFull, (Measure::Bytes(needed), Measure::Bytes(free)))
             }
             FetchError::Content(error) => {
-                self.judged.push(offered.target);
+                self.judged.push(offered);
                 unusable_content(offered, &error)
             }
         };
         self.advance(&model, event)?;
-        self.finish_download().await
+        self.finish_download()
     }
 
     async fn store_and_check(&mut self, bundle: &Bundle) -> Result<(), DiskError> {
@@ -255,13 +268,12 @@ impl Updater {
         let event = Event::Stored { candidate, retry: offered.retry, boot: self.parts.boot };
         let effects = self.advance(&model, event)?;
         self.perform(&model, effects).await?;
-        self.finish_download().await
+        self.finish_download()
     }
 
-    async fn finish_download(&mut self) -> Result<(), DiskError> {
+    fn finish_download(&mut self) -> Result<(), DiskError> {
         self.download = None;
-        self.parts.disk.remove_dir(&self.parts.state.join("fetch"))?;
-        Box::pin(self.next_download()).await
+        self.next_download()
     }
 
     /// One step of a model's machine, made durable before its effects are given out.
@@ -416,7 +428,7 @@ impl Updater {
             if !effects.is_empty() {
                 self.perform(&model, effects).await?;
                 self.consider_offers();
-                self.next_download().await?;
+                self.next_download()?;
             }
         }
         Ok(())

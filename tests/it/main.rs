@@ -1,7 +1,10 @@
 //! Everything that is tested from outside, in one executable. Each module says what it needs installed.
 
 mod boot;
+mod broker_acl;
+mod commands;
 mod config;
+mod docs;
 mod link;
 mod mosquitto;
 mod mqtt;

@@ -46,3 +46,26 @@ fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelDirError> {
         Ok(_) | Err(_) => Ok(RealDisk.read(&path, Bundle::MAX_BYTES)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_directory_gives_what_its_manifest_needs_and_plain_files_only() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits");
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["manifest.toml", "model.onnx", "golden.safetensors", "labels.txt"] {
+            std::fs::copy(model.join(name), dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("notes.txt"), b"not for boards").unwrap();
+        let (bundle, left_out) = read_model_dir(dir.path()).unwrap();
+        assert_eq!(left_out, ["notes.txt"]);
+        assert!(!bundle.packed().windows(14).any(|w| w == b"not for boards"));
+        std::fs::remove_file(dir.path().join("model.onnx")).unwrap();
+        assert!(matches!(read_model_dir(dir.path()), Err(ModelDirError::Pack { .. })));
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("model.onnx")).unwrap();
+        assert!(matches!(read_model_dir(dir.path()), Err(ModelDirError::NotPlain(_))));
+        assert!(matches!(read_model_dir(Path::new("/nowhere")), Err(ModelDirError::NoManifest(_))));
+    }
+}
