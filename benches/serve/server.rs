@@ -13,10 +13,11 @@ pub const WORKERS: usize = 2;
 
 pub struct Server {
     pub slots: Arc<Slots>,
+    pub workers: Arc<Workers>,
     pub socket: PathBuf,
     /// Version `i` is `sources[i % 2]`.
     sources: [Source; 2],
-    _runtime: tokio::runtime::Runtime,
+    pub runtime: tokio::runtime::Runtime,
     _dir: tempfile::TempDir,
 }
 
@@ -45,12 +46,12 @@ impl Server {
         let slots = Arc::new(Slots::default());
         let config = engine_config();
         let workers = Arc::new(Workers::start(config.workers, config.queue).unwrap());
-        let api = Api::new(slots.clone(), workers, &config, Arc::new(|| serde_json::Value::Null));
+        let api = Api::new(slots.clone(), workers.clone(), &config, Arc::new(|| serde_json::Value::Null));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(async { bind(&socket).unwrap() });
         runtime.spawn(serve(api, vec![listener], std::future::pending()));
         let sources = [Source::read("digits-adapted"), Source::read("digits")];
-        let server = Self { slots, socket, sources, _runtime: runtime, _dir: dir };
+        let server = Self { slots, workers, socket, sources, runtime, _dir: dir };
         server.slots.install(server.load(1));
         server
     }

@@ -111,7 +111,7 @@ fn kind_name(kind: Kind) -> String {
 }
 
 /// Seconds since 1970 as a date in UTC (days to civil date after Howard Hinnant's `civil_from_days`).
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -16,6 +16,7 @@ mod publish;
 #[cfg(feature = "operator")]
 mod refresh;
 mod roles;
+mod status;
 mod table;
 #[cfg(feature = "operator")]
 mod trust;
@@ -53,6 +54,7 @@ enum Command {
     Run(roles::Run),
     Check(check::Args),
     Ledger(ledger::Args),
+    Status(status::Args),
     #[cfg(feature = "operator")]
     Demo(demo::Args),
     #[cfg(feature = "operator")]
@@ -74,6 +76,7 @@ impl Command {
             Self::Run(args) => run(roles::run(&args)),
             Self::Check(args) => check::run(&args),
             Self::Ledger(args) => ledger::run(&args),
+            Self::Status(args) => run(status::run(&args)),
             #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
             #[cfg(feature = "operator")]
@@ -101,7 +104,7 @@ async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
-const DEVICE: [&str; 5] = ["engine", "link", "run", "check", "ledger"];
+const DEVICE: [&str; 6] = ["engine", "link", "run", "check", "ledger", "status"];
 
 /// Reads the command line, runs the command, tells how it ended.
 pub fn main() -> ExitCode {

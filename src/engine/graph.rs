@@ -50,6 +50,13 @@ pub(super) fn read(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -
     Ok(model)
 }
 
+/// No graph within a node: no loop, so each run takes about as long as the one before.
+pub(super) fn is_straight(model: &ModelProto) -> bool {
+    let mut graphs = 0;
+    model.graph.iter().for_each(|graph| walk(graph, &mut |_| graphs += 1));
+    graphs <= 1 && model.functions.is_empty()
+}
+
 /// An error with its causes on one line, bounded.
 pub(super) fn chain(error: &tract_onnx::prelude::TractError) -> String {
     let text = format!("{error:#}").replace('\n', " ");

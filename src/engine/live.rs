@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
@@ -43,9 +44,14 @@ pub struct Live {
     failed: AtomicU64,
     total_micros: AtomicU64,
     latency: [AtomicU64; 26],
+    /// What a run takes, a mean that forgets.
+    run_micros: AtomicU64,
 }
 
 impl Live {
+    /// Runs of a model up to here cost less than handing them to another thread and back is worth.
+    const QUICK_MICROS: u64 = 300;
+
     /// Makes and warms one session a worker. Takes as many inferences: not for the serving path.
     pub fn new(name: &str, version: u32, model: Model, workers: usize) -> Result<Arc<Self>, LiveError> {
         Self::with_labels(name, version, model, workers, BTreeMap::new())
@@ -59,9 +65,12 @@ impl Live {
         workers: usize,
         labels: BTreeMap<String, Vec<String>>,
     ) -> Result<Arc<Self>, LiveError> {
-        let warmed = || {
+        let mut run_micros = u64::MAX;
+        let mut warmed = || {
             let mut session = model.session()?;
+            let start = Instant::now();
             session.warm()?;
+            run_micros = run_micros.min(micros(start.elapsed()));
             Ok(session)
         };
         let idle = (0..workers).map(|_| warmed()).collect::<Result<Vec<_>, _>>();
@@ -77,6 +86,7 @@ impl Live {
             failed: AtomicU64::new(0),
             total_micros: AtomicU64::new(0),
             latency: Default::default(),
+            run_micros: AtomicU64::new(run_micros),
         }))
     }
 
@@ -121,8 +131,17 @@ impl Live {
         outputs
     }
 
-    pub(super) fn count_answer(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    /// Its runs are short, and none can be much longer than the others.
+    pub(super) fn is_quick(&self) -> bool {
+        self.model.is_straight() && self.run_micros.load(Relaxed) <= Self::QUICK_MICROS
+    }
+
+    /// `took` holds the waiting, `ran` does not.
+    pub(super) fn count_answer(&self, took: Duration, ran: Duration) {
+        // A lost race loses one sample of a mean.
+        let mean = self.run_micros.load(Relaxed);
+        self.run_micros.store(mean - mean / 8 + micros(ran) / 8, Relaxed);
+        let micros = micros(took);
         let bits = (u64::BITS - micros.leading_zeros()) as usize;
         self.latency[bits.min(self.latency.len() - 1)].fetch_add(1, Relaxed);
         self.total_micros.fetch_add(micros, Relaxed);
@@ -132,6 +151,10 @@ impl Live {
     pub(super) fn count_failure(&self) {
         self.failed.fetch_add(1, Relaxed);
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The live version of each model, by name. Reading takes no lock.

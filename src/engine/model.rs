@@ -97,6 +97,7 @@ pub struct Model {
     program: Arc<Program>,
     inputs: Arc<[TensorSpec]>,
     outputs: Arc<[TensorSpec]>,
+    is_straight: bool,
 }
 
 impl Model {
@@ -131,7 +132,8 @@ impl Model {
     fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
         let proto = graph::read(onnx, inputs, outputs)?;
         let program = Program::compile(&proto, outputs)?;
-        Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into() })
+        let is_straight = graph::is_straight(&proto);
+        Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into(), is_straight })
     }
 
     /// What it takes, in the order of `Session::run`.
@@ -142,6 +144,11 @@ impl Model {
     /// What it gives, in the order of `Session::run`.
     pub fn outputs(&self) -> &[TensorSpec] {
         &self.outputs
+    }
+
+    /// Without loops: it cannot hang on one input when it was quick on others.
+    pub(super) fn is_straight(&self) -> bool {
+        self.is_straight
     }
 
     /// State for one thread at a time; cheap beside the model.

@@ -346,3 +346,32 @@ async fn a_request_whose_client_went_away_is_not_run() {
     workers.infer(live.clone(), square(), LONG).await.unwrap();
     assert_eq!(live.counts().answered, 2);
 }
+
+#[tokio::test]
+async fn a_quick_model_answers_alike_in_the_callers_thread_and_in_a_worker() {
+    let relu = load_unary("Relu").unwrap();
+    let live = Live::new("m", 1, relu, 1).unwrap();
+    let workers = Workers::start(1, 8).unwrap();
+    let input = eight([-1.0, 2.0, -3.0, 4.0, 5.0, -6.0, 7.0, -8.0]);
+    assert!(live.is_quick());
+    let here = workers.infer(live.clone(), input.clone(), LONG).await.unwrap();
+    // Too little time to take the risk.
+    let there = workers.infer(live.clone(), input, Duration::from_millis(9)).await.unwrap();
+    assert_eq!(here.outputs, there.outputs);
+    assert_eq!((here.queued, live.counts().answered, workers.running()), (Duration::ZERO, 2, 0));
+    workers.stop();
+    let stopped = workers.infer(live, eight([0.0; 8]), LONG).await;
+    assert!(matches!(stopped, Err(InferError::Stopped)), "{stopped:?}");
+}
+
+#[test]
+fn a_slow_model_or_one_with_graphs_in_its_nodes_is_not_quick() {
+    assert!(!slow().is_quick());
+    let straight = graph::read(&unary("Relu"), &[spec("x", &[2, 4])], &[spec("y", &[2, 4])]).unwrap();
+    assert!(graph::is_straight(&straight));
+    let mut nested = straight.clone();
+    let inner = nested.graph.clone();
+    let attribute = tract_onnx::pb::AttributeProto { g: inner, ..Default::default() };
+    nested.graph.as_mut().unwrap().node[0].attribute.push(attribute);
+    assert!(!graph::is_straight(&nested));
+}

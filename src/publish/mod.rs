@@ -21,6 +21,7 @@ mod fixture;
 mod fleet;
 mod init;
 mod keys;
+mod listen;
 mod repository;
 mod session;
 #[cfg(test)]
@@ -31,5 +32,6 @@ pub use cutting::Audience;
 pub use error::RepositoryError;
 pub use fleet::{Fleet, Row};
 pub use init::{Expiries, InitOptions};
+pub use listen::Listener;
 pub use repository::{Garbage, PublishOptions, Repository};
 pub use session::{MqttBoard, connect};

@@ -27,6 +27,18 @@ pub async fn connect(broker: &config::Broker) -> Result<MqttBoard, BoardError> {
 }
 
 async fn connect_within(broker: &config::Broker, limit: Duration) -> Result<MqttBoard, BoardError> {
+    let (handle, mut events) = open_within(broker, limit).await?;
+    // Events must be read, or the session stops; none of them is for us.
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    Ok(MqttBoard { handle })
+}
+
+/// A session that stands, and its events.
+pub(super) async fn open(broker: &config::Broker) -> Result<(Handle, mpsc::Receiver<Event>), BoardError> {
+    open_within(broker, CONNECT).await
+}
+
+async fn open_within(broker: &config::Broker, limit: Duration) -> Result<(Handle, mpsc::Receiver<Event>), BoardError> {
     let name = format!("{}:{}", broker.host, broker.port);
     let failed = |source| BoardError::Connect { broker: name.clone(), source };
     let mut number = [0; 8];
@@ -40,12 +52,9 @@ async fn connect_within(broker: &config::Broker, limit: Duration) -> Result<Mqtt
     let (handle, mut events) = mqtt::start(options, Box::new(|_| ())).map_err(|e| failed(e.into()))?;
     let mut reason = format!("no answer within {limit:?}");
     match timeout(limit, first_session(&mut events, &mut reason)).await {
-        Ok(true) => {}
-        Ok(false) | Err(_) => return Err(failed(reason.into())),
+        Ok(true) => Ok((handle, events)),
+        Ok(false) | Err(_) => Err(failed(reason.into())),
     }
-    // Events must be read, or the session stops; none of them is for us.
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    Ok(MqttBoard { handle })
 }
 
 /// True when a session stands; why an attempt failed goes to `reason`.

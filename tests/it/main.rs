@@ -9,4 +9,5 @@ mod link;
 mod mosquitto;
 mod mqtt;
 mod serve;
+mod status;
 mod systemd;

@@ -1,0 +1,49 @@
+//! What to do about each code, in a few words; `docs/outcomes.md` has the whole of it.
+
+use crate::privacy::Code;
+
+/// Nothing for `Ok`.
+pub(super) fn remedy(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::Ok => return None,
+        Code::BadSignature => {
+            "not signed by the keys that this device trusts: was it published from the repository of its root.json? else look at who can write to the broker"
+        }
+        Code::StaleMetadata => "an older set was put back on the board: `selvedge refresh --all --broker ...`",
+        Code::Expired => {
+            "past its date: `selvedge refresh`, from a timer best; the model serves on, only new offers wait"
+        }
+        Code::BadMetadata => {
+            "not of the known form: `selvedge refresh --all --broker ...`, then look at who can write to the broker"
+        }
+        Code::Downgrade => {
+            "not newer than what is live: raise `version`, or `selvedge publish --allow-downgrade` where going back is meant"
+        }
+        Code::Quarantined => {
+            "these very bytes failed here before: publish a corrected version, or the same once more with --retry"
+        }
+        Code::RuntimeTooOld => "it asks for a newer Selvedge: update the device, or lower `runtime` in manifest.toml",
+        Code::DigestMismatch => {
+            "bytes on the board are not those that were signed: `selvedge refresh --all --broker ...`, then look at who can write to the broker"
+        }
+        Code::DiskFull => "no room beside the live version: free what `expected` says where the engine's `state` is",
+        Code::BadBundle => "it does not unpack: publish from the model directory again; report it if it stays",
+        Code::CannotRun => "the engine cannot run it: its log names the node; try it on a PC with the same Selvedge",
+        Code::OverMemory => {
+            "over its memory budget: raise `memory-mib` if the board can bear it, or make the model smaller"
+        }
+        Code::OverLatency => {
+            "over its latency budget: is the board hot? else raise `latency-ms`, or make the model smaller"
+        }
+        Code::GoldenMismatch => {
+            "too few golden samples answered within tolerance: were they made with this very model? `atol` must allow for rounding"
+        }
+        Code::TooManyErrors => {
+            "too many of its first requests failed: the engine's log names the errors; a changed input shape is the usual one"
+        }
+        Code::Crashed => "the engine died while it was on trial: `journalctl -u selvedge-engine` shows how",
+        Code::StorageDamaged => {
+            "what was stored does not read any more: publish it again with --retry, and think of a new SD card"
+        }
+    })
+}
