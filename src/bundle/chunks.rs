@@ -3,7 +3,16 @@
 //! Cut points follow the content (FastCDC), so that an edit changes the chunks around it and no
 //! others. A chunk's identity is the SHA-256 of its wire bytes: a receiver checks before it expands.
 
-use super::index::ChunkRef;
+use super::Digest;
+use serde::{Deserialize, Serialize};
+
+/// One chunk: the digest of its wire bytes, how many they are, and how many they expand to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRef {
+    pub sha256: Digest,
+    pub wire: u32,
+    pub raw: u32,
+}
 
 /// The most wire bytes of one chunk: below the packet limit of every broker met so far
 /// (AWS 128 KiB, Mosquitto 2.1 two megabytes), with room for topic and header.
@@ -49,7 +58,7 @@ pub fn cut(bytes: &[u8]) -> std::io::Result<Vec<Cut>> {
             let raw = &bytes[piece.offset..piece.offset + piece.length];
             let wire = zstd::bulk::compress(raw, LEVEL)?;
             let chunk = ChunkRef {
-                sha256: super::Digest::of(&wire),
+                sha256: Digest::of(&wire),
                 wire: u32::try_from(wire.len()).expect("bounded by the chunk size"),
                 raw: u32::try_from(raw.len()).expect("bounded by the chunk size"),
             };

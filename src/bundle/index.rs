@@ -4,17 +4,9 @@
 //! JSON; unknown fields are for later readers and are passed over, except `enc`: a bundle that is
 //! encrypted cannot be read by this version and is refused.
 
-use super::chunks::MAX_CHUNK_WIRE;
+use super::chunks::{ChunkRef, MAX_CHUNK_WIRE};
 use super::{Bundle, Digest, ModelName};
 use serde::{Deserialize, Serialize};
-
-/// One chunk: the digest of its wire bytes, how many they are, and how many they expand to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChunkRef {
-    pub sha256: Digest,
-    pub wire: u32,
-    pub raw: u32,
-}
 
 /// What a bundle is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

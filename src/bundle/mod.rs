@@ -14,11 +14,11 @@ mod manifest;
 mod pack;
 pub mod topics;
 
+pub use chunks::{ChunkRef, ExpandError, MAX_CHUNK_WIRE, expand};
 #[cfg(feature = "operator")]
 pub use chunks::{Cut, cut};
-pub use chunks::{ExpandError, MAX_CHUNK_WIRE, expand};
 pub use digest::{Digest, NotADigest};
 pub use golden::{GoldenError, GoldenSample, parse_golden};
-pub use index::{ChunkRef, Index, IndexError, Node};
+pub use index::{Index, IndexError, Node};
 pub use manifest::{BadName, Budget, GoldenPolicy, Input, Manifest, ManifestError, ModelName, Output, Probation};
 pub use pack::{Bundle, PackError};

@@ -9,6 +9,7 @@ mod broker;
 mod camera;
 mod client;
 mod display;
+mod error;
 mod load;
 mod offers;
 mod stage;
@@ -16,5 +17,6 @@ mod story;
 mod verdict;
 
 pub use client::ClientError;
-pub use story::{DemoError, Options, run};
+pub use error::DemoError;
+pub use story::{Options, run};
 pub use verdict::{Act, Demand, Egress, Refusal, Report};

@@ -1,8 +1,8 @@
 //! Five offers that a device must refuse.
 
 use super::camera::{adapted, plain, release};
+use super::error::DemoError;
 use super::stage::{GROUP, Operator};
-use super::story::DemoError;
 use crate::bundle::topics;
 use crate::privacy::Code;
 use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository};

@@ -3,7 +3,7 @@
 use super::broker;
 use super::camera::{self, Files};
 use super::client::Client;
-use super::story::DemoError;
+use super::error::DemoError;
 use crate::bundle::topics;
 use crate::config::{self, Broker, DeviceId};
 use crate::device::{Child, Role};

@@ -1,20 +1,15 @@
 //! The story, act by act.
 
 use super::camera::{Camera, adapted, release};
-use super::client::ClientError;
 use super::display::Display;
+use super::error::DemoError;
 use super::load::Load;
 use super::offers::{Attackers, Bad};
 use super::stage::{GROUP, Stage};
 use super::verdict::{Moments, Refusal, Report};
-use crate::bundle::PackError;
-use crate::device::SuperviseError;
-use crate::mqtt;
-use crate::privacy::{LedgerError, ModelState, Outcome, Status};
-use crate::publish::{Audience, PublishOptions, RepositoryError};
-use std::io;
+use crate::privacy::{ModelState, Outcome, Status};
+use crate::publish::{Audience, PublishOptions};
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,38 +23,6 @@ pub struct Options {
     pub rate: u32,
     /// Live lines on standard error.
     pub live: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    #[error("start the embedded broker")]
-    Broker(#[source] io::Error),
-    #[error("write {path}")]
-    File { path: PathBuf, source: io::Error },
-    #[error("{0} is there and not empty; --keep takes a new directory")]
-    NotEmpty(PathBuf),
-    #[error("the system gives no random numbers")]
-    Random,
-    #[error("the embedded images do not read")]
-    Images(#[from] safetensors::SafeTensorError),
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    #[error(transparent)]
-    Child(#[from] SuperviseError),
-    #[error("the {0} process ended early ({1}); run again with --keep DIR and look at DIR/{0}.log")]
-    Ended(&'static str, ExitStatus),
-    #[error("{0} in time; run again with --keep DIR and look at the logs there")]
-    Late(&'static str),
-    #[error("start the operator's session")]
-    Session(#[from] mqtt::StartError),
-    #[error("post to the board")]
-    Post(#[from] mqtt::PublishError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
 }
 
 const LIMIT: Duration = Duration::from_secs(50);

@@ -23,6 +23,9 @@ pub struct Entry {
     /// Pinned: comes back when the live one fails.
     pub previous: Option<VersionRef>,
     pub trial: Option<Trial>,
+    /// The live version had not passed its probation when a newer one came: its epoch. `previous` is
+    /// then older than it, and proven.
+    pub unproven: Option<u32>,
     /// Offers that failed here, newest last.
     pub quarantine: Vec<Quarantined>,
 }

@@ -44,9 +44,9 @@ impl std::fmt::Display for RefusalCode {
 pub struct Refusal {
     pub code: RefusalCode,
     pub role: Role,
-    /// A version, or for `Expired` the expiry date in seconds since 1970 UTC.
+    /// A version; for `Expired` the expiry date in seconds since 1970 UTC; for `BadSignature` how many are needed.
     pub expected: Option<u64>,
-    /// A version, or for `Expired` the device time.
+    /// A version; for `Expired` the device time; for `BadSignature` how many are valid.
     pub actual: Option<u64>,
     #[source]
     pub source: Option<Box<dyn StdError + Send + Sync>>,
@@ -152,8 +152,12 @@ fn ours(role: RoleType) -> Role {
 #[expect(clippy::wildcard_enum_match_arm, reason = "tough's enum is open; what is not named here is bad metadata")]
 fn classify(error: Tough) -> Result<Outcome, DiskError> {
     use RefusalCode::{BadMetadata, BadSignature, StaleMetadata};
+    use tough::schema::Error::SignatureThreshold;
     let refusal = match &error {
         Tough::Transport { source, .. } if is_not_there_yet(source) => return Ok(Outcome::Waiting),
+        Tough::VerifyMetadata { role, source: SignatureThreshold { threshold, valid, .. }, .. } => {
+            Refusal::measured(BadSignature, ours(*role), *threshold, *valid)
+        }
         Tough::VerifyMetadata { role, .. } => Refusal::new(BadSignature, ours(*role)),
         Tough::VerifyTrustedMetadata { .. } => Refusal::new(BadSignature, Role::Root),
         // A root under a name that is not its version's.

@@ -4,6 +4,10 @@
 //! offered -> fetching -> [journal: checking] -> self-test -> golden -> [journal: probation] -> live
 //!                 \______________________ refused ______________/            \-> rolled back
 //! ```
+//! A newer offer need not wait for the end of a probation: a device that nobody asks anything would
+//! wait for ever. The pinned version then stays the last proven one, and a candidate that fails its
+//! checks leaves the probation to go on.
+//!
 //! Fetching is not journalled: what is on disk says how far it got.
 
 use crate::bundle::Digest;
@@ -91,8 +95,14 @@ pub enum Ended {
 pub fn step(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
     match (entry.trial, event) {
         (None, Event::Offered(offer)) => (entry.clone(), consider(entry, offer)),
+        (Some(trial), Event::Offered(offer)) if trial.phase == Phase::Probation => {
+            (entry.clone(), consider(entry, offer))
+        }
         (None, Event::Stored { candidate, retry, boot }) => begin(entry, candidate, retry, boot),
-        (None, Event::Unusable { offered, blame, stage, code, expected, actual }) => {
+        (Some(trial), Event::Stored { candidate, retry, boot }) if trial.phase == Phase::Probation => {
+            begin(&Entry { unproven: Some(trial.retry), ..entry.clone() }, candidate, retry, boot)
+        }
+        (_, Event::Unusable { offered, blame, stage, code, expected, actual }) => {
             let ended = Ended::Refused { stage, code, expected, actual };
             refuse(entry, offered, blame, ended)
         }
@@ -106,10 +116,7 @@ pub fn step(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
         (Some(trial), Event::Started { boot }) => resume(entry, trial, boot),
         (Some(trial), Event::Stopping) => (with_trial(entry, Trial { paused: true, ..trial }), vec![]),
         // An offer waits until the trial ends; the driver makes it again then.
-        (
-            Some(_),
-            Event::Offered(_) | Event::Stored { .. } | Event::Unusable { .. } | Event::Passed | Event::Tally { .. },
-        )
+        (Some(_), Event::Offered(_) | Event::Stored { .. } | Event::Passed | Event::Tally { .. })
         | (
             None,
             Event::Passed | Event::Failed { .. } | Event::Tally { .. } | Event::Started { .. } | Event::Stopping,
@@ -159,8 +166,9 @@ fn begin(entry: &Entry, candidate: VersionRef, retry: u32, boot: u128) -> (Entry
 fn promote(entry: &Entry, trial: Trial) -> (Entry, Vec<Effect>) {
     let next = Entry {
         live: Some(trial.candidate),
-        previous: entry.live,
+        previous: if entry.unproven.is_some() { entry.previous } else { entry.live },
         trial: Some(Trial { phase: Phase::Probation, ..trial }),
+        unproven: None,
         quarantine: entry.quarantine.clone(),
     };
     (next, vec![Effect::Serve])
@@ -173,6 +181,11 @@ fn fail(entry: &Entry, trial: Trial, why: (Stage, Code, Measure, Measure)) -> (E
     quarantine(&mut next, trial.candidate.target, trial.retry);
     match trial.phase {
         Phase::Checking => {
+            next.unproven = None;
+            // What was on probation before this candidate came goes on with it.
+            let interrupted = entry.live.zip(entry.unproven);
+            next.trial =
+                interrupted.map(|(candidate, retry)| Trial { candidate, retry, phase: Phase::Probation, ..trial });
             let ended = Ended::Refused { stage, code, expected, actual };
             (next, vec![Effect::Report { version, ended }])
         }

@@ -115,7 +115,32 @@ fn an_orderly_stop_and_a_few_power_cuts_are_not() {
 }
 
 #[test]
-fn an_offer_waits_for_the_trial_to_end() {
+fn a_newer_offer_overtakes_a_probation_and_the_proven_version_stays_pinned() {
+    let (entry, effects) =
+        run(live(1), &[stored(2), Event::Passed, Event::Offered(offer(3)), stored(3), Event::Passed, tally(50, 0)]);
+    assert!(effects.contains(&Effect::Fetch(offer(3))));
+    assert_eq!((entry.live, entry.previous), (Some(version(3)), Some(version(1))));
+    assert_eq!((entry.trial, entry.unproven), (None, None));
+}
+
+#[test]
+fn a_probation_goes_on_when_the_one_that_overtook_it_fails_its_checks() {
+    let failed = Event::Failed {
+        stage: Stage::Golden,
+        code: Code::GoldenMismatch,
+        expected: Measure::None,
+        actual: Measure::None,
+    };
+    let (before, _) = run(live(1), &[stored(2), Event::Passed]);
+    let (entry, effects) = run(before.clone(), &[stored(3), failed]);
+    assert_eq!(refusal(&effects), Some(Code::GoldenMismatch));
+    assert_eq!(Entry { quarantine: vec![], ..entry.clone() }, before);
+    let (entry, _) = run(entry, &[tally(10, 1)]);
+    assert_eq!(entry.live, Some(version(1)), "and still rolls back");
+}
+
+#[test]
+fn an_offer_waits_for_the_checks_to_end() {
     let (entry, _) = run(live(1), &[stored(2)]);
     assert_eq!(step(&entry, Event::Offered(offer(3))), (entry, vec![]));
 }

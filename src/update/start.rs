@@ -126,7 +126,8 @@ impl Updater {
         };
         let mut journal = self.store.journal().clone();
         report::remember(&mut journal.outcomes, report::outcome(model, lost, ended, self.now()));
-        let next = Entry { live: chosen, previous: None, trial: None, quarantine: entry.quarantine.clone() };
+        let next =
+            Entry { live: chosen, previous: None, trial: None, unproven: None, quarantine: entry.quarantine.clone() };
         journal.models.insert(model.clone(), next);
         self.record(journal)
     }

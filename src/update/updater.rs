@@ -186,7 +186,7 @@ impl Updater {
     /// Starts on the next offer when none is under way.
     pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
         while self.download.is_none() {
-            let idle = |model: &ModelName| self.entry(model).trial.is_none();
+            let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase == Phase::Probation);
             let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
             let Some(wanted) = self.pending.remove(&model) else { break };
             if self.judged.contains(&wanted.offered) {
