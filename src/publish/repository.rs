@@ -188,11 +188,7 @@ impl Repository {
 
     /// Chunks that no index names, and metadata that newer has replaced.
     pub fn garbage(&self) -> Result<Garbage, RepositoryError> {
-        let mut used = BTreeSet::new();
-        for entry in self.current.entries.values() {
-            used.extend(self.chunks.referenced(entry.digest)?);
-            used.insert(entry.digest);
-        }
+        let used = self.used()?;
         let chunks: Vec<Digest> = self.chunks.list()?.into_iter().filter(|digest| !used.contains(digest)).collect();
         let mut files = Vec::new();
         for (role, newest) in
@@ -266,7 +262,9 @@ impl Repository {
 
     /// Writes the chunks that are not there; noted as pending first, so that none is forgotten.
     fn keep(&self, cutting: &Cutting) -> Result<BTreeSet<Digest>, RepositoryError> {
-        let there: BTreeSet<Digest> = self.chunks.list()?.into_iter().collect();
+        // What no offer names may be gone from the board: it was cleared, or the board was lost since.
+        let used = self.used()?;
+        let there: BTreeSet<Digest> = self.chunks.list()?.into_iter().filter(|digest| used.contains(digest)).collect();
         let node_digest = cutting.node_digest();
         let all = cutting.cuts.iter().map(|cut| (cut.chunk.sha256, &cut.wire)).chain([(node_digest, &cutting.node)]);
         let mut new = BTreeMap::new();
@@ -282,6 +280,16 @@ impl Repository {
             self.chunks.write(digest, bytes)?;
         }
         Ok(new.into_keys().collect())
+    }
+
+    /// The chunks and nodes of all that is offered.
+    fn used(&self) -> Result<BTreeSet<Digest>, RepositoryError> {
+        let mut used = BTreeSet::new();
+        for entry in self.current.entries.values() {
+            used.extend(self.chunks.referenced(entry.digest)?);
+            used.insert(entry.digest);
+        }
+        Ok(used)
     }
 
     fn outstanding(&self) -> Result<Publication, RepositoryError> {

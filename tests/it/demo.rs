@@ -1,0 +1,37 @@
+//! The demo as a user starts it. Needs nothing installed.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn demo(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_selvedge")).arg("demo").args(args).output().unwrap()
+}
+
+#[test]
+fn the_story_holds_ends_within_a_minute_and_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        .args(["demo", "--json"])
+        .env("TMPDIR", temporary.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let demands = report["demands"].as_array().unwrap();
+    assert!(demands.len() >= 9 && demands.iter().all(|demand| demand["held"] == true), "{told}");
+    assert_eq!(report["acts"].as_array().unwrap().iter().map(|act| act["failed"].as_u64().unwrap()).sum::<u64>(), 0);
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "files are left");
+}
+
+#[test]
+fn it_keeps_its_files_in_a_new_directory_only() {
+    let full = tempfile::tempdir().unwrap();
+    std::fs::write(full.path().join("mine"), b"").unwrap();
+    let output = demo(&["--keep", full.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+    assert_eq!(std::fs::read_dir(full.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,147 @@
+//! An operator and a device, both by their commands, over a real Mosquitto: from keys to a first
+//! update, back on purpose, a lost board. Needs mosquitto.
+
+use crate::mosquitto::{Mosquitto, free_port};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_selvedge");
+
+/// A directory with an operator's `repo` and a device's configuration and state.
+struct Site {
+    dir: tempfile::TempDir,
+    broker: Mosquitto,
+    device: Option<Child>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Self { dir, broker: Mosquitto::start(), device: None };
+        done(&site.selvedge(&["trust", "init"]));
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn selvedge(&self, args: &[&str]) -> Output {
+        Command::new(PROGRAM).args(args).current_dir(self.dir.path()).output().unwrap()
+    }
+
+    /// With the broker's address at its end.
+    fn tell(&self, args: &[&str]) -> Output {
+        let broker = format!("mqtt://127.0.0.1:{}", self.broker.port());
+        self.selvedge(&[args, &["--broker", &broker]].concat())
+    }
+
+    fn start_device(&mut self) {
+        let path = |name: &str| format!("{:?}", self.path(name));
+        let text = format!(
+            "[device]\nid = \"00112233445566778899aabbccddeeff\"\ngroups = [\"shop\"]\n\
+             [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{:?}]\n\
+             [link]\nbroker = \"mqtt://127.0.0.1:{}\"\nstate = {}\n[proxy]\nlisten = \"127.0.0.1:{}\"\n",
+            path("engine"),
+            path("api.sock"),
+            path("link.sock"),
+            path("repo/metadata/1.root.json"),
+            model("digits"),
+            self.broker.port(),
+            path("link"),
+            free_port(),
+        );
+        std::fs::write(self.path("selvedge.toml"), text).unwrap();
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--config", "selvedge.toml"]).current_dir(self.dir.path());
+        self.device = Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let output = self.selvedge(&["status", "--config", "selvedge.toml", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    fn wait_for_live(&self, version: u32) {
+        let start = Instant::now();
+        while self.status()["models"][0]["live"] != version {
+            let log = || std::fs::read_to_string(self.path("log")).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(20), "{}\n{}", self.status(), log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(device) = &mut self.device {
+            // In order, so that its children end with it.
+            let _ = Command::new("kill").arg(device.id().to_string()).status();
+            let _ = device.wait();
+        }
+    }
+}
+
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn done(output: &Output) {
+    assert!(output.status.success(), "{}", said(output));
+}
+
+#[test]
+fn a_first_update_a_way_back_on_purpose_and_a_lost_board() {
+    let mut site = Site::new();
+    site.start_device();
+    site.wait_for_live(1);
+    let (plain, adapted) = (model("digits"), model("digits-adapted"));
+    let (plain, adapted) = (plain.to_str().unwrap(), adapted.to_str().unwrap());
+
+    done(&site.tell(&["publish", adapted, "--to", "shop"]));
+    site.wait_for_live(2);
+
+    let refused = site.tell(&["publish", plain, "--to", "shop"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("--allow-downgrade"), "{}", said(&refused));
+    done(&site.tell(&["publish", plain, "--to", "shop", "--allow-downgrade"]));
+    site.wait_for_live(1);
+
+    // The board comes back empty; what was published is put back whole.
+    site.broker.kill();
+    site.broker.run();
+    done(&site.tell(&["refresh", "--all"]));
+    done(&site.tell(&["publish", adapted, "--to", "shop", "--retry", "--allow-downgrade"]));
+    site.wait_for_live(2);
+
+    let fleet = site.tell(&["status", "--json"]);
+    done(&fleet);
+    assert!(said(&fleet).contains("00112233445566778899aabbccddeeff"), "{}", said(&fleet));
+    let ledger = site.selvedge(&["ledger", "--config", "selvedge.toml", "--json"]);
+    done(&ledger);
+    assert!(said(&ledger).contains("status"), "{}", said(&ledger));
+}
+
+#[test]
+fn commands_that_cannot_work_say_what_to_do() {
+    let site = Site::new();
+    let nowhere = format!("mqtt://127.0.0.1:{}", free_port());
+    let cases: [(&[&str], &str); 5] = [
+        (&["publish", "nothing-here", "--to", "shop"], "manifest.toml"),
+        (&["refresh", "--broker", &nowhere], "reach the broker"),
+        (&["refresh", "--dir", "elsewhere"], "selvedge trust init"),
+        (&["trust", "init"], "not empty"),
+        (&["status", "--config", "missing.toml"], "missing.toml"),
+    ];
+    for (args, hint) in cases {
+        let output = site.selvedge(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+        assert!(said(&output).contains(hint), "{args:?}: {}", said(&output));
+    }
+}
