@@ -42,7 +42,7 @@
 //! publish  -> mqtt bundle trust privacy store
 //! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve store
+//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.

@@ -29,7 +29,11 @@ pub struct Args {
 
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let options = Options { keep: args.keep.clone(), rate: args.rate, live: !args.json };
-    let report = demo::run(&options).await?;
+    let stopped = crate::device::stop_signal()?;
+    let report = tokio::select! {
+        report = demo::run(&options) => report?,
+        () = stopped => anyhow::bail!("stopped before the end; nothing is left behind"),
+    };
     if args.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {

@@ -1,11 +1,14 @@
 //! `selvedge publish`: a model to those who are to run it.
 
 use super::{Align, Table, bytes, print};
+use crate::bundle::Bundle;
 use crate::config;
 use crate::publish::{
     Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, upload,
 };
 use crate::store::read_model_dir;
+use crate::sys::RealClock;
+use crate::update;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -25,7 +28,7 @@ pub struct Args {
     #[arg(value_name = "MODEL_DIR")]
     model: PathBuf,
     /// A group whose devices shall run it; may be given more than once.
-    #[arg(long = "to", value_name = "GROUP", required_unless_present = "device")]
+    #[arg(long = "to", value_name = "GROUP", required_unless_present = "device", value_parser = config::group_name)]
     to: Vec<String>,
     /// A device that shall run it, by its 32-digit id; may be given more than once. Ids are published salted only.
     #[arg(long, value_name = "ID", value_parser = parse_id)]
@@ -36,6 +39,9 @@ pub struct Args {
     /// This version shall replace newer ones.
     #[arg(long)]
     allow_downgrade: bool,
+    /// Do not try the model here first: for budgets that only the boards can meet.
+    #[arg(long)]
+    no_check: bool,
     /// Let boards on which this version failed try it again.
     #[arg(long)]
     retry: bool,
@@ -75,6 +81,9 @@ pub(super) struct BrokerArgs {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (bundle, left_out) = read_model_dir(&args.model)?;
+    if !args.no_check {
+        check(&bundle).await?;
+    }
     let mut repository = args.dir.open()?;
     let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
     let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry };
@@ -90,6 +99,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sent = args.broker.send(&mut repository, &publication).await?;
     print(if sent { "published\n" } else { NOT_SENT })
+}
+
+/// What each board will ask of it, asked here: before a version is spent on a model that cannot run.
+async fn check(bundle: &Bundle) -> anyhow::Result<()> {
+    let bundle = bundle.clone();
+    let checked = tokio::task::spawn_blocking(move || update::check(&bundle, 1, &RealClock::new())).await?;
+    match checked {
+        Ok(_) => Ok(()),
+        Err(failure) => {
+            let hint = "nothing was signed; mend the model, or publish it all the same with --no-check";
+            Err(super::advise(failure, "the model fails here what boards will ask of it", hint))
+        }
+    }
 }
 
 /// What a command without `--broker` ends with.

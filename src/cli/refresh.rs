@@ -7,7 +7,7 @@ use crate::sys::unix_now;
 /// Sign the timestamp anew, so that boards go on taking offers; send what the board lacks.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  selvedge refresh --broker mqtt://broker.local          from a timer, weekly
+  selvedge refresh --broker mqtt://broker.local          from a timer, daily
   selvedge refresh --all --broker mqtt://broker.local    put everything back on a broker that lost it
 
 A timestamp lasts 30 days unless `trust init` was told otherwise. Boards whose timestamp has expired serve on;

@@ -113,7 +113,7 @@ fn init(args: &Init) -> anyhow::Result<()> {
          1. copy {root} to /etc/selvedge/root.json on each device\n  \
          2. move {keys}/root.* to a medium that you keep offline, with a copy; only `trust rotate` needs them\n  \
          3. selvedge publish MODEL_DIR --to GROUP --broker mqtt://HOST\n  \
-         4. run `selvedge refresh --broker mqtt://HOST` from a weekly timer\n",
+         4. run `selvedge refresh --broker mqtt://HOST` from a daily timer\n",
         dir = shown(&args.dir.dir)
     ))
 }

@@ -10,6 +10,7 @@ mod sections;
 
 pub use error::{ConfigError, Problem};
 pub use id::{DeviceId, IdError};
+pub use sections::group as group_name;
 
 use crate::sys::Disk;
 use read::Reader;

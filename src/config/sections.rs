@@ -82,7 +82,8 @@ fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-fn group(name: &str) -> Result<String, String> {
+/// A group's name, as devices and offers state it.
+pub fn group(name: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     let good = (1..=32).contains(&name.len()) && name.bytes().all(plain);
     good.then(|| name.to_owned())

@@ -34,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Tells the story. The report says whether every demand held.
 pub async fn run(options: &Options) -> Result<Report, DemoError> {
-    let temporary = tempfile::Builder::new().prefix("selvedge-demo-").tempdir();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let temporary = tempfile::Builder::new().prefix("selvedge-demo-").permissions(private).tempdir();
     let temporary = temporary.map_err(|source| DemoError::File { path: std::env::temp_dir(), source })?;
     let dir = match &options.keep {
         Some(dir) => empty_dir(dir)?,

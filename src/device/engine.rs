@@ -10,7 +10,10 @@ use crate::serve::{self, Api};
 use crate::store::{ModelDirError, read_model_dir};
 use crate::sys::{self, Clock, Disk, DiskError, RealClock, RealDisk};
 use crate::update::{self, Parts, Serving, StartError, Updater};
+use rustix::fs::FlockOperation;
+use std::fs::File;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -34,6 +37,8 @@ pub enum EngineError {
     Root(#[source] DiskError),
     #[error(transparent)]
     Factory(#[from] ModelDirError),
+    #[error("lock {path}; is another engine running with this state directory?")]
+    Lock { path: PathBuf, source: std::io::Error },
     #[error("start {0} workers")]
     Workers(usize, #[source] std::io::Error),
     #[error("read the state directory")]
@@ -50,6 +55,7 @@ pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> 
     let mut inherited = Inherited::take()?;
     let apis = inherited.listeners("api", &config.engine.socket)?;
     let links = inherited.listeners("ipc", &config.engine.link_socket)?;
+    let _held = hold(&config.engine.state)?;
     let slots = Arc::new(Slots::default());
     let workers = config.engine.workers;
     let pool = Workers::start(workers, config.engine.queue).map_err(|source| EngineError::Workers(workers, source))?;
@@ -73,6 +79,16 @@ pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> 
         Err(error) => error!(%error, "the API's task broke"),
     }
     Ok(updated?)
+}
+
+/// One engine a state directory: a second one would take the first one's trial for a crash.
+fn hold(state: &Path) -> Result<File, EngineError> {
+    let path = state.join("lock");
+    let failed = |source: std::io::Error| EngineError::Lock { path: path.clone(), source };
+    std::fs::create_dir_all(state).map_err(failed)?;
+    let file = File::create(&path).map_err(failed)?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
+    Ok(file)
 }
 
 /// One link at a time: one socket.

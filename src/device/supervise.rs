@@ -3,6 +3,7 @@
 use crate::config::Config;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -144,7 +145,8 @@ fn make_directories(config: &Config) -> Result<(), SuperviseError> {
     let sockets = [&config.engine.socket, &config.engine.link_socket].map(|path| path.parent());
     let states = [Some(config.engine.state.as_path()), Some(config.link.state.as_path())];
     for dir in sockets.into_iter().chain(states).flatten() {
-        std::fs::create_dir_all(dir).map_err(|source| SuperviseError::Directory { path: dir.to_owned(), source })?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| SuperviseError::Directory { path: dir.to_owned(), source })?;
     }
     Ok(())
 }

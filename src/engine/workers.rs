@@ -28,9 +28,9 @@ pub struct Answer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
-    #[error("all {0} places in the queue are taken; try again shortly, or raise engine.queue")]
+    #[error("all {0} places in the queue are taken; try again shortly")]
     Busy(usize),
-    #[error("no answer within {0:?}; the model is too slow for this load, or raise engine.deadline")]
+    #[error("no answer within {0:?}, the request's own timeout or the configuration's engine.deadline-ms")]
     Deadline(Duration),
     #[error(transparent)]
     Run(#[from] RunError),

@@ -47,9 +47,9 @@ pub enum PublishError {
 pub enum StartError {
     #[error("the client id must have 1 to 65535 bytes")]
     ClientId,
-    #[error("the broker's host is empty: set `host` under [link.broker]")]
+    #[error("the broker's host is empty: set `broker` under [link]")]
     Host,
-    #[error("`username` under [link.broker] is over 65535 bytes")]
+    #[error("`username` under [link] is over 65535 bytes")]
     Username,
     #[error("the last will's topic or message is empty or over 65535 bytes")]
     Will,

@@ -42,8 +42,7 @@ pub(super) enum Lost {
     Lacks(&'static str),
 }
 
-const CREDENTIALS: &str =
-    ": check `username` and `password-file` under [link.broker], and that the broker knows this user";
+const CREDENTIALS: &str = ": check `username` and `password-file` under [link], and that the broker knows this user";
 
 pub(super) fn connect_reason(code: ConnectReturnCode) -> String {
     let what_to_do = if [ConnectReturnCode::BadUserNamePassword, ConnectReturnCode::NotAuthorized].contains(&code) {

@@ -18,12 +18,9 @@ pub(super) struct Body {
 }
 
 /// Reads all of it. A client that is too slow, too large or breaks off gets its refusal.
-pub(super) async fn read(api: &Api, headers: &HeaderMap, mut body: Incoming) -> Result<Body, Refusal> {
+pub(super) async fn read(api: &Api, headers: &HeaderMap, body: &mut Incoming) -> Result<Body, Refusal> {
     check_encoding(headers)?;
     if stated_length(headers).is_some_and(|length| length > api.limits.max_body as u64) {
-        if !headers.contains_key(EXPECT) {
-            discard(&mut body, api.limits.max_body.saturating_mul(4)).await;
-        }
         return Err(too_large(api));
     }
     match tokio::time::timeout(api.limits.body, collect(api, body)).await {
@@ -49,13 +46,17 @@ fn stated_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn too_large(api: &Api) -> Refusal {
-    let text = format!("the body is over the limit of {} bytes (engine.max_body)", api.limits.max_body);
+    let text = format!("the body is over the limit of {} bytes (engine.max-body-mib)", api.limits.max_body);
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// Many clients look for an answer only after they have sent everything; let those that are a
-/// little over the limit get that far.
-async fn discard(body: &mut Incoming, limit: usize) {
+/// What is left of a refused request. Many clients look for an answer only after they have sent
+/// everything; let those that are not far over the limit get there. One that asks first is told at once.
+pub(super) async fn discard(api: &Api, headers: &HeaderMap, body: &mut Incoming) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let limit = api.limits.max_body.saturating_mul(4);
     let all = async {
         let mut seen = 0;
         while seen <= limit {
@@ -68,7 +69,7 @@ async fn discard(body: &mut Incoming, limit: usize) {
     let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
 }
 
-async fn collect(api: &Api, mut body: Incoming) -> Result<Body, Refusal> {
+async fn collect(api: &Api, body: &mut Incoming) -> Result<Body, Refusal> {
     let mut room: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
@@ -77,7 +78,6 @@ async fn collect(api: &Api, mut body: Incoming) -> Result<Body, Refusal> {
         let frame = frame.map_err(|_| Refusal::bad("the body broke off before its stated end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + all.len() + data.len() > api.limits.max_body {
-            discard(&mut body, api.limits.max_body).await;
             return Err(too_large(api));
         }
         take_room(api, &mut room, data.len())?;

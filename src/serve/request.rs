@@ -86,10 +86,19 @@ struct InputHead<'a> {
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     shape: Vec<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     parameters: InputParameters,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+}
+
+/// Serializers write `null` for what is absent.
+fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Deserialize<'de> + Default,
+    D: serde::Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[derive(Deserialize, Default)]
@@ -102,7 +111,7 @@ struct InputParameters {
 struct OutputHead<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     parameters: OutputParameters,
 }
 

@@ -5,42 +5,49 @@ use super::{address, body, infer, metrics, request::short};
 use crate::engine::Live;
 use crate::tensor::TensorSpec;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Answers any request.
 pub(super) async fn answer(api: &Api, request: Request<Incoming>) -> Reply {
-    match route(api, request).await {
+    let (head, mut body) = request.into_parts();
+    match route(api, &head, &mut body).await {
         Ok(reply) => reply,
         Err(refusal) => {
+            body::discard(api, &head.headers, &mut body).await;
             api.refused.count(refusal.status);
             refusal.reply()
         }
     }
 }
 
-async fn route(api: &Api, request: Request<Incoming>) -> Result<Reply, Refusal> {
-    address::check(request.uri(), request.headers())?;
-    let path = request.uri().path().to_owned();
+async fn route(api: &Api, request: &Parts, body: &mut Incoming) -> Result<Reply, Refusal> {
+    address::check(&request.uri, &request.headers)?;
+    let path = request.uri.path();
     let segments: Vec<&str> = path.trim_matches('/').split('/').take(8).collect();
     if let ["v2", "models", name, rest @ ..] = &segments[..] {
-        return model(api, name, rest, request).await;
+        return model(api, name, rest, request, body).await;
     }
     if segments == ["v2", "repository", "index"] {
         // The body may ask for ready models only; all are.
-        method(&request, "POST")?;
+        method(request, "POST")?;
         return Ok(json(StatusCode::OK, &index(api)));
     }
     match &segments[..] {
-        ["v2"] => get(&request, || json(StatusCode::OK, &server())),
-        ["v2", "health", "live"] => get(&request, || json(StatusCode::OK, &json!({ "live": true }))),
-        ["v2", "health", "ready"] => get(&request, || ready(api)),
-        ["v2", "models"] => get(&request, || json(StatusCode::OK, &index(api))),
-        ["metrics"] => {
-            get(&request, || reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::text(api)))
+        ["v2", "repository", "models", _, "load" | "unload"] if request.method == Method::POST => {
+            let text = "models come and go by signed updates; see `selvedge publish`";
+            Err(Refusal::new(StatusCode::FORBIDDEN, text))
         }
-        ["selvedge", "status"] => get(&request, || json(StatusCode::OK, &(api.status)())),
+        ["v2"] => get(request, || json(StatusCode::OK, &server())),
+        ["v2", "health", "live"] => get(request, || json(StatusCode::OK, &json!({ "live": true }))),
+        ["v2", "health", "ready"] => get(request, || ready(api)),
+        ["v2", "models"] => get(request, || json(StatusCode::OK, &index(api))),
+        ["metrics"] => {
+            get(request, || reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::text(api)))
+        }
+        ["selvedge", "status"] => get(request, || json(StatusCode::OK, &(api.status)())),
         _ => Err(unknown_path()),
     }
 }
@@ -50,16 +57,16 @@ fn unknown_path() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, text)
 }
 
-fn get(request: &Request<Incoming>, answer: impl FnOnce() -> Reply) -> Result<Reply, Refusal> {
+fn get(request: &Parts, answer: impl FnOnce() -> Reply) -> Result<Reply, Refusal> {
     method(request, "GET, HEAD")?;
     Ok(answer())
 }
 
-fn method(request: &Request<Incoming>, allow: &'static str) -> Result<(), Refusal> {
-    if allow.split(", ").any(|allowed| request.method().as_str() == allowed) {
+fn method(request: &Parts, allow: &'static str) -> Result<(), Refusal> {
+    if allow.split(", ").any(|allowed| request.method.as_str() == allowed) {
         return Ok(());
     }
-    let name = short(request.method().as_str());
+    let name = short(request.method.as_str());
     Err(Refusal {
         allow: Some(allow),
         ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{name} does nothing here; use {allow}"))
@@ -95,33 +102,28 @@ fn index(api: &Api) -> Value {
 }
 
 /// Below `/v2/models/NAME`.
-async fn model(api: &Api, name: &str, rest: &[&str], request: Request<Incoming>) -> Result<Reply, Refusal> {
+async fn model(api: &Api, name: &str, rest: &[&str], request: &Parts, body: &mut Incoming) -> Result<Reply, Refusal> {
     let (version, action) = match rest {
         ["versions", version, action @ ..] => (Some(*version), action),
         action => (None, action),
     };
     match action {
         [] => {
-            method(&request, "GET, HEAD")?;
+            method(request, "GET, HEAD")?;
             Ok(json(StatusCode::OK, &metadata(&*find(api, name, version)?)))
         }
         ["ready"] => {
-            method(&request, "GET, HEAD")?;
+            method(request, "GET, HEAD")?;
             let live = find(api, name, version)?;
             Ok(json(StatusCode::OK, &json!({ "name": live.name(), "ready": true })))
         }
         ["infer"] => {
-            method(&request, "POST")?;
+            method(request, "POST")?;
             // Early, so that a body to nowhere is not waited for.
             find(api, name, version)?;
-            let (parts, incoming) = request.into_parts();
-            let body = body::read(api, &parts.headers, incoming).await?;
+            let body = body::read(api, &request.headers, body).await?;
             let live = find(api, name, version)?;
-            infer::infer(api, live, &parts.headers, body).await
-        }
-        ["load" | "unload"] if request.method() == Method::POST => {
-            let text = "models come and go by signed updates; see `selvedge publish`";
-            Err(Refusal::new(StatusCode::FORBIDDEN, text))
+            infer::infer(api, live, &request.headers, body).await
         }
         _ => Err(unknown_path()),
     }

@@ -51,7 +51,8 @@ pub struct Trial {
     pub retry: u32,
     /// The kernel's boot in which the trial last went on.
     pub boot: u128,
-    /// Starts that found the trial begun by an earlier boot: the power went, or someone rebooted.
+    /// Starts that found the trial begun by an earlier boot: the power went, or someone rebooted. With
+    /// nothing to go back to, deaths within one boot count here too.
     pub power_cuts: u32,
     /// The engine stopped in order; the next start does not count as a death.
     pub paused: bool,

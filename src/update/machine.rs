@@ -166,7 +166,9 @@ fn begin(entry: &Entry, candidate: VersionRef, retry: u32, boot: u128) -> (Entry
 fn promote(entry: &Entry, trial: Trial) -> (Entry, Vec<Effect>) {
     let next = Entry {
         live: Some(trial.candidate),
-        previous: if entry.unproven.is_some() { entry.previous } else { entry.live },
+        // Of an overtaken probation the last proven version stays pinned; without one, the overtaken,
+        // which at least has passed its checks.
+        previous: entry.unproven.and(entry.previous).or(entry.live),
         trial: Some(Trial { phase: Phase::Probation, ..trial }),
         unproven: None,
         quarantine: entry.quarantine.clone(),
@@ -214,9 +216,11 @@ fn judge(entry: &Entry, trial: Trial, seen: (u64, u64), bounds: (u32, u32)) -> (
 /// A start that finds a trial: was it a death of the engine, a power cut, or neither?
 fn resume(entry: &Entry, trial: Trial, boot: u128) -> (Entry, Vec<Effect>) {
     let same_boot = trial.boot == boot;
-    let power_cuts = trial.power_cuts + u32::from(!same_boot && !trial.paused);
+    // With nothing to go back to, one death is no reason to serve nothing: it may have been the machine's.
+    let alone = trial.phase == Phase::Probation && entry.previous.is_none();
+    let power_cuts = trial.power_cuts + u32::from(!trial.paused && (!same_boot || alone));
     let limit = Measure::Count(MAX_POWER_CUTS.into());
-    if same_boot && !trial.paused {
+    if same_boot && !trial.paused && !alone {
         return fail(entry, trial, (Stage::Restart, Code::Crashed, Measure::Count(0), Measure::Count(1)));
     }
     if power_cuts > MAX_POWER_CUTS {

@@ -99,6 +99,27 @@ fn a_death_on_trial_is_blamed_on_the_candidate_at_the_next_start() {
 }
 
 #[test]
+fn a_first_model_is_not_given_up_for_one_death_and_is_for_many() {
+    let (mut entry, _) = run(Entry::default(), &[stored(1), Event::Passed]);
+    for _ in 0..MAX_POWER_CUTS {
+        let (next, effects) = step(&entry, Event::Started { boot: BOOT });
+        assert_eq!((effects, next.live), (vec![], Some(version(1))));
+        entry = next;
+    }
+    let (entry, effects) = step(&entry, Event::Started { boot: BOOT });
+    assert_eq!(refusal(&effects), Some(Code::Crashed));
+    assert_eq!(entry.live, None);
+}
+
+#[test]
+fn a_death_after_an_overtaken_first_probation_goes_back_to_the_overtaken() {
+    let (entry, _) = run(Entry::default(), &[stored(1), Event::Passed, stored(2), Event::Passed]);
+    assert_eq!((entry.live, entry.previous), (Some(version(2)), Some(version(1))));
+    let (entry, _) = step(&entry, Event::Started { boot: BOOT });
+    assert_eq!(entry.live, Some(version(1)));
+}
+
+#[test]
 fn an_orderly_stop_and_a_few_power_cuts_are_not() {
     let (entry, _) = run(live(1), &[stored(2), Event::Passed, Event::Stopping]);
     let (mut entry, effects) = step(&entry, Event::Started { boot: BOOT });

@@ -1,7 +1,8 @@
 //! The demo as a user starts it. Needs nothing installed.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn demo(args: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_selvedge")).arg("demo").args(args).output().unwrap()

@@ -4,6 +4,7 @@ mod boot;
 mod broker_acl;
 mod commands;
 mod config;
+mod crash;
 mod demo;
 mod device;
 mod docs;

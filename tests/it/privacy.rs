@@ -67,10 +67,13 @@ fn find(buffer: &[u8], what: &[u8]) -> bool {
     buffer.windows(what.len()).any(|window| window == what)
 }
 
+fn marked(buffer: &[u8]) -> Vec<String> {
+    needles().into_iter().filter(|(_, needle)| find(buffer, needle)).map(|(name, _)| name).collect()
+}
+
 fn assert_clean(place: &str, buffer: &[u8]) {
-    for (name, needle) in needles() {
-        assert!(!find(buffer, &needle), "{place} holds the marked {name}");
-    }
+    let found = marked(buffer);
+    assert!(found.is_empty(), "{place} holds the marked {found:?}");
 }
 
 #[test]
@@ -78,13 +81,11 @@ fn the_scanner_finds_what_is_planted() {
     for (name, needle) in needles() {
         assert!(needle.len() >= 7, "{name} is too short to be a marker");
         let planted = [b"before ".as_slice(), &needle, b" after"].concat();
-        assert!(find(&planted, &needle), "{name}");
-        let caught = std::panic::catch_unwind(|| assert_clean("a buffer", &planted));
-        assert!(caught.is_err(), "{name}");
+        assert!(marked(&planted).contains(&name), "{name}");
     }
-    // "wxM=" and so on, by another's encoder: printf 'xx' and the text, through base64.
+    // By another's encoder: `printf abc | base64`, `printf xxabcdef | base64` without the digits that hold an x.
     assert_eq!(base64_inside(b"abc", 0), b"YWJj");
-    assert_eq!(base64_inside(b"abcdef", 2), b"FiY2Rl");
+    assert_eq!(base64_inside(b"abcdef", 2), b"hYmNk");
 }
 
 /// Good and bad requests, each with the marker in it.
@@ -174,11 +175,14 @@ fn nothing_marked_leaves(log_level: &str) {
     ask_marked(&device);
     device.crash_engine("-KILL");
     ask_marked(&device);
-    device.crash_engine("-SEGV");
+    device.crash_engine("-ABRT");
     ask_marked(&device);
     device.publish("digits-adapted");
-    while device.live() != 2 {
+    for _ in 0..1000 {
         ask_marked(&device);
+        if device.live() == 2 {
+            break;
+        }
     }
     for _ in 0..20 {
         ask_marked(&device);
