@@ -1,6 +1,13 @@
 //! Where log lines go. They tell what the daemon does, never what a model was asked or answered.
+//!
+//! Invariant: our own words alone may be turned up. Libraries below us print at their finer levels
+//! what they hold in their hands (tract: the values of every tensor; hyper: heads of requests), so
+//! whatever the configuration says, they are heard up to a fixed level and no further.
 
 use crate::config::{Log, LogFormat};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
@@ -18,11 +25,24 @@ pub fn start(log: &Log) -> Result<(), LoggingError> {
     let level = log.level.clone();
     let filter = EnvFilter::try_new(&level).map_err(|source| LoggingError::Level { level, source })?;
     let (layer, lost) = layer(log.format);
+    let capped = filter_fn(|line| may_be_told(line.target(), *line.level()));
+    // Without the hint each line of a library would be made and then dropped.
+    let filter = filter.and(capped.with_max_level_hint(LevelFilter::TRACE));
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     if let Some(error) = lost {
         tracing::warn!(%error, "the journal does not answer: logging as text to standard error");
     }
     Ok(())
+}
+
+/// A library that is not known counts as one that prints what passes through it.
+fn may_be_told(target: &str, level: Level) -> bool {
+    let room = target.split("::").next().unwrap_or_default();
+    match room {
+        "selvedge" => true,
+        tract if tract.starts_with("tract") => level <= Level::WARN,
+        _ => level <= Level::INFO,
+    }
 }
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
@@ -41,4 +61,24 @@ fn layer(format: LogFormat) -> (Boxed, Option<std::io::Error>) {
 fn text() -> Boxed {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_not_heard_at_the_levels_where_they_print_what_they_hold() {
+        for target in ["selvedge", "selvedge::engine::graph"] {
+            assert!(may_be_told(target, Level::TRACE), "{target}");
+        }
+        for target in ["tract_core::plan", "tract_onnx", "tract"] {
+            assert!(may_be_told(target, Level::WARN), "{target}");
+            assert!(!may_be_told(target, Level::INFO), "{target}");
+        }
+        for target in ["hyper::proto::h1::io", "rumqttc", "tough", "selvedgeish", "log", ""] {
+            assert!(may_be_told(target, Level::INFO), "{target}");
+            assert!(!may_be_told(target, Level::DEBUG), "{target}");
+        }
+    }
 }
