@@ -419,7 +419,8 @@ fn lookup() -> [(&'static str, Vec<u8>); 3] {
     let golden = safetensors::serialize(golden, None).unwrap();
     let manifest = "format = 1\nname = \"lookup\"\nversion = 1\nruntime = \"0.1.0\"\n\
         [[inputs]]\nname = \"x\"\ndatatype = \"INT64\"\nshape = [1]\n\
-        [[outputs]]\nname = \"y\"\ndatatype = \"FP32\"\nshape = [1]\n";
+        [[outputs]]\nname = \"y\"\ndatatype = \"FP32\"\nshape = [1]\n\
+        [golden]\natol = 0.0\nmin-agreement = 1.0\n[probation]\nrequests = 1\nmax-errors = 0\n";
     [("manifest.toml", manifest.into()), ("model.onnx", model), ("golden.safetensors", golden)]
 }
 
