@@ -85,7 +85,7 @@ impl Device {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -c unlimited || true; exec \"$@\"", "sh", PROGRAM, role, "--config"]);
-        command.arg(self.path("selvedge.toml")).current_dir(self.dir.path()).process_group(0);
+        command.arg(self.path("selvedge.toml")).arg("--with-parent").current_dir(self.dir.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command
     }
@@ -194,9 +194,19 @@ impl Drop for Device {
 
 fn end(process: &mut Option<Child>, signal: Signal) -> ExitStatus {
     let mut process = process.take().expect("it runs");
-    // An error says that it has ended by itself; its status tells.
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&process), signal);
-    process.wait().unwrap()
+    let start = Instant::now();
+    loop {
+        // An error says that it has ended by itself; its status tells. Rust's runtime passes over the
+        // first fault that it did not make itself, so that one is sent again.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&process), signal);
+        for _ in 0..if signal == Signal::SEGV { 10 } else { 2000 } {
+            if let Some(status) = process.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(start.elapsed() < LONG, "{signal:?} does not end it");
+    }
 }
 
 async fn ask(socket: &Path, request: &[u8]) -> Option<Reply> {
