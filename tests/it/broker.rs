@@ -189,7 +189,7 @@ async fn engine_and_link_killed_ten_times_amid_an_update_leave_a_version_that_an
     let load = device.load();
     proxy.slow_down(SLOW);
     operator.publish(&release(2, LARGE, 50)).await;
-    let mut had = 0;
+    let (mut had, mut amid) = (0, 0);
     for moment in 1..=10 {
         sleep(Duration::from_millis(600)).await;
         device.end_engine(Signal::KILL);
@@ -197,12 +197,14 @@ async fn engine_and_link_killed_ten_times_amid_an_update_leave_a_version_that_an
         let has = device.chunks().len();
         assert!(has >= had || has == 0, "kill {moment}: {had} chunks became {has}");
         had = has;
+        amid += u32::from(has > 0);
         let asked = load.seen().len();
         device.start().await;
         sleep(Duration::from_millis(50)).await;
         let seen = &load.seen()[asked..];
         assert!(matches!(seen.last(), Some((_, Seen::Answer { right: true, .. }))), "kill {moment}: {seen:?}");
     }
+    assert!(amid >= 5, "only {amid} kills found it under way");
     let crashed = |status: &Status| status.outcomes.iter().any(|o| o.code == Code::Crashed && o.version == Some(2));
     let ended = |status: &Status| is_live(2)(status) || is_live(1)(status) && crashed(status);
     let status = device.wait("an end", ended).await;

@@ -72,9 +72,10 @@ impl Scanner {
         let hex = hex::encode(bytes);
         self.add(&format!("{what} in hexadecimal"), hex.as_bytes());
         self.add(&format!("{what} in hexadecimal"), hex.to_uppercase().as_bytes());
-        let debug = format!("{bytes:?}");
-        self.add(&format!("{what} as a list of bytes"), debug[1..debug.len() - 1].as_bytes());
-        self.add(&format!("{what} as a list of bytes"), debug[1..debug.len() - 1].replace(' ', "").as_bytes());
+        let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+        for between in [", ", ","] {
+            self.add(&format!("{what} as a list of bytes"), numbers.join(between).as_bytes());
+        }
         for shift in 0..3 {
             // Wherever the bytes stand in what was encoded: the ends depend on their neighbours.
             let skip = (3 - shift) % 3;
@@ -160,7 +161,7 @@ fn base64(bytes: &[u8]) -> String {
 #[test]
 fn the_scanner_finds_what_is_planted_in_every_encoding_and_nothing_else() {
     let mut secrets = Secrets::new();
-    secrets.results.push(vec![12.345_678, -7.654_321, 3.141_592_7]);
+    secrets.results.push(vec![12.345_678, -7.654_321, 31.415_926]);
     let scanner = Scanner::new(&secrets);
     let noise: Vec<u8> = (0..100_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     assert_eq!(scanner.find(&noise), None);
