@@ -71,7 +71,7 @@ mod tests {
         for target in ["selvedge", "selvedge::engine::graph"] {
             assert!(is_discreet(target, Level::TRACE), "{target}");
         }
-        for target in ["tract_core::plan", "tract_onnx", "tract", "hyper::proto::h1::io"] {
+        for target in ["tract", "tract_core", "hyper::proto::h1::io"] {
             assert!(is_discreet(target, Level::WARN), "{target}");
             assert!(!is_discreet(target, Level::INFO), "{target}");
         }
