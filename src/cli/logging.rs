@@ -1,6 +1,11 @@
 //! Where log lines go. They tell what the daemon does, never what a model was asked or answered.
+//!
+//! Invariant: our own words alone may be turned up. Libraries below us print at their finer levels
+//! what they hold in their hands (tract: the values of every tensor; hyper: heads of requests), so
+//! whatever the configuration says, they are heard up to a fixed level and no further.
 
 use crate::config::{Log, LogFormat};
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -20,7 +25,10 @@ pub fn start(log: &Log) -> Result<(), LoggingError> {
     let level = log.level.clone();
     let filter = EnvFilter::try_new(&level).map_err(|source| LoggingError::Level { level, source })?;
     let (layer, lost) = layer(log.format);
-    tracing_subscriber::registry().with(layer.with_filter(filter.and(filter_fn(is_discreet)))).try_init()?;
+    let discreet = filter_fn(|line| is_discreet(line.target(), *line.level()));
+    // Without the hint each line of a library, however fine, would be asked about one by one.
+    let filter = filter.and(discreet.with_max_level_hint(LevelFilter::TRACE));
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     if let Some(error) = lost {
         tracing::warn!(%error, "the journal does not answer: logging as text to standard error");
     }
@@ -29,15 +37,11 @@ pub fn start(log: &Log) -> Result<(), LoggingError> {
 
 /// Other people's crates log what they handle: tract its tensors, hyper requests. Whatever the level,
 /// nothing of theirs that could quote an input is logged.
-fn is_discreet(line: &tracing::Metadata<'_>) -> bool {
-    const LIMITS: [(&str, LevelFilter); 4] = [
-        ("selvedge", LevelFilter::TRACE),
-        ("tract", LevelFilter::WARN),
-        ("hyper", LevelFilter::WARN),
-        ("", LevelFilter::INFO),
-    ];
-    let limit = LIMITS.into_iter().find(|(prefix, _)| line.target().starts_with(prefix));
-    limit.is_some_and(|(_, limit)| *line.level() <= limit)
+fn is_discreet(target: &str, level: Level) -> bool {
+    const LIMITS: [(&str, Level); 4] =
+        [("selvedge", Level::TRACE), ("tract", Level::WARN), ("hyper", Level::WARN), ("", Level::INFO)];
+    let limit = LIMITS.into_iter().find(|(prefix, _)| target.starts_with(prefix));
+    limit.is_some_and(|(_, limit)| level <= limit)
 }
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
@@ -56,4 +60,24 @@ fn layer(format: LogFormat) -> (Boxed, Option<std::io::Error>) {
 fn text() -> Boxed {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_not_heard_at_the_levels_where_they_print_what_they_hold() {
+        for target in ["selvedge", "selvedge::engine::graph"] {
+            assert!(is_discreet(target, Level::TRACE), "{target}");
+        }
+        for target in ["tract", "tract_core", "hyper::proto::h1::io"] {
+            assert!(is_discreet(target, Level::WARN), "{target}");
+            assert!(!is_discreet(target, Level::INFO), "{target}");
+        }
+        for target in ["rumqttc", "tough", "log", ""] {
+            assert!(is_discreet(target, Level::INFO), "{target}");
+            assert!(!is_discreet(target, Level::DEBUG), "{target}");
+        }
+    }
 }

@@ -27,6 +27,8 @@ pub enum EngineError {
         "give up the network; where the kernel cannot (under an emulator), set engine.deny-network = false and build the wall outside"
     )]
     Deny(#[source] sys::DenyError),
+    #[error("seal the memory against core files and debuggers")]
+    Seal(#[source] std::io::Error),
     #[error("the network is still there after it was given up: the engine does not start")]
     NotDenied,
     #[error(transparent)]
@@ -51,6 +53,7 @@ pub enum EngineError {
 
 /// Runs until `shutdown`: requests in flight are answered, trials marked as paused.
 pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), EngineError> {
+    sys::seal_memory().map_err(EngineError::Seal)?;
     deny_network(&config.engine)?;
     let mut inherited = Inherited::take()?;
     let apis = inherited.listeners("api", &config.engine.socket)?;

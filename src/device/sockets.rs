@@ -1,6 +1,10 @@
 //! Unix sockets: from systemd where it holds them, else made here.
+//!
+//! Invariant: the engine holds Unix sockets only. Any other that it was started with, listener or
+//! not, named to it or left open by accident, could be made to connect to the outside.
 
 use crate::serve;
+use crate::sys;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +16,13 @@ pub enum SocketError {
     Bind { path: PathBuf, source: io::Error },
     #[error("take the socket {name:?} that systemd holds")]
     Inherit { name: String, source: io::Error },
+    #[error("look at the sockets that the engine was started with")]
+    Look(#[source] io::Error),
+    #[error(
+        "the engine was started with an open {protocol} socket (file descriptor {fd}) and takes Unix sockets only: \
+         through any other, data could leave; give its socket unit a path, and use selvedge-proxy.socket for TCP"
+    )]
+    NotUnix { fd: u32, protocol: String },
 }
 
 /// Sockets by the names that their units give them (`FileDescriptorName=`).
@@ -21,6 +32,9 @@ pub(super) struct Inherited(VecDeque<(String, std::os::unix::net::UnixListener)>
 impl Inherited {
     /// Call once, before anything else looks at `LISTEN_FDS`.
     pub(super) fn take() -> Result<Self, SocketError> {
+        if let Some((fd, protocol)) = sys::network_sockets().map_err(SocketError::Look)?.pop() {
+            return Err(SocketError::NotUnix { fd, protocol });
+        }
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut fds = listenfd::ListenFd::from_env();

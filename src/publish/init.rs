@@ -72,8 +72,8 @@ impl Repository {
         let online = online.map(|role| keys::create(&key_dir, &format!("{role}.1")).map(|key| (role, key)));
         let online = online.into_iter().collect::<Result<BTreeMap<_, _>, _>>()?;
         write_first_set(dir, options, &root_keys, &online)?;
-        drop(lock);
-        Self::open(dir)
+        // Kept, not taken anew: a child that another thread just started may still hold this one's file.
+        Self::open_locked(dir, lock)
     }
 }
 

@@ -61,7 +61,10 @@ impl Repository {
         if !dir.join("settings.json").exists() {
             return Err(RepositoryError::NotThere(dir.to_owned()));
         }
-        let lock = lock(dir)?;
+        Self::open_locked(dir, lock(dir)?)
+    }
+
+    pub(super) fn open_locked(dir: &Path, lock: File) -> Result<Self, RepositoryError> {
         let keys = KeyRing::load(&dir.join("keys"))?;
         let mut repository = Self::assemble(Arc::new(RealDisk), Arc::new(RealClock::new()), dir, keys)?;
         repository._lock = Some(lock);

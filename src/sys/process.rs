@@ -4,6 +4,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use std::collections::BTreeMap;
+use std::io;
 
 /// This boot of the kernel, or zero where the kernel does not say. Tells a crash from a power cut.
 pub fn boot_id() -> u128 {
@@ -34,8 +35,8 @@ const SOCKET: i64 = 198;
 /// ones; the call fails with `EAFNOSUPPORT`. Cannot be undone. Call before threads are started:
 /// the filter holds for the calling thread and what it spawns.
 ///
-/// An inherited socket is not covered, nor is io_uring (the unit denies that one): see
-/// `systemd/selvedge-engine.service` for the outer wall.
+/// An inherited socket is not covered (look for those with `network_sockets`), nor is io_uring (the
+/// unit denies that one): see `systemd/selvedge-engine.service` for the outer wall.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub fn deny_network() -> Result<(), DenyError> {
     let unix = rustix::net::AddressFamily::UNIX.as_raw();
@@ -62,6 +63,34 @@ pub fn network_is_denied() -> bool {
     [AddressFamily::INET, AddressFamily::INET6, AddressFamily::NETLINK, AddressFamily::PACKET]
         .into_iter()
         .all(|family| socket(family, SocketType::DGRAM, None).is_err())
+}
+
+/// Sockets that this process holds and that are not Unix ones: file descriptor and protocol. Even a
+/// listener is a way out: `connect(AF_UNSPEC)` turns it back into a socket that can connect anywhere.
+pub fn network_sockets() -> io::Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let path = entry?.path();
+        // The one that reads this directory is gone again by now.
+        let Ok(target) = std::fs::read_link(&path) else { continue };
+        if !target.to_string_lossy().starts_with("socket:") {
+            continue;
+        }
+        let mut name = [0; 64];
+        let length = rustix::fs::getxattr(&path, "system.sockprotoname", &mut name)?;
+        let protocol = String::from_utf8_lossy(&name[..length]).trim_end_matches('\0').to_owned();
+        let fd = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        if !protocol.starts_with("UNIX") {
+            found.push((fd.unwrap_or(u32::MAX), protocol));
+        }
+    }
+    Ok(found)
+}
+
+/// From now on no core file is made of this process, and no debugger of the same user reads its memory.
+pub fn seal_memory() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Resident memory of this process, bytes; zero where the kernel does not say.

@@ -1,10 +1,10 @@
 //! Everything that is tested from outside, in one executable. Each module says what it needs installed.
 
 mod boot;
+mod broker;
 mod broker_acl;
 mod commands;
 mod config;
-mod crash;
 mod demo;
 mod device;
 mod docs;
@@ -13,6 +13,7 @@ mod mosquitto;
 mod mqtt;
 mod operator;
 mod privacy;
+mod secrets;
 mod serve;
 mod status;
 mod systemd;

@@ -1,14 +1,14 @@
 //! A real Mosquitto for one test, a proxy that counts what passes, and a client of few manners.
 
 use bytes::BytesMut;
-use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, Filter, Packet, Publish, Subscribe};
+use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -85,6 +85,13 @@ impl Mosquitto {
         }
     }
 
+    /// What it keeps on disk is gone, as after a power cut before it first saved.
+    pub fn forget(&self) {
+        assert!(self.process.is_none(), "kill it first");
+        // It may not have saved yet.
+        let _ = std::fs::remove_file(self.dir.path().join("mosquitto.db"));
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -115,29 +122,44 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Stands between a client and a broker and counts.
+/// Stands between a client and a broker, counts, and may write down all that passes, or slow it.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     pub port: u16,
     to_broker: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
+    /// For each connection and direction what passed.
+    record: Option<Arc<Mutex<Vec<Vec<u8>>>>>,
+    /// Bytes a second from the broker; zero for no limit.
+    pace: Arc<AtomicU64>,
 }
 
 impl Proxy {
     pub async fn start(broker: u16) -> Self {
+        Self::with(broker, None).await
+    }
+
+    /// One that keeps every byte of both directions.
+    pub async fn recording(broker: u16) -> Self {
+        Self::with(broker, Some(Arc::default())).await
+    }
+
+    async fn with(broker: u16, record: Option<Arc<Mutex<Vec<Vec<u8>>>>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
             to_broker: Arc::default(),
             connections: Arc::default(),
+            record,
+            pace: Arc::default(),
         };
-        let counts = proxy.clone();
+        let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                counts.connections.fetch_add(1, Ordering::SeqCst);
+                this.connections.fetch_add(1, Ordering::SeqCst);
                 let broker = tokio::net::TcpStream::connect(("127.0.0.1", broker)).await;
                 if let Ok(broker) = broker {
-                    tokio::spawn(pass(client, broker, counts.to_broker.clone()));
+                    tokio::spawn(this.clone().pass(client, broker));
                 }
             }
         });
@@ -152,38 +174,74 @@ impl Proxy {
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
-}
 
-async fn pass(client: tokio::net::TcpStream, broker: tokio::net::TcpStream, count: Arc<AtomicU64>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_broker, mut to_broker) = broker.into_split();
-    let up = async move {
-        let mut buffer = vec![0; 65_536];
-        while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
-            count.fetch_add(length as u64, Ordering::SeqCst);
-            if to_broker.write_all(&buffer[..length]).await.is_err() {
-                return;
-            }
+    /// From now on so many bytes a second come from the broker, as over a poor line.
+    pub fn slow_down(&self, bytes_a_second: u64) {
+        self.pace.store(bytes_a_second, Ordering::SeqCst);
+    }
+
+    /// What passed so far, a stream for each connection and direction.
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        self.record.as_ref().expect("a recording proxy").lock().unwrap().clone()
+    }
+
+    fn stream(&self) -> Option<usize> {
+        let mut streams = self.record.as_ref()?.lock().unwrap();
+        streams.push(Vec::new());
+        Some(streams.len() - 1)
+    }
+
+    fn note(&self, stream: Option<usize>, bytes: &[u8]) {
+        if let (Some(record), Some(stream)) = (&self.record, stream) {
+            record.lock().unwrap()[stream].extend_from_slice(bytes);
         }
-        to_broker.shutdown().await.ok();
-    };
-    let down = async move {
-        tokio::io::copy(&mut from_broker, &mut to_client).await.ok();
-        to_client.shutdown().await.ok();
-    };
-    tokio::join!(up, down);
+    }
+
+    async fn pass(self, client: tokio::net::TcpStream, broker: tokio::net::TcpStream) {
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_broker, mut to_broker) = broker.into_split();
+        let up = async {
+            let (stream, mut buffer) = (self.stream(), vec![0; 65_536]);
+            while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+                self.to_broker.fetch_add(length as u64, Ordering::SeqCst);
+                self.note(stream, &buffer[..length]);
+                if to_broker.write_all(&buffer[..length]).await.is_err() {
+                    break;
+                }
+            }
+            to_broker.shutdown().await.ok();
+        };
+        let down = async {
+            let (stream, mut buffer) = (self.stream(), vec![0; 16_384]);
+            while let Ok(length @ 1..) = from_broker.read(&mut buffer).await {
+                self.note(stream, &buffer[..length]);
+                if to_client.write_all(&buffer[..length]).await.is_err() {
+                    break;
+                }
+                if let pace @ 1.. = self.pace.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_secs_f64(length as f64 / pace as f64)).await;
+                }
+            }
+            to_client.shutdown().await.ok();
+        };
+        tokio::join!(up, down);
+    }
 }
 
 /// A client that does what no session of ours would: it sends packets of any size, keeps its
 /// session on the broker, takes other clients' ids. Blocking.
 #[derive(Debug)]
-pub struct RawClient(TcpStream);
+pub struct RawClient {
+    stream: TcpStream,
+    /// What came and is no whole packet yet.
+    buffer: BytesMut,
+}
 
 impl RawClient {
     pub fn connect(port: u16, id: &str, keep_session: bool) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut client = Self(stream);
+        let mut client = Self { stream, buffer: BytesMut::new() };
         let connect = Connect {
             keep_alive: 60,
             client_id: id.to_owned(),
@@ -213,18 +271,31 @@ impl RawClient {
     pub fn send(&mut self, packet: &Packet) {
         let mut bytes = BytesMut::new();
         packet.write(&mut bytes, None).unwrap();
-        self.0.write_all(&bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
     }
 
     pub fn receive(&mut self) -> Packet {
-        let mut bytes = BytesMut::new();
+        self.try_receive().unwrap()
+    }
+
+    /// An error once the connection has ended, or brings nothing for ten seconds.
+    pub fn try_receive(&mut self) -> std::io::Result<Packet> {
+        let mut some = [0; 65_536];
         loop {
-            if let Ok(packet) = Packet::read(&mut bytes, None) {
-                return packet;
+            match Packet::read(&mut self.buffer, None) {
+                Ok(packet) => return Ok(packet),
+                Err(CodecError::InsufficientBytes(_)) => {}
+                Err(error) => panic!("the broker does not speak MQTT: {error}"),
             }
-            let mut one = [0];
-            self.0.read_exact(&mut one).unwrap();
-            bytes.extend_from_slice(&one);
+            match self.stream.read(&mut some)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                length => self.buffer.extend_from_slice(&some[..length]),
+            }
         }
+    }
+
+    /// The stream, so that another thread can end it.
+    pub fn stream(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
     }
 }

@@ -2,6 +2,6 @@
 
 mod clients;
 mod good;
-mod harness;
+pub mod harness;
 mod hostile;
 mod swap;
