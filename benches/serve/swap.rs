@@ -93,9 +93,27 @@ fn report(windows: &[(Instant, Instant)], asked: &[Asked]) -> Vec<Figure> {
         let (p50, p99) = (quantile(times, 0.5), quantile(times, 0.99));
         println!("  {what:<8} {:>7} requests, p50 {p50:>7.1} µs, p99 {p99:>7.1} µs", times.len());
     }
+    spread(windows, asked);
     let failed = asked.iter().filter(|a| a.wrong).count();
     vec![
         figure("swap/failed", failed as f64, "requests"),
         figure("swap/p99-ratio", quantile(&inside, 0.99) / quantile(&outside, 0.99), "ratio"),
     ]
+}
+
+/// The ratio wavers with what else the machine does: each twenty swaps by themselves, from best to worst.
+fn spread(windows: &[(Instant, Instant)], asked: &[Asked]) {
+    let ratio = |windows: &[(Instant, Instant)]| {
+        let (from, to) = (windows[0].0 - REST, windows[windows.len() - 1].1);
+        let during = |a: &&Asked| windows.iter().any(|(start, end)| a.start < *end && a.end > *start);
+        let near = asked.iter().filter(|a| a.start > from && a.end < to);
+        let (inside, outside): (Vec<_>, Vec<_>) = near.partition(during);
+        let p99 = |asked: Vec<&Asked>| {
+            quantile(&sorted(asked.iter().map(|a| (a.end - a.start).as_secs_f64()).collect()), 0.99)
+        };
+        p99(inside) / p99(outside)
+    };
+    let ratios: Vec<String> =
+        sorted(windows.chunks(20).map(ratio).collect()).iter().map(|ratio| format!("{ratio:.2}")).collect();
+    println!("  p99 inside over outside, by twenty swaps: {}", ratios.join(", "));
 }

@@ -353,12 +353,17 @@ async fn a_quick_model_answers_alike_in_the_callers_thread_and_in_a_worker() {
     let live = Live::new("m", 1, relu, 1).unwrap();
     let workers = Workers::start(1, 8).unwrap();
     let input = eight([-1.0, 2.0, -3.0, 4.0, 5.0, -6.0, 7.0, -8.0]);
-    assert!(live.is_quick());
+    // However busy the machine of this test is.
+    while !live.is_quick() {
+        live.count_answer(Duration::ZERO, Duration::ZERO);
+    }
+    let known = live.counts().answered;
     let here = workers.infer(live.clone(), input.clone(), LONG).await.unwrap();
     // Too little time to take the risk.
     let there = workers.infer(live.clone(), input, Duration::from_millis(9)).await.unwrap();
     assert_eq!(here.outputs, there.outputs);
-    assert_eq!((here.queued, live.counts().answered, workers.running()), (Duration::ZERO, 2, 0));
+    assert_eq!((here.queued, live.counts().answered), (Duration::ZERO, known + 2));
+    assert!(there.queued > Duration::ZERO);
     workers.stop();
     let stopped = workers.infer(live, eight([0.0; 8]), LONG).await;
     assert!(matches!(stopped, Err(InferError::Stopped)), "{stopped:?}");

@@ -293,7 +293,8 @@ async fn many_large_bodies_at_a_time_do_not_fill_the_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_says_503_and_a_passed_deadline_504() {
     let mut config = engine_config(64 * 1024);
-    (config.workers, config.queue) = (1, 0);
+    // Too short a deadline for a run in the caller's thread, which needs no place in the queue.
+    (config.workers, config.queue, config.deadline) = (1, 0, Duration::from_millis(9));
     let device = Device::with(Options { config: config.clone(), ..Options::default() });
     let busy = device.post(INFER, &json_request(&held_out()[0].0)).await;
     assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")), "{}", busy.text());
