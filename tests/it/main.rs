@@ -1,5 +1,7 @@
 //! Everything that is tested from outside, in one executable. Each module says what it needs installed.
 
+#![allow(clippy::disallowed_methods, reason = "these tests time the real machine")]
+
 mod boot;
 mod broker;
 mod broker_acl;

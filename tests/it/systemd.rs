@@ -250,3 +250,11 @@ fn a_booted_system_shows_a_wall_that_is_missing() {
     }
     assert!(!said.contains("engine run: selvedge selvedge-ipc systemd\n"), "{said}");
 }
+
+#[test]
+fn the_real_daemon_serves_behind_its_walls() {
+    let Some(said) = boot::answered() else { return };
+    for part in ["\"name\":\"digits\"", "{\"ready\":true}", "\"network-denied\":true", "active\nactive\nactive\n"] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+}
