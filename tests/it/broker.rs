@@ -195,7 +195,9 @@ async fn engine_and_link_killed_ten_times_amid_an_update_leave_a_version_that_an
         device.end_engine(Signal::KILL);
         device.end_link(Signal::KILL);
         let has = device.chunks().len();
-        assert!(has >= had || has == 0, "kill {moment}: {had} chunks became {has}");
+        // Fewer are left only where the bundle is whole and the kill came amid their removal.
+        let bundles = std::fs::read_dir(device.path("engine/models/digits")).unwrap().count();
+        assert!(has >= had || bundles > 1, "kill {moment}: {had} chunks became {has}");
         had = has;
         amid += u32::from(has > 0);
         let asked = load.seen().len();

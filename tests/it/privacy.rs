@@ -265,6 +265,18 @@ async fn a_life(device: &mut Device, operator: &mut Operator, secrets: &mut Secr
     sleep(Duration::from_millis(2200)).await;
 }
 
+/// A fast machine lives that life before its state was told often enough to look at.
+async fn told_several_times(seen: &Seen) {
+    let often = |end: &str| seen.lock().unwrap().iter().filter(|(topic, _)| topic.ends_with(end)).count() >= 3;
+    for _ in 0..300 {
+        if often("/status") && often("/metrics") {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the device does not tell its state every second");
+}
+
 async fn nothing_leaves(level: &str) {
     let broker = Mosquitto::start();
     let proxy = Proxy::recording(broker.port()).await;
@@ -274,6 +286,7 @@ async fn nothing_leaves(level: &str) {
     device.add_lookup();
     let mut secrets = Secrets::new();
     a_life(&mut device, &mut operator, &mut secrets).await;
+    told_several_times(&seen).await;
     assert!(device.end_link(Signal::TERM).success());
     assert!(device.end_engine(Signal::TERM).success());
     sleep(Duration::from_millis(200)).await;
