@@ -31,19 +31,13 @@ pub struct Args {
     last: usize,
 }
 
-/// Where only the file is named, its bound is not: the largest that a configuration allows.
-const LIMIT: u64 = 1024 * 1024 * 1024;
-
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (path, limit) = match &args.file {
-        Some(file) => (file.clone(), LIMIT),
-        None => {
-            let link = args.config.load()?.link;
-            (link.ledger(), link.ledger_limit)
-        }
+    let path = match &args.file {
+        Some(file) => file.clone(),
+        None => args.config.load()?.link.ledger(),
     };
     let what = format!("show the ledger {}", path.display());
-    let read = Ledger::read(&RealDisk, &path, limit);
+    let read = Ledger::read(&RealDisk, &path);
     let entries = read.map_err(|e| {
         let hint = hint(&e);
         advise(e, &what, hint)
@@ -60,7 +54,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn hint(error: &LedgerError) -> &'static str {
     match error {
         LedgerError::Disk(_) => "it belongs to the link: run this as root or as selvedge-link",
-        LedgerError::Line { .. } => "something else wrote into it: move that line away, and find out what it was",
     }
 }
 

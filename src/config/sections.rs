@@ -62,7 +62,7 @@ fn link(r: &mut Reader) -> Link {
     Link {
         broker,
         state: r.text("link", "state", absolute).unwrap_or_else(|| "/var/lib/selvedge-link".into()),
-        ledger_limit: r.whole("link", "ledger-limit-mib", 4, 1..=1024) * MIB,
+        ledger_limit: r.whole("link", "ledger-limit-mib", 4, 1..=32) * MIB,
     }
 }
 

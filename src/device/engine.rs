@@ -89,7 +89,8 @@ fn hold(state: &Path) -> Result<File, EngineError> {
     let path = state.join("lock");
     let failed = |source: std::io::Error| EngineError::Lock { path: path.clone(), source };
     std::fs::create_dir_all(state).map_err(failed)?;
-    let file = File::create(&path).map_err(failed)?;
+    // On a disk that was remounted read-only, the file of an earlier start will do.
+    let file = File::create(&path).or_else(|_| File::open(&path)).map_err(failed)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
     Ok(file)
 }

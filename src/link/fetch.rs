@@ -72,6 +72,8 @@ impl Fetcher {
 
     pub fn target(&mut self, digest: Digest, out: &mut Vec<Action>) {
         if self.node.as_ref().is_some_and(|node| node.digest == digest) {
+            // Asked again because nothing came: a subscription that is made anew brings what stands there.
+            out.push(Action::Subscribe(topics::chunk(&digest)));
             return;
         }
         self.nothing(out);
@@ -110,11 +112,18 @@ impl Fetcher {
     fn await_chunks(&mut self, mut wanted: BTreeMap<String, Awaited>, out: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.chunks);
         let node = self.node.take().map(|node| topics::chunk(&node.digest));
+        // The same again, because nothing came: subscribe anew, which brings what stands there.
+        let is_repeat = !wanted.is_empty() && wanted.keys().eq(before.keys());
         let dropped = before.keys().filter(|topic| !wanted.contains_key(*topic)).cloned();
         out.extend(node.into_iter().chain(dropped).map(Action::Unsubscribe));
         for (topic, awaited) in &mut wanted {
             match before.remove(topic) {
-                Some(old) => awaited.wrong = old.wrong,
+                Some(old) => {
+                    awaited.wrong = old.wrong;
+                    if is_repeat {
+                        out.push(Action::Subscribe(topic.clone()));
+                    }
+                }
                 None => out.push(Action::Subscribe(topic.clone())),
             }
         }

@@ -43,9 +43,10 @@ pub struct Entry {
 pub enum LedgerError {
     #[error(transparent)]
     Disk(#[from] DiskError),
-    #[error("{path} line {line} is not a ledger entry")]
-    Line { path: PathBuf, line: usize, source: serde_json::Error },
 }
+
+/// No ledger of ours is larger; see `ledger-limit-mib`.
+const MOST: u64 = 64 << 20;
 
 /// The writer's end; one process writes.
 #[derive(Debug)]
@@ -62,7 +63,14 @@ impl Ledger {
         if let Some(dir) = path.parent() {
             disk.create_dir(dir)?;
         }
-        let found = disk.read(path, limit.saturating_mul(2))?;
+        let found = match disk.read(path, limit.saturating_mul(2)) {
+            // The limit was lowered since: the old ledger steps back whole.
+            Err(DiskError::TooLarge { .. }) => {
+                disk.rename(path, &older(path))?;
+                None
+            }
+            found => found?,
+        };
         let written = found.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // A line that a power cut tore is closed, so that the next one stands by itself.
         if found.is_some_and(|bytes| bytes.last().is_some_and(|&b| b != b'\n')) {
@@ -83,20 +91,21 @@ impl Ledger {
         Ok(())
     }
 
-    /// All entries that stand, oldest first. A torn line is passed over, any other that does not read is an error.
-    pub fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Vec<Entry>, LedgerError> {
+    /// All entries that stand, oldest first. Lines that a power cut or a full disk tore are passed over
+    /// and counted in the log: the others are still the proof.
+    pub fn read(disk: &dyn Disk, path: &Path) -> Result<Vec<Entry>, LedgerError> {
         let mut entries = Vec::new();
         for path in [older(path), path.to_owned()] {
-            let bytes = disk.read(&path, limit.saturating_mul(2))?.unwrap_or_default();
-            for (i, line) in bytes.split(|&b| b == b'\n').enumerate() {
+            let bytes = disk.read(&path, MOST)?.unwrap_or_default();
+            let mut torn = 0;
+            for line in bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
                 match serde_json::from_slice(line) {
                     Ok(entry) => entries.push(entry),
-                    Err(e) if e.is_eof() => {}
-                    Err(source) => {
-                        let line = i + 1;
-                        return Err(LedgerError::Line { path, line, source });
-                    }
+                    Err(_) => torn += 1,
                 }
+            }
+            if torn > 0 {
+                tracing::warn!(path = %path.display(), torn, "lines of the ledger are torn");
             }
         }
         Ok(entries)
@@ -135,9 +144,9 @@ mod tests {
         let path = Path::new("/l/egress");
         let open = || Ledger::open(Arc::new(disk.clone()), path, 300).unwrap();
         open().record(&entry(1)).unwrap();
-        disk.append(path, b"{\"time\":1,\"ki").unwrap();
+        disk.append(path, b"{\"time\":1,\"ki\0\0\0").unwrap();
         open().record(&entry(2)).unwrap();
-        let read = || Ledger::read(&disk, path, 300).unwrap();
+        let read = || Ledger::read(&disk, path).unwrap();
         assert_eq!(read(), [entry(1), entry(2)]);
         let mut ledger = open();
         (3..100).for_each(|i| ledger.record(&entry(i)).unwrap());

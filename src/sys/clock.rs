@@ -38,8 +38,9 @@ impl Clock for RealClock {
     }
 
     fn synchronized(&self) -> bool {
-        // systemd-timesyncd touches this file at its first fix; chrony's users enable the same
-        // through systemd-time-wait-sync. `adjtimex` itself is denied to the hardened unit.
+        // systemd-timesyncd touches this file at its first fix. `adjtimex`, which would speak for any
+        // time source, is denied to the hardened unit; with chrony the clock counts as not synchronized
+        // and device time goes by the operator's signatures.
         std::path::Path::new("/run/systemd/timesync/synchronized").exists()
     }
 

@@ -106,7 +106,10 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        fs::create_dir_all(dir).map_err(|e| DiskError::io("create directory", dir, e))
+        let new = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
+        fs::create_dir_all(dir).map_err(|e| DiskError::io("create directory", dir, e))?;
+        // A name is durable once the directory that holds it is synced.
+        dir.ancestors().skip(1).take(new).filter(|dir| !dir.as_os_str().is_empty()).try_for_each(|dir| self.sync(dir))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {

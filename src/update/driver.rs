@@ -1,7 +1,7 @@
 //! The loop around `Updater`: one link at a time, ticks, reports.
 //!
-//! A disk that fails does not end the engine: what serves goes on serving, the step is tried again
-//! when the link comes anew.
+//! A disk that fails does not end the engine: what serves goes on serving, and after a rest the link
+//! is made to begin anew, which tries the step again.
 
 use super::updater::Updater;
 use crate::ipc::{Fetch, FrameError, PROTOCOL, Role, ToEngine, ToLink, read_frame, write_frame};
@@ -31,13 +31,23 @@ pub struct Serving {
 const TICK: Duration = Duration::from_millis(100);
 /// A request that brought nothing is made again.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// After an error of the disk: a full one is not filled again at once, nor everything fetched anew.
+const REST: Duration = Duration::from_secs(60);
 /// A link that does not read for so long is let go.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs until `shutdown`; then marks trials as paused and returns.
 pub async fn run(mut updater: Updater, serving: Serving, shutdown: impl Future<Output = ()>) -> Result<(), DiskError> {
-    let mut driver =
-        Driver { serving, link: None, asked: None, asked_at: Instant::now(), said: None, said_at: None, sequence: 0 };
+    let mut driver = Driver {
+        serving,
+        link: None,
+        asked: None,
+        asked_at: Instant::now(),
+        said: None,
+        said_at: None,
+        sequence: 0,
+        resting: None,
+    };
     if let Err(error) = updater.resume().await {
         error!(error = &error as &dyn std::error::Error, "an interrupted update could not go on");
     }
@@ -50,11 +60,11 @@ pub async fn run(mut updater: Updater, serving: Serving, shutdown: impl Future<O
             () = &mut shutdown => return updater.stop(),
             accepted = driver.serving.listener.accept() => driver.on_link(&mut updater, accepted).await,
             message = next(&mut driver.link) => driver.on_message(&mut updater, message).await,
-            _ = tick.tick() => updater.tick().await,
+            _ = tick.tick() => driver.on_tick(&mut updater).await,
         };
         if let Err(error) = done {
-            error!(error = &error as &dyn std::error::Error, "the update waits");
-            driver.link = None;
+            error!(error = &error as &dyn std::error::Error, "the disk does not take it: updates rest a while");
+            driver.resting = Some(Instant::now() + REST);
         }
         driver.speak(&mut updater).await;
     }
@@ -75,6 +85,8 @@ struct Driver {
     said: Option<Status>,
     said_at: Option<Instant>,
     sequence: u64,
+    /// A disk error makes the update side pause until then; the state is told all the same.
+    resting: Option<Instant>,
 }
 
 /// The link's next message; never ready without a link.
@@ -97,6 +109,17 @@ async fn read(mut reader: OwnedReadHalf, to: mpsc::Sender<Result<ToEngine, Frame
 }
 
 impl Driver {
+    async fn on_tick(&mut self, updater: &mut Updater) -> Result<(), DiskError> {
+        match self.resting {
+            Some(until) if Instant::now() < until => Ok(()),
+            Some(_) => {
+                (self.resting, self.link) = (None, None);
+                updater.resume().await
+            }
+            None => updater.tick().await,
+        }
+    }
+
     async fn on_link(
         &mut self,
         updater: &mut Updater,
@@ -111,7 +134,7 @@ impl Driver {
                 self.link = Some(Link { writer, messages });
                 (self.asked, self.said) = (None, None);
                 updater.link_is_new();
-                updater.next_download()
+                if self.resting.is_some() { Ok(()) } else { updater.next_download() }
             }
             Err(error) => {
                 warn!(%error, "a link could not connect");
@@ -132,6 +155,7 @@ impl Driver {
                 self.link = None;
                 Ok(())
             }
+            Some(Ok(_)) if self.resting.is_some() => Ok(()),
             Some(Ok(message)) => {
                 // The link's list of targets may have changed: a request into it is made again.
                 if matches!(message, ToEngine::Metadata { role: Role::Targets | Role::Timestamp, .. }) {
@@ -153,7 +177,8 @@ impl Driver {
 
     /// Tells the link and the local API what changed, and asks for what is missing.
     async fn speak(&mut self, updater: &mut Updater) {
-        let asking = (updater.root_version(), updater.request());
+        let request = if self.resting.is_some() { Fetch::Nothing } else { updater.request() };
+        let asking = (updater.root_version(), request);
         let stale = asking.1 != Fetch::Nothing && self.asked_at.elapsed() > ASK_AGAIN;
         if self.link.is_some() && (self.asked.as_ref() != Some(&asking) || stale) {
             let root_is_news = self.asked.as_ref().is_none_or(|(root, _)| *root != asking.0);

@@ -18,6 +18,9 @@ use crate::store::{Entry, Phase, Quarantined, Trial, VersionRef};
 /// not quarantine a good model, and a model that browns out the board must not try for ever.
 pub const MAX_POWER_CUTS: u32 = 5;
 
+/// Answers in one boot after which power cuts are no longer held against a candidate.
+const ANSWERS_THAT_CLEAR: u32 = 10;
+
 /// What trust says is meant for this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offered {
@@ -207,7 +210,11 @@ fn judge(entry: &Entry, trial: Trial, seen: (u64, u64), bounds: (u32, u32)) -> (
         return fail(entry, trial, (Stage::Probation, Code::TooManyErrors, expected, actual));
     }
     if answered + failed < u64::from(wanted) {
-        return (entry.clone(), vec![]);
+        // It has answered in this boot: earlier power cuts were not its doing. Boards that are unplugged
+        // each night before the probation is over keep a good version.
+        let innocent = answered >= u64::from(ANSWERS_THAT_CLEAR) && trial.power_cuts > 0;
+        let next = if innocent { with_trial(entry, Trial { power_cuts: 0, ..trial }) } else { entry.clone() };
+        return (next, vec![]);
     }
     let next = Entry { trial: None, ..entry.clone() };
     (next, vec![Effect::Report { version: trial.candidate.version, ended: Ended::Live }])

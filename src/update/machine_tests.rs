@@ -99,6 +99,15 @@ fn a_death_on_trial_is_blamed_on_the_candidate_at_the_next_start() {
 }
 
 #[test]
+fn a_board_that_is_unplugged_each_night_keeps_a_version_that_answers() {
+    let (mut entry, _) = run(live(1), &[stored(2), Event::Passed]);
+    for boot in 0..100 {
+        entry = run(entry, &[Event::Started { boot: 100 + boot }, tally(20, 0)]).0;
+    }
+    assert_eq!((entry.live, entry.previous), (Some(version(2)), Some(version(1))));
+}
+
+#[test]
 fn a_first_model_is_not_given_up_for_one_death_and_is_for_many() {
     let (mut entry, _) = run(Entry::default(), &[stored(1), Event::Passed]);
     for _ in 0..MAX_POWER_CUTS {

@@ -35,20 +35,30 @@ impl Updater {
         if let Some(error) = lost {
             error!(error = &error as &dyn std::error::Error, "starting from the factory models");
         }
-        this.install_factory()?;
+        this.settle("install the factory models", Self::install_factory);
         let models: Vec<ModelName> = this.store.journal().models.keys().cloned().collect();
         for model in &models {
-            let effects = this.advance(model, Event::Started { boot: this.parts.boot })?;
             // A check that was cut off runs again once all models serve; the rest is done by now.
-            drop(effects);
-            this.bring_up(model).await?;
-            this.clean_up(model)?;
+            let started = Event::Started { boot: this.parts.boot };
+            this.settle("note the start", |this| this.advance(model, started).map(drop));
+            if let Err(error) = this.bring_up(model).await {
+                error!(%model, error = &error as &dyn std::error::Error, "the disk does not take what happened");
+                this.serve_live(model).await;
+            }
+            this.settle("clean up", |this| this.clean_up(model));
         }
         if trust_is_lost || journal_is_lost {
             let outcome = this.damage_outcome();
             report::remember(&mut this.passing, outcome);
         }
         Ok(this)
+    }
+
+    /// A disk that is full or read-only must not keep whole models from serving.
+    fn settle(&mut self, what: &'static str, step: impl FnOnce(&mut Self) -> Result<(), DiskError>) {
+        if let Err(error) = step(self) {
+            error!(what, error = &error as &dyn std::error::Error, "the disk does not take it");
+        }
     }
 
     /// Checks candidates that the last run did not get to the end of.
@@ -69,7 +79,9 @@ impl Updater {
             let bundle = &self.parts.factory[i];
             let (model, version) = (bundle.manifest().name.clone(), bundle.manifest().version);
             let entry = self.entry(&model);
-            if entry.live.is_some_and(|live| live.version >= version) || entry.trial.is_some() {
+            // What the operator published stays, older or not: it may be a downgrade that was meant.
+            let stays = entry.live.is_some_and(|live| live.target.is_some() || live.version >= version);
+            if stays || entry.trial.is_some() {
                 continue;
             }
             self.store.add(bundle)?;

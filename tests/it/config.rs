@@ -137,7 +137,7 @@ fn bad_values_are_refused_with_line_key_and_what_is_expected() {
         ("link", "broker", "\"mqtt://me:secret@broker\"", "credentials do not stand in the address"),
         ("link", "username", "\"a\\nb\"", "control characters"),
         ("link", "keep-alive-seconds", "4", "from 5 to 65535"),
-        ("link", "ledger-limit-mib", "0", "from 1 to 1024"),
+        ("link", "ledger-limit-mib", "0", "from 1 to 32"),
         ("proxy", "listen", "\"0.0.0.0:8000\"", "only loopback"),
         ("proxy", "listen", "\"[::]:8000\"", "only loopback"),
         ("proxy", "listen", "\"[::ffff:127.0.0.1]:8000\"", "only loopback"),

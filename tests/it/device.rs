@@ -31,7 +31,6 @@ pub const GROUP: &str = "shop";
 /// How long anything may take that a test waits for.
 pub const LONG: Duration = Duration::from_secs(30);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_selvedge");
-const LEDGER_LIMIT: u64 = 64 << 20;
 
 /// Its directory and the processes that run now. Dropped, they are killed.
 pub struct Device {
@@ -49,7 +48,7 @@ impl Device {
             "[device]\nid = \"{ID}\"\ngroups = [\"{GROUP}\"]\n\
              [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{:?}]\nworkers = 2\n\
              status-interval-seconds = 1\n\
-             [link]\nbroker = \"mqtt://127.0.0.1:{broker}\"\nstate = {}\nledger-limit-mib = 64\n\
+             [link]\nbroker = \"mqtt://127.0.0.1:{broker}\"\nstate = {}\nledger-limit-mib = 32\n\
              [log]\nlevel = \"{log}\"\n",
             path("engine"),
             path("api.sock"),
@@ -160,7 +159,7 @@ impl Device {
     }
 
     pub fn ledger(&self) -> Vec<Entry> {
-        Ledger::read(&RealDisk, &self.path("link/egress.jsonl"), LEDGER_LIMIT).unwrap()
+        Ledger::read(&RealDisk, &self.path("link/egress.jsonl")).unwrap()
     }
 
     /// Chunks that the engine keeps of an update under way, by their digests.

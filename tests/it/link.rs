@@ -20,7 +20,6 @@ use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(15);
 const DEVICE: DeviceId = DeviceId([7; 16]);
-const LEDGER_LIMIT: u64 = 4 << 20;
 
 /// A link under test, with its engine's end of the socket.
 struct Rig {
@@ -43,7 +42,7 @@ impl Rig {
             keep_alive: Duration::from_secs(60),
         };
         let options = link::Options {
-            config: config::Link { broker, state: dir.path().join("state"), ledger_limit: LEDGER_LIMIT },
+            config: config::Link { broker, state: dir.path().join("state"), ledger_limit: 4 << 20 },
             device: DEVICE,
             engine_socket,
             disk: Arc::new(RealDisk),
@@ -265,7 +264,7 @@ async fn the_ledger_holds_every_byte_and_a_flood_of_statuses_is_one_a_second() {
     let farewell = message(&mut seen).await;
     assert!(farewell.bytes.starts_with(b"{\"online\":false,"));
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let entries = Ledger::read(&RealDisk, Path::new(&ledger), LEDGER_LIMIT).unwrap();
+    let entries = Ledger::read(&RealDisk, Path::new(&ledger)).unwrap();
     assert_eq!(entries.iter().map(|e| e.bytes).sum::<u64>(), proxy.to_broker());
     let totals = totals(&entries);
     assert_eq!(totals[&Kind::Online].0, 2);
