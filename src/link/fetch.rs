@@ -57,6 +57,8 @@ struct Parts {
 pub(super) struct Fetcher {
     node: Option<Awaited>,
     chunks: BTreeMap<String, Awaited>,
+    /// The ordinals of the last request for chunks.
+    asked: Vec<u32>,
     /// What ordinals refer to.
     list: Vec<ChunkRef>,
     parts: Option<Parts>,
@@ -66,6 +68,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub fn nothing(&mut self, out: &mut Vec<Action>) {
         let node = self.node.take().map(|node| topics::chunk(&node.digest));
+        self.asked.clear();
         let chunks = std::mem::take(&mut self.chunks).into_keys();
         out.extend(node.into_iter().chain(chunks).map(Action::Unsubscribe));
     }
@@ -100,7 +103,8 @@ impl Fetcher {
                 awaited.ordinals.push(ordinal);
             }
         }
-        self.await_chunks(wanted, out);
+        let again = std::mem::replace(&mut self.asked, ordinals.to_vec()) == ordinals;
+        self.await_chunks(wanted, again, out);
         for (ordinal, bytes) in at_hand {
             self.keep_part(ordinal, &bytes);
             out.push(Action::ToEngine(ToEngine::Chunk { ordinal, bytes }));
@@ -109,18 +113,18 @@ impl Fetcher {
     }
 
     /// Subscribes to what is new, drops what is no longer asked for, leaves the rest alone.
-    fn await_chunks(&mut self, mut wanted: BTreeMap<String, Awaited>, out: &mut Vec<Action>) {
+    /// The very same request again means that nothing came: then all are subscribed to anew, which brings
+    /// what stands there.
+    fn await_chunks(&mut self, mut wanted: BTreeMap<String, Awaited>, again: bool, out: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.chunks);
         let node = self.node.take().map(|node| topics::chunk(&node.digest));
-        // The same again, because nothing came: subscribe anew, which brings what stands there.
-        let is_repeat = !wanted.is_empty() && wanted.keys().eq(before.keys());
         let dropped = before.keys().filter(|topic| !wanted.contains_key(*topic)).cloned();
         out.extend(node.into_iter().chain(dropped).map(Action::Unsubscribe));
         for (topic, awaited) in &mut wanted {
             match before.remove(topic) {
                 Some(old) => {
                     awaited.wrong = old.wrong;
-                    if is_repeat {
+                    if again {
                         out.push(Action::Subscribe(topic.clone()));
                     }
                 }

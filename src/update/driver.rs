@@ -29,8 +29,8 @@ pub struct Serving {
 
 /// How often versions on probation are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// A request that brought nothing is made again.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// A request that brought nothing is made again. Seldom: what stands wrong on the board comes again with it.
+const ASK_AGAIN: Duration = Duration::from_secs(15 * 60);
 /// After an error of the disk: a full one is not filled again at once, nor everything fetched anew.
 const REST: Duration = Duration::from_secs(60);
 /// A link that does not read for so long is let go.

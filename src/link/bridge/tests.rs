@@ -181,6 +181,21 @@ fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
 }
 
 #[test]
+fn the_same_request_again_subscribes_anew_and_a_shrinking_one_does_not() {
+    let mut link = Link::new();
+    let node = index(4, 4);
+    link.offer(&[&node]);
+    link.shows(&topic_of(&node.to_bytes()), node.to_bytes());
+    let subscriptions = |link: &mut Link, ordinals: &[u32]| {
+        let fetch = ToLink::Fetch(Fetch::Chunks { ordinals: ordinals.to_vec() });
+        link.bridge.engine_says(fetch).iter().filter(|action| matches!(action, Action::Subscribe(_))).count()
+    };
+    assert_eq!(subscriptions(&mut link, &[0, 1, 2]), 3);
+    assert_eq!(subscriptions(&mut link, &[1, 2]), 0);
+    assert_eq!(subscriptions(&mut link, &[1, 2]), 2);
+}
+
+#[test]
 fn wrong_bytes_are_shown_once_each_and_the_right_ones_still_awaited() {
     let mut link = Link::new();
     let node = index(4, 4);
