@@ -98,7 +98,9 @@ impl Trust {
         let trusted = state::parse_root(state.root()).and_then(|root| state::version(&root));
         let root_version = trusted.ok_or_else(|| corrupt("its root is not readable"))?;
         let verified = match &state.set {
-            Some(set) => Some(read_targets(&set.targets).ok_or_else(|| corrupt("its targets are not readable"))?),
+            Some(set) => {
+                read_targets(state.root(), &set.targets).ok_or_else(|| corrupt("its targets are not readable"))?
+            }
             None => None,
         };
         let base = Base::new(state.floor);
@@ -118,7 +120,8 @@ impl Trust {
         if counts { known.max(system) } else { known }
     }
 
-    /// What was committed last. Expiry does not take it away: it only blocks newer offers.
+    /// What was committed last, while the trusted root vouches for its keys. Expiry does not take it
+    /// away: it only blocks newer offers.
     pub fn verified(&self) -> Option<&Verified> {
         self.verified.as_ref()
     }
@@ -215,7 +218,7 @@ impl Trust {
         }
         self.root_version =
             state::parse_root(next.root()).and_then(|root| state::version(&root)).unwrap_or(self.root_version);
-        self.verified = next.set.as_ref().and_then(|set| read_targets(&set.targets));
+        self.verified = next.set.as_ref().and_then(|set| read_targets(next.root(), &set.targets)).flatten();
         self.state = next;
         Ok(())
     }
@@ -241,9 +244,13 @@ fn is_other_root(state: &State, bootstrap: &Signed<schema::Root>) -> bool {
     chain.into_iter().any(|root| root.signed.version == bootstrap.signed.version && root.signed != bootstrap.signed)
 }
 
-fn read_targets(text: &str) -> Option<Verified> {
+/// Committed targets. `Some(None)` where the trusted root has taken their keys away since: nothing more
+/// is offered from them.
+fn read_targets(root: &str, text: &str) -> Option<Option<Verified>> {
     let targets: Signed<schema::Targets> = serde_json::from_str(text).ok()?;
-    Verified::new(&targets).ok()
+    let verified = Verified::new(&targets).ok()?;
+    let vouches = state::parse_root(root)?.signed.verify_role(&targets).is_ok();
+    Some(vouches.then_some(verified))
 }
 
 fn check_dates(repository: &Repository, time: u64) -> Result<(), Refusal> {

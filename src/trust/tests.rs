@@ -325,6 +325,23 @@ async fn trust_cut_short_anywhere_is_an_error_and_never_a_fresh_start() {
 }
 
 #[tokio::test]
+async fn targets_whose_keys_were_taken_away_offer_nothing_more() {
+    let mut operator = Operator::new();
+    let (disk, mut trust) = device_with(&operator, &operator.make(2, NOW)).await;
+    assert_eq!(offers(&trust), [2]);
+    operator.rotate(Role::Targets);
+    let mut offered = operator.make(3, NOW + DAY).offered();
+    let mut only_root = Offered::default();
+    operator.offer_root(&mut only_root, 2);
+    operator.offer_root(&mut offered, 2);
+    assert_eq!(trust.update(&only_root, &clock()).await.unwrap(), Progress::Waiting);
+    assert_eq!((trust.root_version(), trust.verified().is_none()), (2, true));
+    assert!(open(&disk, &operator).unwrap().verified().is_none(), "nor after a restart");
+    assert_eq!(trust.update(&offered, &clock()).await.unwrap(), Progress::Committed);
+    assert_eq!(offers(&trust), [3]);
+}
+
+#[tokio::test]
 async fn a_power_cut_at_any_operation_leaves_trust_that_opens_and_is_not_less() {
     let mut operator = Operator::new();
     let first = operator.make(2, NOW);

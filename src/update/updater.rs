@@ -152,7 +152,13 @@ impl Updater {
             }
             // The link has begun anew: what is trusted already may still have to be fetched.
             Ok(trust::Progress::Unchanged) => self.next_download(),
-            Ok(trust::Progress::Waiting) => Ok(()),
+            Ok(trust::Progress::Waiting) => {
+                // A newer root may have taken away the keys of what was offered.
+                if trust.verified().is_none() {
+                    self.consider_offers();
+                }
+                Ok(())
+            }
             Err(trust::UpdateError::Disk(error)) => Err(error),
             Err(trust::UpdateError::Refused(refusal)) => {
                 warn!(error = &refusal as &dyn std::error::Error, "metadata refused");
