@@ -11,6 +11,7 @@ mod machine;
 mod report;
 mod start;
 mod updater;
+mod versions;
 
 pub use driver::{Serving, run};
 pub use gate::{Failure, check, runtime};
