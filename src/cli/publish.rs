@@ -46,12 +46,19 @@ pub struct Args {
     #[arg(long)]
     retry: bool,
     #[command(flatten)]
-    dir: DirArg,
+    with: With,
+}
+
+/// What every command needs that changes what the board shows.
+#[derive(Debug, clap::Args)]
+pub(super) struct With {
     #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of a table.
+    pub dir: DirArg,
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// JSON instead of a table or text.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Where the operator's keys and metadata are.
@@ -84,20 +91,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if !args.no_check {
         check(&bundle).await?;
     }
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
     let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry };
     let publication = repository.publish(&bundle, &audience, &options)?;
     let release = publication.release.as_ref().context("a publication of a model says which")?;
-    if args.json {
-        let sent = args.broker.send(&mut repository, &publication).await?;
+    if args.with.json {
+        let sent = args.with.broker.send(&mut repository, &publication).await?;
         return print(&json(release, &audience, &publication, &left_out, sent));
     }
     print(&table(release, &audience, &publication))?;
     if !left_out.is_empty() {
         print(&format!("left out, as the manifest does not name them: {}\n", super::plain(&left_out.join(", "))))?;
     }
-    let sent = args.broker.send(&mut repository, &publication).await?;
+    let sent = args.with.broker.send(&mut repository, &publication).await?;
     print(if sent { "published\n" } else { NOT_SENT })
 }
 

@@ -1,6 +1,6 @@
 //! `selvedge refresh`: offers stay in date.
 
-use super::publish::{BrokerArgs, DirArg, NOT_SENT, root_warning};
+use super::publish::{NOT_SENT, With, root_warning};
 use super::{bytes, print};
 use crate::sys::unix_now;
 
@@ -17,22 +17,17 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let fresh = repository.refresh()?;
     let publication = if args.all { repository.everything()? } else { fresh };
     let warning = root_warning(&repository, unix_now());
-    let sent = args.broker.send(&mut repository, &publication).await?;
+    let sent = args.with.broker.send(&mut repository, &publication).await?;
     let (messages, size) = (publication.posts.len(), publication.size());
-    if args.json {
+    if args.with.json {
         let value = serde_json::json!({
             "messages": messages,
             "message-bytes": size,

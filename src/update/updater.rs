@@ -365,10 +365,6 @@ impl Updater {
         let clock = &*self.parts.clock;
         self.trust.as_ref().map_or_else(|| clock.system(), |trust| trust.device_time(clock))
     }
-
-    pub fn slots(&self) -> &Arc<Slots> {
-        &self.parts.slots
-    }
 }
 
 fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {

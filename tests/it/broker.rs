@@ -42,13 +42,20 @@ async fn a_device_serves_without_a_broker_asks_for_it_seldom_and_takes_the_updat
     let begun = Instant::now();
     device.start().await;
     let load = device.load();
-    sleep(Duration::from_secs(4)).await;
-    let most = begun.elapsed().as_secs() + 2;
-    assert!((2..=most).contains(&proxy.connections()), "{} attempts, at most {most}", proxy.connections());
+    sleep(Duration::from_secs(30)).await;
+    // Waits double from a second, each cut by chance: 5 to 8 attempts as a rule, where rumqttc by itself
+    // makes tens of thousands.
+    let attempts = proxy.connections();
+    assert!((2..=20).contains(&attempts), "{attempts} attempts in {:?}", begun.elapsed());
 
     broker.run();
     operator.publish(&release(2, 0, 50)).await;
-    device.wait("version 2", is_live(2)).await;
+    // The wait that has begun may be half a minute long.
+    let start = Instant::now();
+    while !device.status().await.is_some_and(|status| is_live(2)(&status)) {
+        assert!(start.elapsed() < Duration::from_secs(90), "{}", device.log("link"));
+        sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(all_answered(load), [1, 2]);
 }
 
