@@ -181,7 +181,10 @@ impl BrokerArgs {
         let Some(address) = self.address() else {
             return Ok(false);
         };
-        let board = connect(&address).await?;
+        let board = connect(&address).await.map_err(|error| {
+            let hint = "what was signed stands in the directory: run `selvedge refresh` with a broker that answers, it sends it";
+            super::advise(error, "send what the board lacks", hint)
+        })?;
         let bar = ProgressBar::new(publication.posts.len() as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} messages, {elapsed}") {
             bar.set_style(style);
