@@ -1,12 +1,13 @@
 //! `check` and `ledger` as people call them: what they say, and how they end.
 
+use crate::program;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
+    program::selvedge().args(args).output().unwrap()
 }
 
 fn mode(path: &Path, mode: u32) {
