@@ -7,6 +7,9 @@ mod broker;
 mod broker_acl;
 mod commands;
 mod config;
+// Of the machine that builds, not of the one that is built for.
+#[cfg(not(target_arch = "aarch64"))]
+mod cross;
 mod demo;
 mod device;
 mod docs;
