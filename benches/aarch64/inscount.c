@@ -3,13 +3,14 @@
  *   qemu-aarch64 -plugin file=inscount.so,out=FILE,hot=8 PROGRAM
  *
  * Counts what runs between `hint #0x60` and `hint #0x61` (no-ops on every core) and writes one JSON object:
- * instructions by kind, the hottest blocks, and whether another thread stirred meanwhile. Each translated
+ * instructions by kind, the hottest blocks, where the program's code was loaded (so that addresses can
+ * be named), and whether another thread stirred meanwhile. Each translated
  * block counts how often it was entered, with a plain addition: exact for one running guest thread, lossy
  * and mixed with more, so the caller must refuse a count with `disturbances`. (A thread that sleeps all
  * the while is no matter, and one cannot wake without returning from a system call.) The region is exact
  * to one block at either end.
  *
- * For the plugin interface 1 (QEMU 6.0 to 8.x). Debian ships no header for it: what is used of the
+ * For the plugin interface 1 (QEMU 7.0 to 8.x). Debian ships no header for it: what is used of the
  * interface is declared here, as QEMU's documentation gives it.
  * Rejected: counting by instruction instead of by block; the same numbers, at a third of the speed.
  */
@@ -36,7 +37,7 @@ size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
-const char *qemu_plugin_insn_symbol(const struct qemu_plugin_insn *);
+uint64_t qemu_plugin_start_code(void);
 
 EXPORT int qemu_plugin_version = 1;
 
@@ -75,7 +76,6 @@ enum { START = 0xD503201F | 0x60 << 5, STOP = 0xD503201F | 0x61 << 5 };
 struct block {
   uint64_t address, entries, entries_at_start, in_region;
   uint32_t length, first_word, of_kind[KINDS];
-  char symbol[160];
   struct block *next;
 };
 enum { BUCKETS = 1 << 16 };
@@ -139,8 +139,6 @@ static void translated(plugin_id id, struct qemu_plugin_tb *tb) {
   uint32_t length = qemu_plugin_tb_n_insns(tb);
   struct qemu_plugin_insn *first = qemu_plugin_tb_get_insn(tb, 0);
   struct block *b = find_or_add(qemu_plugin_tb_vaddr(tb), length, word_of(first));
-  const char *symbol = qemu_plugin_insn_symbol(first);
-  snprintf(b->symbol, sizeof b->symbol, "%s", symbol ? symbol : "");
   memset(b->of_kind, 0, sizeof b->of_kind);
   for (uint32_t i = 0; i < length; i++) {
     struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(tb, i);
@@ -171,13 +169,14 @@ static void write_report(plugin_id id, void *unused) {
       total += b->length * b->in_region;
       for (int k = 0; k < KINDS; k++) of_kind[k] += b->of_kind[k] * b->in_region;
     }
-  fprintf(file, "{\"regions\": %d, \"disturbances\": %d, \"instructions\": %" PRIu64 ",\n \"kinds\": {", regions, disturbances, total);
+  fprintf(file, "{\"regions\": %d, \"disturbances\": %d, \"start\": %" PRIu64 ", \"instructions\": %" PRIu64 ",\n \"kinds\": {",
+          regions, disturbances, qemu_plugin_start_code(), total);
   for (int k = 0; k < KINDS; k++) fprintf(file, "%s\"%s\": %" PRIu64, k ? ", " : "", kind_name[k], of_kind[k]);
   fprintf(file, "},\n \"hot\": [");
   qsort(all, n, sizeof *all, hotter);
   for (size_t i = 0; i < n && i < (size_t)hot && all[i]->in_region; i++)
-    fprintf(file, "%s\n  {\"address\": \"0x%" PRIx64 "\", \"length\": %u, \"entries\": %" PRIu64 ", \"symbol\": \"%s\"}",
-            i ? "," : "", all[i]->address, all[i]->length, all[i]->in_region, all[i]->symbol);
+    fprintf(file, "%s\n  {\"address\": %" PRIu64 ", \"length\": %u, \"entries\": %" PRIu64 "}",
+            i ? "," : "", all[i]->address, all[i]->length, all[i]->in_region);
   fprintf(file, "]}\n");
   if (file != stderr) fclose(file);
   free(all);
