@@ -10,7 +10,7 @@
  * the while is no matter, and one cannot wake without returning from a system call.) The region is exact
  * to one block at either end.
  *
- * For the plugin interface 1 (QEMU 7.0 to 8.x). Debian ships no header for it: what is used of the
+ * For the plugin interface 1; tried with QEMU 7.2. Debian ships no header for it: what is used of the
  * interface is declared here, as QEMU's documentation gives it.
  * Rejected: counting by instruction instead of by block; the same numbers, at a third of the speed.
  */
