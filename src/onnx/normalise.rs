@@ -1,0 +1,1 @@
+//! One form of every operator. To come.

@@ -1,0 +1,1 @@
+//! Element types and shapes of every value. To come.
