@@ -17,9 +17,10 @@ mod quantize;
 #[cfg(test)]
 mod tests;
 
-use super::graph::{Cycle, Declared, Dim, Model};
+use super::graph::{Cycle, Declared, Dim, Graph, Model};
 use super::shapes::{Facts, InputShapes};
 use fold::Folder;
+use std::collections::BTreeSet;
 
 /// ONNX's operator set that everything is brought to, the first with 16- and 4-bit quantization.
 pub const OPSET: i64 = 21;
@@ -62,9 +63,21 @@ pub fn normalise(model: &mut Model, inputs: &InputShapes) -> Result<Facts, Norma
     }
     graph.remove_dead();
     declare_outputs(model, &facts);
+    let mut used = BTreeSet::from([String::new()]);
+    domains(&model.graph, &mut used);
+    model.opsets.retain(|domain, _| used.contains(domain));
     model.opsets.insert(String::new(), target);
     model.ir_version = model.ir_version.max(IR_VERSION);
     Ok(facts)
+}
+
+fn domains(graph: &Graph, used: &mut BTreeSet<String>) {
+    for (_, node) in graph.nodes() {
+        if !used.contains(&node.domain) {
+            used.insert(node.domain.clone());
+        }
+        node.subgraphs().for_each(|inner| domains(inner, used));
+    }
 }
 
 fn state_inputs(model: &mut Model, inputs: &InputShapes) -> Result<(), NormaliseError> {

@@ -30,6 +30,9 @@ use std::sync::Arc;
 /// Elements up to which integer tensors are followed by content.
 const MAX_CONTENT: usize = 64;
 
+/// Dimensions up to which a shape is followed: some operators add one each time.
+const MAX_RANK: usize = 64;
+
 /// One integer of a tensor that shapes are computed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
@@ -153,8 +156,9 @@ impl Facts {
     pub fn step(&mut self, graph: &Graph, id: NodeId) {
         let Some(node) = graph.node(id) else { return };
         let made = Args { graph, node, facts: self }.infer();
-        for (value, fact) in node.outputs.iter().zip(made) {
+        for (value, mut fact) in node.outputs.iter().zip(made) {
             if let Some(value) = value {
+                fact.shape = fact.shape.filter(|dims| dims.len() <= MAX_RANK);
                 self.set(*value, fact);
             }
         }

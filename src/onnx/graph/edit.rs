@@ -83,13 +83,10 @@ impl Graph {
         if replaced.is_empty() {
             return;
         }
+        let ends = ends(replaced);
         let follow = |value: &mut ValueId| {
-            // As many steps as there are entries: a circle among them ends.
-            for _ in 0..replaced.len() {
-                match replaced.get(value) {
-                    Some(next) => *value = *next,
-                    None => break,
-                }
+            if let Some(end) = ends.get(value) {
+                *value = *end;
             }
         };
         for node in self.nodes.iter_mut().flatten() {
@@ -126,4 +123,20 @@ impl Graph {
         let uses = self.uses();
         self.captures.retain(|capture| !uses.of(capture.inner).is_empty());
     }
+}
+
+/// Where each chain of replacements ends; those of a circle end anywhere in it.
+fn ends(replaced: &BTreeMap<ValueId, ValueId>) -> BTreeMap<ValueId, ValueId> {
+    let mut ends = BTreeMap::new();
+    for &start in replaced.keys() {
+        let mut path = Vec::new();
+        let mut at = start;
+        while let Some(&next) = replaced.get(&at).filter(|_| !ends.contains_key(&at) && path.len() < replaced.len()) {
+            path.push(at);
+            at = next;
+        }
+        let end = ends.get(&at).copied().unwrap_or(at);
+        ends.extend(path.into_iter().map(|value| (value, end)));
+    }
+    ends
 }

@@ -40,6 +40,57 @@ fn forward(node: &Node, facts: &Facts) -> bool {
     steps.is_none_or(|steps| steps.is_some_and(|steps| steps.iter().all(|&step| step == 1)))
 }
 
+/// Operators that `evaluate` has.
+pub(super) fn is_known(node: &Node) -> bool {
+    const KNOWN: [&str; 44] = [
+        "Constant",
+        "Identity",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Transpose",
+        "Slice",
+        "Gather",
+        "Concat",
+        "Expand",
+        "Cast",
+        "ConstantOfShape",
+        "Range",
+        "NonZero",
+        "Where",
+        "QuantizeLinear",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "Neg",
+        "Abs",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Sqrt",
+        "Reciprocal",
+        "Not",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Min",
+        "Max",
+        "Equal",
+        "Less",
+        "Greater",
+        "LessOrEqual",
+        "GreaterOrEqual",
+        "And",
+        "Or",
+        "Xor",
+    ];
+    node.domain.is_empty() && KNOWN.contains(&node.op.as_str())
+}
+
 /// The first output; `fact` is what inference says of it.
 pub(super) fn evaluate(node: &Node, inputs: &[Option<&Tensor>], fact: &Fact) -> Option<Tensor> {
     if !node.domain.is_empty() {
@@ -268,7 +319,7 @@ fn non_zero(tensor: &Tensor) -> Option<Tensor> {
 }
 
 fn choose(flags: &Tensor, yes: &Tensor, no: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
-    if yes.element() != no.element() {
+    if yes.element() != no.element() || flags.element() != ElementType::Bool {
         return None;
     }
     let [yes, no] = [yes, no].map(|tensor| pick(tensor, &stretched(tensor.shape(), &shape)?, shape.clone()));

@@ -1,16 +1,16 @@
 //! The walk: each node is brought to the one form, inferred, and folded where its inputs are known.
 //!
-//! Invariant: constants that folding makes stay within `BUDGET` together, and none is larger than what it
-//! was made from, small ones apart.
+//! Invariant: what folding reads and makes stays within `BUDGET`, and no constant is larger than what it
+//! was made from, small ones apart. Where the budget ends, nodes stay, and the model is still right.
 
 use super::{NormaliseError, branches, evaluate, opset};
-use crate::onnx::graph::{Attribute, Graph, NodeId, ValueId};
+use crate::onnx::graph::{Attribute, Graph, NodeId, Uses, ValueId};
 use crate::onnx::shapes::{Fact, Facts, InputShapes, Item};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::BTreeMap;
 
-/// Bytes that folding may make of one model.
-pub(super) const BUDGET: usize = 256 << 20;
+/// Bytes that folding may read and make for one model.
+pub(super) const BUDGET: usize = 1 << 30;
 
 /// Bytes up to which a constant may be larger than what it is made from.
 const SMALL: usize = 64 << 10;
@@ -30,6 +30,7 @@ pub(super) struct Folder<'a> {
     budget: &'a mut usize,
     /// Values that another takes the place of.
     replaced: BTreeMap<ValueId, ValueId>,
+    uses: Option<Uses>,
 }
 
 impl<'a> Folder<'a> {
@@ -45,7 +46,7 @@ impl<'a> Folder<'a> {
         loop {
             let mut facts = Facts::begin(graph, inputs);
             captured.iter().for_each(|(value, fact)| facts.set(*value, fact.clone()));
-            let mut folder = Folder { graph, facts, target, budget, replaced: BTreeMap::new() };
+            let mut folder = Folder { graph, facts, target, budget, replaced: BTreeMap::new(), uses: None };
             folder.pass()?;
             let facts = folder.facts;
             round += 1;
@@ -66,6 +67,12 @@ impl<'a> Folder<'a> {
         self.graph.replace_all(&self.replaced);
         self.graph.remove_dead();
         Ok(())
+    }
+
+    /// Whether the model reads a value; what rules add does not count.
+    pub fn is_read(&mut self, value: ValueId) -> bool {
+        let graph = &*self.graph;
+        !self.uses.get_or_insert_with(|| graph.uses()).of(value).is_empty()
     }
 
     /// A constant that a rule needs.
@@ -150,12 +157,14 @@ impl<'a> Folder<'a> {
         };
         // What the shape does not tell has no more elements than `evaluate` has indices for.
         let size = size.unwrap_or(SMALL);
-        if size > SMALL.max(read) || size > *self.budget {
+        if size > SMALL.max(read) || !evaluate::is_known(node) {
             return None;
         }
-        let tensor = evaluate::evaluate(node, &inputs, fact)?;
-        *self.budget = self.budget.saturating_sub(tensor.bytes().len());
-        Some(tensor)
+        // Views share their bytes.
+        let views = ["Constant", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"];
+        let work = if views.contains(&node.op.as_str()) { 0 } else { read.saturating_add(size) };
+        *self.budget = self.budget.checked_sub(work)?;
+        evaluate::evaluate(node, &inputs, fact)
     }
 
     /// A target of which one size is open becomes a constant: 0 copies, -1 is computed.

@@ -165,8 +165,7 @@ impl Rule<'_, '_> {
         if self.node.outputs.iter().skip(1).any(Option::is_some) {
             // Statistics are outputs of training; exporters list them though nothing reads them.
             let outputs: Vec<ValueId> = self.node.outputs.iter().skip(1).flatten().copied().collect();
-            let uses = self.folder.graph.uses();
-            if outputs.iter().any(|&value| !uses.of(value).is_empty()) {
+            if outputs.iter().any(|&value| self.folder.is_read(value)) {
                 return Err(self.refuse("it is in training"));
             }
             self.node.outputs.truncate(1);

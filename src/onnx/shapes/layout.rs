@@ -1,11 +1,8 @@
 //! Operators that rearrange: what goes where, without arithmetic on elements.
 
 use super::elementwise::broadcast;
-use super::{Args, Dim, Fact, Item, Shape, axis};
+use super::{Args, Dim, Fact, Item, MAX_RANK, Shape, axis};
 use crate::onnx::tensor::ElementType;
-
-/// Ranks above this come from no model.
-const MAX_RANK: usize = 64;
 
 impl Args<'_> {
     /// `None` where the operator is none of this kind.
