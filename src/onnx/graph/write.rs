@@ -142,52 +142,39 @@ fn write_node(graph: &Graph, node: &Node, names: &mut Names) -> Result<NodeProto
 }
 
 fn attribute(graph: &Graph, name: &str, value: &Attribute, names: &mut Names) -> Result<AttributeProto, Cycle> {
-    let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
-    let kind = match value {
-        Attribute::Float(f) => {
-            proto.f = *f;
-            AttributeType::Float
-        }
-        Attribute::Int(i) => {
-            proto.i = *i;
-            AttributeType::Int
-        }
-        Attribute::Text(s) => {
-            proto.s.clone_from(s);
-            AttributeType::String
-        }
-        Attribute::Tensor(t) => {
-            proto.t = Some(Box::new(tensor(t, String::new())));
-            AttributeType::Tensor
-        }
-        Attribute::Graph(inner) => {
-            proto.g = Some(Box::new(subgraph(graph, inner, names)?));
-            AttributeType::Graph
-        }
-        Attribute::Floats(list) => {
-            proto.floats.clone_from(list);
-            AttributeType::Floats
-        }
-        Attribute::Ints(list) => {
-            proto.ints.clone_from(list);
-            AttributeType::Ints
-        }
-        Attribute::Texts(list) => {
-            proto.strings.clone_from(list);
-            AttributeType::Strings
-        }
-        Attribute::Tensors(list) => {
-            proto.tensors = list.iter().map(|t| tensor(t, String::new())).collect();
-            AttributeType::Tensors
-        }
+    let mut proto = AttributeProto { name: name.to_owned(), r#type: kind(value) as i32, ..AttributeProto::default() };
+    match value {
+        Attribute::Float(f) => proto.f = *f,
+        Attribute::Int(i) => proto.i = *i,
+        Attribute::Text(s) => proto.s.clone_from(s),
+        Attribute::Tensor(t) => proto.t = Some(Box::new(tensor(t, String::new()))),
+        Attribute::Graph(inner) => proto.g = Some(Box::new(subgraph(graph, inner, names)?)),
+        Attribute::Floats(list) => proto.floats.clone_from(list),
+        Attribute::Ints(list) => proto.ints.clone_from(list),
+        Attribute::Texts(list) => proto.strings.clone_from(list),
+        Attribute::Tensors(list) => proto.tensors = list.iter().map(|t| tensor(t, String::new())).collect(),
         Attribute::Graphs(list) => {
             proto.graphs = list.iter().map(|inner| subgraph(graph, inner, names)).collect::<Result<_, _>>()?;
-            AttributeType::Graphs
         }
         Attribute::Other(other) => return Ok((**other).clone()),
-    };
-    proto.r#type = kind as i32;
+    }
     Ok(proto)
+}
+
+fn kind(value: &Attribute) -> AttributeType {
+    match value {
+        Attribute::Float(_) => AttributeType::Float,
+        Attribute::Int(_) => AttributeType::Int,
+        Attribute::Text(_) => AttributeType::String,
+        Attribute::Tensor(_) => AttributeType::Tensor,
+        Attribute::Graph(_) => AttributeType::Graph,
+        Attribute::Floats(_) => AttributeType::Floats,
+        Attribute::Ints(_) => AttributeType::Ints,
+        Attribute::Texts(_) => AttributeType::Strings,
+        Attribute::Tensors(_) => AttributeType::Tensors,
+        Attribute::Graphs(_) => AttributeType::Graphs,
+        Attribute::Other(_) => AttributeType::Undefined,
+    }
 }
 
 fn subgraph(outer: &Graph, inner: &Graph, names: &mut Names) -> Result<GraphProto, Cycle> {

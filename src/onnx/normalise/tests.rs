@@ -234,7 +234,8 @@ fn an_open_condition_keeps_both_branches_and_names_stay_apart() {
     let (input, output) = (vec![info("x", &[-1]), typed("flag", ElementType::Bool, &[])], vec![info("y", &[])]);
     let both = normalised(&model(17, GraphProto { node: vec![choice("flag")], input, output, ..Default::default() }));
     assert_eq!(ops(&both.graph), ["If"]);
-    assert!(nodes(&both.graph)[0].subgraphs().all(|inner| inner.outputs[0].declared.is_none()));
+    let open = Some(Declared::Tensor { element: Some(ElementType::F32), shape: None });
+    assert!(nodes(&both.graph)[0].subgraphs().all(|inner| inner.outputs[0].declared == open));
     assert!(nodes(&both.graph)[0].attributes.values().all(|value| matches!(value, Attribute::Graph(_))));
     assert!(read(&both.to_proto().unwrap()).is_ok());
 }
@@ -278,6 +279,23 @@ fn small_files_do_not_fold_to_large_ones() {
 }
 
 #[test]
+fn texts_have_no_size_and_are_not_filled_in() {
+    let mut value = longs("", &[1], &[0]);
+    value.data_type = ElementType::Text.to_onnx();
+    value.raw_data.clear();
+    value.string_data = vec![b"a".to_vec()];
+    let fill = longs("", &[1], &[1 << 60]);
+    let model = from(
+        17,
+        vec![
+            node("Constant", &[], &["s"]).with(tensor_attribute("value", fill)),
+            node("ConstantOfShape", &["s"], &["y"]).with(tensor_attribute("value", value)),
+        ],
+    );
+    assert_eq!(ops(&model.graph), ["ConstantOfShape"]);
+}
+
+#[test]
 fn stated_shapes_must_fit_what_the_model_says() {
     let proto = model(17, GraphProto { input: vec![info("x", &[-1, 3])], ..Default::default() });
     let state = |name: &str, shape: &[usize]| {
@@ -290,4 +308,45 @@ fn stated_shapes_must_fit_what_the_model_says() {
     assert!(matches!(state("x", &[8, 4]), Err(NormaliseError::Shape { .. })));
     assert!(matches!(state("x", &[8]), Err(NormaliseError::Shape { .. })));
     assert!(matches!(state("z", &[8]), Err(NormaliseError::NoSuchInput { .. })));
+}
+
+#[test]
+fn what_a_loops_body_notes_of_its_inputs_is_not_believed() {
+    let body = GraphProto {
+        node: vec![
+            node("Concat", &["carried", "x"], &["longer"]).with(int("axis", 0)),
+            node("Shape", &["carried"], &["shape"]),
+            node("Identity", &["go"], &["on"]),
+        ],
+        input: vec![typed("turn", ElementType::I64, &[]), typed("go", ElementType::Bool, &[]), info("carried", &[2])],
+        output: vec![typed("on", ElementType::Bool, &[]), info("longer", &[2]), typed("shape", ElementType::I64, &[1])],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![node("Loop", &["times", "", "x"], &["y", "shapes"]).with(graph_attribute("body", body))],
+        initializer: vec![longs("times", &[], &[3])],
+        input: vec![info("x", &[2])],
+        output: vec![info("y", &[8])],
+        ..Default::default()
+    };
+    let model = normalised(&model(17, graph));
+    let inner = nodes(&model.graph)[0].subgraphs().next().unwrap();
+    assert_eq!(ops(inner), ["Concat", "Shape"]);
+    assert!(read(&model.to_proto().unwrap()).is_ok());
+}
+
+#[test]
+fn domains_that_no_node_uses_are_dropped() {
+    assert_eq!(from(17, vec![node("Relu", &["x"], &["y"])]).opsets.len(), 1);
+    let kept = from(17, vec![node("QuickGelu", &["x"], &["y"]).in_domain("com.microsoft")]);
+    assert_eq!(kept.opsets["com.microsoft"], 1);
+}
+
+#[test]
+fn long_chains_take_a_short_while() {
+    let names: Vec<String> = (0..50_000).map(|i| if i == 0 { "x".into() } else { format!("v{i}") }).collect();
+    let chain = names.windows(2).map(|pair| node("Identity", &[&pair[0]], &[&pair[1]]));
+    let last = node("Relu", &[names.last().unwrap()], &["y"]);
+    let model = from(17, chain.chain([last]).collect());
+    assert_eq!(ops(&model.graph), ["Relu"]);
 }
