@@ -186,7 +186,8 @@ fn pick(tensor: &Tensor, places: &[usize], shape: Vec<usize>) -> Option<Tensor> 
     Tensor::new(tensor.element(), shape, bytes).ok()
 }
 
-fn transpose(node: &Node, tensor: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
+/// The elements in another order of axes.
+pub(super) fn transpose(node: &Node, tensor: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
     let strides = row_major(tensor.shape());
     let order: Vec<i64> = match node.ints("perm") {
         Some(order) => order.to_vec(),

@@ -3,7 +3,7 @@
 //! Invariant: what folding reads and makes stays within `BUDGET`, and no constant is larger than what it
 //! was made from, small ones apart. Where the budget ends, nodes stay, and the model is still right.
 
-use super::{NormaliseError, branches, evaluate, opset};
+use super::{NormaliseError, branches, evaluate, opset, quantize};
 use crate::onnx::graph::{Attribute, Declared, Graph, NodeId, Uses, ValueId};
 use crate::onnx::shapes::{Fact, Facts, InputShapes, Item};
 use crate::onnx::tensor::{ElementType, Tensor};
@@ -113,9 +113,11 @@ impl<'a> Folder<'a> {
         let Some(node) = self.graph.node(id) else { return };
         if let Some(source) = evaluate::passes_through(node, &self.facts)
             && let Some(output) = node.output(0)
-            && self.graph.constant(source).is_none()
         {
-            self.replaced.insert(output, source);
+            match self.graph.constant(source).cloned() {
+                Some(tensor) => self.graph.set_constant(output, tensor),
+                None => drop(self.replaced.insert(output, source)),
+            }
             return;
         }
         if let Some(tensor) = self.known(id).or_else(|| self.evaluated(id))
@@ -125,6 +127,7 @@ impl<'a> Folder<'a> {
             self.graph.set_constant(output, tensor);
             return;
         }
+        quantize::turn_weights(self, id);
         self.settle_reshape(id);
     }
 
@@ -163,6 +166,12 @@ impl<'a> Folder<'a> {
         let work = if views.contains(&node.op.as_str()) { 0 } else { read.saturating_add(size) };
         *self.budget = self.budget.checked_sub(work)?;
         evaluate::evaluate(node, &inputs, fact)
+    }
+
+    /// Takes the work out of the budget; `None` where that is used up.
+    pub fn pay(&mut self, bytes: usize) -> Option<()> {
+        *self.budget = self.budget.checked_sub(bytes)?;
+        Some(())
     }
 
     /// A target of which one size is open becomes a constant: 0 copies, -1 is computed.

@@ -164,6 +164,40 @@ fn integer_weights_stay_integers_and_float_ones_are_quantized() {
 }
 
 #[test]
+fn quantized_weights_are_turned_before_they_become_floats() {
+    let weights = |next: NodeProto, axis: i64, scales: usize| {
+        let graph = GraphProto {
+            node: vec![
+                node("DequantizeLinear", &["w", "s"], &["d"]).with(int("axis", axis)),
+                next,
+                node("MatMul", &["x", "t"], &["y"]),
+            ],
+            initializer: vec![
+                raw("w", ElementType::I8, &[2, 3], &[1, 2, 3, 4, 5, 6]),
+                floats("s", &[scales as i64], &[0.5, 1.0, 2.0][..scales]),
+                longs("shape", &[3], &[1, 2, 3]),
+                longs("flat", &[1], &[6]),
+            ],
+            input: vec![info("x", &[-1, -1])],
+            output: vec![info("y", &[])],
+            ..Default::default()
+        };
+        let model = normalised(&model(13, graph));
+        let names = ops(&model.graph).join(" ");
+        let first = nodes(&model.graph)[0].clone();
+        (names, first.int("axis"), ints_of(&model.graph, &first, 0))
+    };
+    let transpose = || node("Transpose", &["d"], &["t"]);
+    let together = "DequantizeLinear MatMul".to_owned();
+    assert_eq!(weights(transpose(), 0, 2), (together.clone(), Some(1), vec![1, 4, 2, 5, 3, 6]));
+    assert_eq!(weights(transpose(), -1, 3), (together.clone(), Some(0), vec![1, 4, 2, 5, 3, 6]));
+    let reshape = |to: &str| node("Reshape", &["d", to], &["t"]);
+    assert_eq!(weights(reshape("shape"), 1, 3), (together.clone(), Some(2), vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(weights(reshape("flat"), 1, 1), (together, Some(1), vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(weights(reshape("flat"), 1, 3).0, "DequantizeLinear Reshape MatMul");
+}
+
+#[test]
 fn a_batch_normalization_moves_into_its_convolution() {
     let build = |also: &str| GraphProto {
         node: vec![
