@@ -118,7 +118,7 @@ impl<'a> Call<'a> {
         NodeProto {
             input: list(&node.input),
             output: list(&node.output),
-            name: format!("{}{}", self.prefix, node.name),
+            name: if node.name.is_empty() { String::new() } else { format!("{}{}", self.prefix, node.name) },
             attribute: node.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect(),
             ..node.clone()
         }

@@ -146,6 +146,8 @@ fn names_that_edits_made_twice_are_written_once() {
     let again = read(&model.to_proto().unwrap()).unwrap();
     let names: Vec<_> = again.graph.outputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["y", "second", "third"]);
+    let nodes: std::collections::BTreeSet<_> = again.graph.nodes().map(|(_, node)| &node.name).collect();
+    assert_eq!(nodes.len(), again.graph.nodes().count());
 }
 
 fn function(name: &str, nodes: Vec<NodeProto>) -> FunctionProto {

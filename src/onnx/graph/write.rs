@@ -17,7 +17,7 @@ impl Model {
         let opset =
             |(domain, version): (&String, &i64)| OperatorSetIdProto { domain: domain.clone(), version: *version };
         let entry = |(key, value): &(String, String)| StringStringEntryProto { key: key.clone(), value: value.clone() };
-        let mut used = Used::new();
+        let mut used = Used::default();
         Ok(ModelProto {
             ir_version: self.ir_version,
             opset_import: self.opsets.iter().map(opset).collect(),
@@ -29,9 +29,31 @@ impl Model {
     }
 }
 
-/// Names of the whole file so far, each with the number that was last put behind it. None is given twice,
-/// so nothing is ever shadowed.
-type Used = HashMap<String, u64>;
+/// Names of the whole file so far. None is given twice, so nothing is ever shadowed; ONNX Runtime wants the
+/// same of nodes.
+#[derive(Default)]
+struct Used {
+    values: Given,
+    nodes: Given,
+}
+
+/// Names, each with the number that was last put behind it.
+#[derive(Default)]
+struct Given(HashMap<String, u64>);
+
+impl Given {
+    fn unique(&mut self, wish: &str) -> String {
+        let mut number = self.0.get(wish).copied().unwrap_or(0);
+        let mut name = wish.to_owned();
+        while self.0.contains_key(&name) {
+            number += 1;
+            name = format!("{wish}_{}", number + 1);
+        }
+        self.0.insert(wish.to_owned(), number);
+        self.0.entry(name.clone()).or_insert(0);
+        name
+    }
+}
 
 /// Names of one graph's values on paper.
 struct Names<'a> {
@@ -47,16 +69,7 @@ impl Names<'_> {
     }
 
     fn unique(&mut self, wish: &str) -> String {
-        let wish = if wish.is_empty() { "value" } else { wish };
-        let mut number = self.used.get(wish).copied().unwrap_or(0);
-        let mut name = wish.to_owned();
-        while self.used.contains_key(&name) {
-            number += 1;
-            name = format!("{wish}_{}", number + 1);
-        }
-        self.used.insert(wish.to_owned(), number);
-        self.used.entry(name.clone()).or_insert(0);
-        name
+        self.used.values.unique(if wish.is_empty() { "value" } else { wish })
     }
 
     fn get(&mut self, graph: &Graph, value: ValueId) -> String {
@@ -129,11 +142,12 @@ fn write_node(graph: &Graph, node: &Node, names: &mut Names) -> Result<NodeProto
         values[..kept].iter().map(name).collect::<Vec<_>>()
     };
     let (input, output) = (list(&node.inputs), list(&node.outputs));
+    let name = if node.name.is_empty() { String::new() } else { names.used.nodes.unique(&node.name) };
     let attribute = node.attributes.iter().map(|(name, value)| attribute(graph, name, value, names));
     Ok(NodeProto {
         input,
         output,
-        name: node.name.clone(),
+        name,
         op_type: node.op.clone(),
         domain: node.domain.clone(),
         attribute: attribute.collect::<Result<_, _>>()?,
