@@ -42,9 +42,11 @@ pub(crate) fn build(proto: ModelProto, external: External, limits: &Limits) -> R
     let mut builder = Builder { scopes: Vec::new(), opsets, functions, external, dense_limit: limits.memory };
     let graph = builder.graph(proto.graph.ok_or(ReadError::NoGraph)?)?;
     let entries = proto.metadata_props.into_iter();
+    let mut opsets = (*builder.opsets).clone();
+    builder.functions.add_opsets(&mut opsets);
     Ok(Model {
         graph,
-        opsets: (*builder.opsets).clone(),
+        opsets,
         ir_version: proto.ir_version,
         producer: proto.producer_name,
         metadata: entries.map(|entry| (entry.key, entry.value)).collect(),

@@ -188,6 +188,7 @@ fn functions_of_the_model_become_their_bodies() {
     assert_eq!(ops(&model.graph), ["LeakyRelu", "If", "LeakyRelu", "If"]);
     let order = model.graph.order().unwrap();
     let nodes: Vec<_> = order.iter().map(|&id| model.graph.node(id).unwrap()).collect();
+    assert_eq!(model.opsets["own"], 1);
     assert_eq!((nodes[0].float("alpha"), nodes[2].float("alpha"), nodes[0].version), (Some(0.5), None, 13));
     assert_eq!(nodes[1].subgraphs().next().unwrap().captures[0].outer, nodes[0].output(0).unwrap());
     assert!(read(&model.to_proto().unwrap()).is_ok());

@@ -119,7 +119,7 @@ pub(super) fn evaluate(node: &Node, inputs: &[Option<&Tensor>], fact: &Fact) -> 
         "QuantizeLinear" => quantize::quantize(node, first, input(1)?, input(2), fact.element?),
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" => reduce(node, first, input(1), shape?),
         op if inputs.len() == 1 => unary(op, first),
-        op if inputs.len() == 2 => binary(op, first, input(1)?, fact),
+        op if inputs.len() == 2 && node.int("fmod").unwrap_or(0) == 0 => binary(op, first, input(1)?, fact),
         _ => None,
     }
 }

@@ -4,8 +4,8 @@
 //! meaning since and has no rule here is refused by name.
 //! Spec: the changelog, <https://github.com/onnx/onnx/blob/main/docs/Changelog.md>.
 
-use super::NormaliseError;
 use super::fold::{Folder, scalar};
+use super::{NormaliseError, OLDEST};
 use crate::onnx::graph::{Attribute, Node, NodeId, ValueId, describe};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::BTreeMap;
@@ -28,6 +28,9 @@ pub(super) fn upgrade(folder: &mut Folder, id: NodeId) -> Result<Vec<NodeId>, No
         return Ok(vec![id]);
     }
     let version = if twin { folder.target } else { node.version };
+    if version < OLDEST {
+        return Err(NormaliseError::TooOld(version));
+    }
     let node = node.clone();
     if let Some((_, _, problem)) = REFUSED.iter().find(|(op, since, _)| *op == node.op && version < *since) {
         return Err(NormaliseError::Version { node: describe(&node), problem });

@@ -93,6 +93,22 @@ fn attributes_of_older_sets_become_inputs() {
 }
 
 #[test]
+fn remainders_of_either_sign_fold_as_the_node_says() {
+    let rest = |fmod: i64| {
+        let model = from(
+            13,
+            vec![
+                node("Constant", &[], &["a"]).with(int("value_int", -7)),
+                node("Constant", &[], &["b"]).with(int("value_int", 3)),
+                node("Mod", &["a", "b"], &["y"]).with(int("fmod", fmod)),
+            ],
+        );
+        model.graph.constant(model.graph.outputs[0].value).map(|tensor| tensor.to_i64s().unwrap())
+    };
+    assert_eq!((rest(0), rest(1)), (Some(vec![2]), None));
+}
+
+#[test]
 fn a_newer_set_stays_as_it_is() {
     let model = from(23, vec![node("Relu", &["x"], &["y"])]);
     assert_eq!((model.opsets[""], nodes(&model.graph)[0].version), (23, 23));
