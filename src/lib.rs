@@ -6,6 +6,7 @@
 //! cli/          one file a subcommand
 //! config/       raw TOML -> checked Config; the reference is config/selvedge.toml
 //! sys/          disk, clock, process, real and faulty: the only place that renames, syncs, reads a clock
+//! onnx/         ModelProto (generated), graph, normalisation, shapes: the one ONNX front end
 //! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
 //! engine/       a model, its sessions and workers; slots: what is live
 //! bundle/       what a model is on disk and on the wire; no I/O
@@ -21,12 +22,13 @@
 //! device/       the roles of a device put together: engine, link, both on one console
 //! demo/         the whole story on one machine
 //! ```
-//! Rooms to come: `onnx`, `kernels` (the int8 engine), `pipeline` (sources), `compress`.
+//! Rooms to come: `kernels` (the int8 engine), `pipeline` (sources), `compress`.
 //!
 //! # Arrows
 //! `tests/architecture.rs` holds this table against every `use crate::` in the source.
 //! ```text
 //! sys      ->
+//! onnx     ->
 //! tensor   ->
 //! config   ->
 //! bundle   -> tensor
@@ -62,6 +64,7 @@ pub mod engine;
 pub mod ipc;
 pub mod link;
 pub mod mqtt;
+pub mod onnx;
 pub mod privacy;
 #[cfg(feature = "operator")]
 pub mod publish;
