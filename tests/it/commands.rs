@@ -26,8 +26,9 @@ fn ready(dir: &Path) -> String {
     let d = dir.display();
     let text = format!(
         "[device]\nid = \"00112233445566778899aabbccddeeff\"\ngroups = [\"porch\"]\n[engine]\nstate = \"{d}/state\"\n\
-         socket = \"{d}/api.sock\"\nlink-socket = \"{d}/link.sock\"\nroot = \"{d}/root.json\"\n[link]\nstate = \"{d}/link\"\n\
-         username = \"porch\"\npassword-file = \"{d}/password\"\n"
+         socket = \"{d}/api.sock\"\nlink-socket = \"{d}/link.sock\"\nroot = \"{d}/root.json\"\n{}[link]\nstate = \"{d}/link\"\n\
+         username = \"porch\"\npassword-file = \"{d}/password\"\n",
+        program::wall()
     );
     let path = dir.join("selvedge.toml");
     fs::write(&path, text).unwrap();

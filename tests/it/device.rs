@@ -80,12 +80,14 @@ impl Device {
     }
 
     /// The command that starts a role, its log in a file; a core file would land in the device's directory.
+    /// (Of its guest an emulator writes one itself, whatever the guest forbids: there none is allowed.)
     pub fn command(&self, role: &str) -> Command {
         let log = self.path(&format!("{role}.log"));
         let log = File::options().create(true).append(true).open(log).unwrap();
+        let limit = if program::emulated() { "0" } else { "unlimited" };
         let mut command = Command::new("sh");
         command
-            .args(["-c", "ulimit -c unlimited || true; exec \"$@\"", "sh"])
+            .args(["-c", &format!("ulimit -c {limit} || true; exec \"$@\""), "sh"])
             .args(program::words())
             .args([role, "--config"]);
         command.arg(self.path("selvedge.toml")).arg("--with-parent").current_dir(self.dir.path()).process_group(0);
@@ -250,6 +252,19 @@ impl Load {
 
     pub fn seen(&self) -> Vec<(Instant, Seen)> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Until its newest answer is by that version.
+    pub async fn answered_by(&self, wanted: u32) {
+        let start = Instant::now();
+        let newest = |seen: &[(Instant, Seen)]| match seen.last() {
+            Some((_, Seen::Answer { version, .. })) => Some(*version),
+            Some((_, Seen::Lost | Seen::Refused(_))) | None => None,
+        };
+        while newest(&self.seen.lock().unwrap()) != Some(wanted) {
+            assert!(start.elapsed() < LONG, "version {wanted} does not answer");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn stop(self) -> Vec<(Instant, Seen)> {
