@@ -7,6 +7,7 @@
 //! config/       raw TOML -> checked Config; the reference is config/selvedge.toml
 //! sys/          disk, clock, process, real and faulty: the only place that renames, syncs, reads a clock
 //! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
+//! kernels/      int8 microkernels, packing, CPU detection; imports no sibling
 //! engine/       a model, its sessions and workers; slots: what is live
 //! bundle/       what a model is on disk and on the wire; no I/O
 //! store/        versions on disk and the journal: live, previous, trial
@@ -21,7 +22,7 @@
 //! device/       the roles of a device put together: engine, link, both on one console
 //! demo/         the whole story on one machine
 //! ```
-//! Rooms to come: `onnx`, `kernels` (the int8 engine), `pipeline` (sources), `compress`.
+//! Rooms to come: `onnx`, `pipeline` (sources), `compress`.
 //!
 //! # Arrows
 //! `tests/architecture.rs` holds this table against every `use crate::` in the source.
@@ -29,6 +30,7 @@
 //! sys      ->
 //! tensor   ->
 //! config   ->
+//! kernels  ->
 //! bundle   -> tensor
 //! engine   -> tensor
 //! privacy  -> bundle
@@ -60,6 +62,7 @@ pub mod demo;
 pub mod device;
 pub mod engine;
 pub mod ipc;
+pub mod kernels;
 pub mod link;
 pub mod mqtt;
 pub mod privacy;

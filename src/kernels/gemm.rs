@@ -1,0 +1,439 @@
+#![allow(unsafe_code, reason = "calls microkernels by pointers whose reach is checked here")]
+//! Matrix products and convolutions: rows of int8 pixels times packed weights, requantized in registers.
+//!
+//! Invariant: before a microkernel runs, every byte that it may read or write was found to be inside of a slice.
+//! One product serves 1x1 convolutions of stride 1 (rows lie one after another), other convolutions (rows by
+//! [`Indirection`]), fully connected layers (one row) and products of activations (packed at run time).
+//! Order: strips of output channels outside, rows inside, so that a strip's weights stay in the first-level cache.
+
+use super::indirect::Indirection;
+use super::isa::Isa;
+use super::pack::{Pack, PackError, Packed, Requant, WeightView};
+use super::round::requantize;
+use super::scalar;
+use super::storage::Storage;
+use super::tile::TileMut;
+
+/// No microkernel takes more rows or columns at once.
+pub(super) const MAX_ROWS: usize = 16;
+pub(super) const MAX_COLUMNS: usize = 64;
+
+/// One call of a microkernel. Its contract: `rows` is one of the tier's; `columns` at most its strips times NR;
+/// `offsets` has `rows * taps` entries, each [`PADDING`](super::indirect::PADDING) or an offset behind which `input`
+/// has `groups * KR` readable bytes, as `padding` has if any entry is PADDING; `weights` points to the strips,
+/// `strip_bytes` apart; `init` and `multipliers` hold a value for each column of these strips, `init` again after
+/// `init_stride` for every row; `output` is writable for `columns` bytes at each row, `row_stride` apart, or else
+/// `accumulators` for `rows` rows of MAX_COLUMNS.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub rows: usize,
+    pub columns: usize,
+    pub input: *const u8,
+    pub padding: *const u8,
+    pub offsets: *const u32,
+    pub taps: usize,
+    pub groups: usize,
+    pub weights: *const i8,
+    pub strip_bytes: usize,
+    pub init: *const i32,
+    pub init_stride: usize,
+    pub multipliers: *const f32,
+    pub finish: &'a Finish,
+    pub output: *mut u8,
+    pub row_stride: usize,
+    /// Null unless the accumulators themselves are wanted.
+    pub accumulators: *mut i32,
+}
+
+/// The constants of a requantization.
+#[derive(Debug, Clone)]
+pub(super) struct Finish {
+    /// `lo − zp` and `hi − zp`.
+    pub low: f32,
+    pub high: f32,
+    /// The zero point as stored.
+    pub zero_point: i32,
+    pub requant: [i8; 3],
+    pub storage: Storage,
+}
+
+impl Finish {
+    pub(super) fn new(requant: &Requant<'_>, storage: Storage) -> Self {
+        let Requant { zero_point, lo, hi, .. } = *requant;
+        Self {
+            low: f32::from(i16::from(lo) - i16::from(zero_point)),
+            high: f32::from(i16::from(hi) - i16::from(zero_point)),
+            zero_point: i32::from(zero_point) + storage.offset(),
+            requant: [zero_point, lo, hi],
+            storage,
+        }
+    }
+
+    /// One value, by the reference.
+    pub(super) fn byte(&self, acc: i32, multiplier: f32) -> u8 {
+        let [zero_point, lo, hi] = self.requant;
+        self.storage.byte(requantize(acc, multiplier, zero_point, lo, hi))
+    }
+}
+
+impl Call<'_> {
+    /// Stores one accumulator the slow way.
+    ///
+    /// # Safety
+    /// The contract; `row` and `column` below `rows` and `columns`.
+    pub(super) unsafe fn put(&self, row: usize, column: usize, acc: i32) {
+        // SAFETY: by the contract, every row and column has its multiplier and its place.
+        unsafe {
+            if self.accumulators.is_null() {
+                let byte = self.finish.byte(acc, *self.multipliers.add(column));
+                *self.output.add(row * self.row_stride + column) = byte;
+            } else {
+                *self.accumulators.add(row * MAX_COLUMNS + column) = acc;
+            }
+        }
+    }
+}
+
+/// A tier's microkernels for products.
+#[derive(Debug)]
+pub(super) struct Tier {
+    pub pack: Pack,
+    /// Most strips in a call.
+    pub strips: usize,
+    /// Counts of rows that a call may have, largest first, for one strip, two strips, and so on.
+    pub rows: &'static [&'static [usize]],
+    pub gemm: Microkernel,
+    /// For weights that two −128 stand side by side in, where `gemm` would overflow.
+    pub gemm_paired_minimum: Option<Microkernel>,
+}
+
+/// Callers keep the contract of [`Call`], on a CPU that has the tier's instructions.
+pub(super) type Microkernel = unsafe fn(&Call<'_>, Storage);
+
+fn tier(isa: Isa) -> &'static Tier {
+    match isa {
+        Isa::Scalar => &scalar::TIER,
+        Isa::Neon | Isa::Dotprod | Isa::I8mm | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => &scalar::TIER,
+    }
+}
+
+/// What a product is made of. All zero points are of the signed domain (see [`Storage`]).
+#[derive(Debug, Clone, Copy)]
+pub struct GemmSpec<'a> {
+    pub weights: WeightView<'a>,
+    /// None, one, or one for each output channel.
+    pub weight_zero_points: &'a [i8],
+    /// None or one for each output channel, at the scale of the accumulator.
+    pub bias: &'a [i32],
+    pub input_zero_point: i8,
+    pub requant: Requant<'a>,
+}
+
+/// What is known only when a dynamically quantized input is: `f32(acc)·(scale·multiplier) + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Dynamic<'a> {
+    pub input_zero_point: i8,
+    pub scale: f32,
+    /// None or one for each output channel, added last.
+    pub bias: &'a [f32],
+}
+
+/// Where the rows of the left side lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// So many bytes apart.
+    Direct { stride: usize },
+    /// Where the map says; `padding` holds K bytes of the input's zero point as stored, and [`SLACK`](super::SLACK).
+    Indirect { map: &'a Indirection, padding: &'a [u8] },
+}
+
+/// The left side of a product, stored as the product was made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    pub data: &'a [u8],
+    pub rows: Rows<'a>,
+}
+
+/// A product with constant right side, ready to run.
+#[derive(Debug, Clone)]
+pub struct Gemm {
+    isa: Isa,
+    storage: Storage,
+    packed: Packed,
+    input_zero_point: i8,
+    finish: Finish,
+    table: Option<Box<[u8; 256]>>,
+}
+
+impl Gemm {
+    /// # Errors
+    /// If lengths disagree, sums may leave 31 bits, or this CPU lacks `isa`.
+    pub fn new(isa: Isa, storage: Storage, spec: &GemmSpec<'_>) -> Result<Self, PackError> {
+        if !isa.is_available() || !isa.supports(storage) {
+            return Err(PackError::Isa { isa });
+        }
+        spec.requant.check()?;
+        let zero_point = i32::from(spec.input_zero_point) + storage.offset();
+        let multipliers = spec.requant.multipliers;
+        let pack = tier(isa).pack;
+        let packed = Packed::new(pack, &spec.weights, spec.weight_zero_points, spec.bias, multipliers, zero_point)?;
+        Ok(Self {
+            isa,
+            storage,
+            packed,
+            input_zero_point: spec.input_zero_point,
+            finish: Finish::new(&spec.requant, storage),
+            table: spec.requant.table.map(|table| Box::new(*table)),
+        })
+    }
+
+    /// Output tiles should begin at multiples of this many columns; they must at multiples of a strip, which divides it.
+    pub fn column_step(&self) -> usize {
+        let tier = tier(self.isa);
+        tier.pack.nr * tier.strips
+    }
+
+    /// Output tiles should begin at multiples of this many rows.
+    pub fn row_step(&self) -> usize {
+        let tier = tier(self.isa);
+        tier.rows[tier.strips - 1][0]
+    }
+
+    /// Bytes that are read of every row (or of every tap's pixel): K in whole steps of the kernel.
+    pub fn row_reach(&self) -> usize {
+        self.packed.groups * tier(self.isa).pack.kr
+    }
+
+    /// Computes one tile of requantized output.
+    ///
+    /// # Panics
+    /// If the input is too short for the tile, or the tile begins inside of a strip or ends behind the last channel.
+    pub fn run(&self, source: &Source<'_>, output: &mut TileMut<'_, u8>) {
+        let (rows, columns, row_stride) = (output.rows(), output.columns(), output.row_stride());
+        if rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        let last = output.pointer(rows.end - 1, columns.end - 1);
+        debug_assert!(!last.is_null());
+        let mut walk = Walk::new(self, source, rows.clone(), columns.clone());
+        while let Some(step) = walk.next_step() {
+            let to = output.pointer(step.row, step.column);
+            // SAFETY: the walk stays in rows and columns of the tile, whose corners are in its slice.
+            unsafe { self.call(&mut walk, &step, to, row_stride, std::ptr::null_mut()) };
+            if let Some(table) = &self.table {
+                for row in step.row..step.row + step.rows {
+                    let values = &mut output.row(row)[step.column - columns.start..][..step.columns];
+                    values.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
+                }
+            }
+        }
+    }
+
+    /// Computes one tile of a dynamically quantized product in f32.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run), and if the bias is neither empty nor one for each output channel.
+    pub fn run_dynamic(&self, source: &Source<'_>, dynamic: &Dynamic<'_>, output: &mut TileMut<'_, f32>) {
+        let (n, bias) = (self.packed.n, dynamic.bias);
+        assert!(bias.is_empty() || bias.len() == n, "bias of {} values for {n} channels", bias.len());
+        let multipliers: &[f32] = &self.packed.multipliers;
+        self.accumulate(source, dynamic.input_zero_point, output, |column, acc| {
+            let scaled = acc as f32 * (dynamic.scale * multipliers[column]);
+            if bias.is_empty() { scaled } else { scaled + bias[column] }
+        });
+    }
+
+    /// Computes one tile of accumulators: Σ(a − za)(w − zw) + b.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_i32(&self, source: &Source<'_>, input_zero_point: i8, output: &mut TileMut<'_, i32>) {
+        self.accumulate(source, input_zero_point, output, |_, acc| acc);
+    }
+
+    fn accumulate<T>(
+        &self,
+        source: &Source<'_>,
+        input_zero_point: i8,
+        output: &mut TileMut<'_, T>,
+        finish: impl Fn(usize, i32) -> T,
+    ) {
+        let mut walk = Walk::new(self, source, output.rows(), output.columns());
+        walk.shift = i32::from(input_zero_point) - i32::from(self.input_zero_point);
+        let first = output.columns().start;
+        let mut accumulators = [0_i32; MAX_ROWS * MAX_COLUMNS];
+        while let Some(step) = walk.next_step() {
+            // SAFETY: the walk's steps are at most MAX_ROWS by MAX_COLUMNS.
+            unsafe { self.call(&mut walk, &step, std::ptr::null_mut(), 0, accumulators.as_mut_ptr()) };
+            for r in 0..step.rows {
+                let values = &mut output.row(step.row + r)[step.column - first..][..step.columns];
+                for (j, (value, acc)) in values.iter_mut().zip(&accumulators[r * MAX_COLUMNS..]).enumerate() {
+                    *value = finish(step.column + j, *acc);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `step` is of `walk`; `output` or `accumulators` are as [`Call`] wants them.
+    unsafe fn call(
+        &self,
+        walk: &mut Walk<'_>,
+        step: &Step,
+        output: *mut u8,
+        row_stride: usize,
+        accumulators: *mut i32,
+    ) {
+        let tier = tier(self.isa);
+        let packed = &self.packed;
+        let mut direct = [0_u32; MAX_ROWS];
+        let (padding, offsets) = match walk.source.rows {
+            Rows::Direct { stride } => {
+                for (r, offset) in direct[..step.rows].iter_mut().enumerate() {
+                    *offset = ((step.row + r) * stride) as u32;
+                }
+                (std::ptr::null(), direct.as_ptr())
+            }
+            Rows::Indirect { map, padding } => (padding.as_ptr(), map.offsets[step.row * packed.taps..].as_ptr()),
+        };
+        let corrected = walk.corrects();
+        if corrected {
+            walk.correct(step);
+        }
+        let strip = step.column / tier.pack.nr;
+        let call = Call {
+            rows: step.rows,
+            columns: step.columns,
+            input: walk.source.data.as_ptr(),
+            padding,
+            offsets,
+            taps: packed.taps,
+            groups: packed.groups,
+            // SAFETY: `step.column` is below N, so that its strip is in the packed weights.
+            weights: unsafe { packed.weights.as_ptr().add(strip * packed.strip_bytes) },
+            strip_bytes: packed.strip_bytes,
+            init: if corrected { walk.init.as_ptr() } else { packed.bias[step.column..].as_ptr() },
+            init_stride: if corrected { MAX_COLUMNS } else { 0 },
+            multipliers: packed.multipliers[step.column..].as_ptr(),
+            finish: &self.finish,
+            output,
+            row_stride,
+            accumulators,
+        };
+        let kernel = tier.gemm_paired_minimum.filter(|_| packed.has_paired_minimum).unwrap_or(tier.gemm);
+        // SAFETY: `Walk::new` checked what the offsets reach; `Gemm::new` found the tier's instructions on this CPU.
+        unsafe { kernel(&call, self.storage) }
+    }
+}
+
+/// The calls that cover a tile, strips outside, rows inside.
+#[derive(Debug)]
+struct Walk<'a> {
+    gemm: &'a Gemm,
+    source: &'a Source<'a>,
+    rows: std::ops::Range<usize>,
+    end: usize,
+    row: usize,
+    column: usize,
+    /// By how much the input's zero point differs from the packed one.
+    shift: i32,
+    /// The accumulators' first values where the bias alone does not do.
+    init: [i32; MAX_ROWS * MAX_COLUMNS],
+}
+
+/// One call's part of the output.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Panics unless the source reaches as far as the rows do.
+    fn new(
+        gemm: &'a Gemm,
+        source: &'a Source<'a>,
+        rows: std::ops::Range<usize>,
+        columns: std::ops::Range<usize>,
+    ) -> Self {
+        let (reach, nr) = (gemm.row_reach(), tier(gemm.isa).pack.nr);
+        assert!(columns.end <= gemm.packed.n, "columns {columns:?} of {} channels", gemm.packed.n);
+        assert!(columns.start.is_multiple_of(nr), "column {} is inside of a strip of {nr}", columns.start);
+        match source.rows {
+            Rows::Direct { stride } => {
+                assert!(gemm.packed.taps == 1, "rows without a map for {} taps", gemm.packed.taps);
+                let start = rows.end.saturating_sub(1).checked_mul(stride).filter(|&start| start < u32::MAX as usize);
+                let needed = start.map_or(usize::MAX, |start| start.saturating_add(reach));
+                let length = source.data.len();
+                assert!(rows.is_empty() || needed <= length, "input of {length} bytes, {needed} needed (with slack)");
+            }
+            Rows::Indirect { map, padding } => {
+                assert!(map.taps() == gemm.packed.taps, "{} taps for {}", map.taps(), gemm.packed.taps);
+                assert!(rows.end <= map.pixels(), "rows {rows:?} of {} pixels", map.pixels());
+                map.check(source.data, padding, reach);
+            }
+        }
+        let end = if rows.is_empty() { columns.start } else { columns.end };
+        Self { gemm, source, row: rows.start, rows, end, column: columns.start, shift: 0, init: [0; _] }
+    }
+
+    fn next_step(&mut self) -> Option<Step> {
+        if self.column >= self.end {
+            return None;
+        }
+        let tier = tier(self.gemm.isa);
+        let columns = (self.end - self.column).min(tier.pack.nr * tier.strips);
+        let left = self.rows.end - self.row;
+        let choice = tier.rows[columns.div_ceil(tier.pack.nr) - 1];
+        let rows = choice.iter().copied().find(|&rows| rows <= left).unwrap_or(1);
+        let step = Step { row: self.row, rows, column: self.column, columns };
+        self.row += rows;
+        if self.row == self.rows.end {
+            self.row = self.rows.start;
+            self.column += columns;
+        }
+        Some(step)
+    }
+
+    fn corrects(&self) -> bool {
+        self.shift != 0 || !self.gemm.packed.zero_points.is_empty()
+    }
+
+    /// Fills `init` where zero points are not in the bias.
+    fn correct(&mut self, step: &Step) {
+        let packed = &self.gemm.packed;
+        let width = (packed.taps * packed.k) as i32;
+        for r in 0..step.rows {
+            let sum = if packed.zero_points.is_empty() { 0 } else { self.row_sum(step.row + r) };
+            for j in 0..step.columns {
+                let n = step.column + j;
+                let zero = packed.zero_points.get(n).copied().unwrap_or(0);
+                let shift = self.shift.wrapping_mul(packed.sums[n].wrapping_sub(width.wrapping_mul(zero)));
+                self.init[r * MAX_COLUMNS + j] =
+                    packed.bias[n].wrapping_sub(zero.wrapping_mul(sum)).wrapping_sub(shift);
+            }
+        }
+    }
+
+    /// The sum of a row's inputs, as the kernel multiplies them.
+    fn row_sum(&self, row: usize) -> i32 {
+        let packed = &self.gemm.packed;
+        let storage = self.gemm.storage;
+        let sum = |values: &[u8]| {
+            values[..packed.k]
+                .iter()
+                .fold(0_i32, |sum, &byte| sum.wrapping_add(i32::from(storage.value(byte)) + storage.offset()))
+        };
+        match self.source.rows {
+            Rows::Direct { stride } => sum(&self.source.data[row * stride..]),
+            Rows::Indirect { map, padding } => (0..packed.taps)
+                .map(|tap| match map.offsets[row * packed.taps + tap] {
+                    super::indirect::PADDING => sum(padding),
+                    offset => sum(&self.source.data[offset as usize..]),
+                })
+                .fold(0, i32::wrapping_add),
+        }
+    }
+}

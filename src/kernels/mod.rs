@@ -1,0 +1,37 @@
+//! Int8 microkernels: convolution, matrix product, depthwise convolution, elementwise operators, pools, quantization.
+//!
+//! Invariant: every instruction set gives the bytes of the scalar tier, bit for bit (`tests.rs` holds each to it), so
+//! that a golden sample signed on a PC is checked on a board. Accumulators never reach memory except where asked for.
+//! Not here: graphs, tensors' lifetimes, threads. This room imports no sibling and allocates nothing while it runs.
+//!
+//! Layout: NHWC, one byte a value. A tensor's slice goes on for [`SLACK`] bytes behind its last value, since kernels
+//! read whole groups of channels; what they read there meets zero weights. Every length is checked before any pointer
+//! is made: safe functions check and panic with a message, a small unsafe core trusts.
+//! Splitting for threads: [`TileMut::grid`] hands out each rectangle of an output once.
+//!
+//! Rejected: int32 tensors between product and requantization (memory traffic: 15.9 MB for MobileNetV2), im2col
+//! (pointers to pixels cost less), weights, biases and multipliers interleaved in one block (three typed arrays read as
+//! fast and need no casts), `vpmaddubsw` (it saturates).
+
+mod gemm;
+mod indirect;
+mod isa;
+mod pack;
+mod round;
+mod scalar;
+mod storage;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
+pub use indirect::{Geometry, GeometryError, Indirection};
+pub use isa::{Isa, IsaError};
+pub use pack::{PackError, Requant, WeightView};
+pub use round::requantize;
+pub use storage::Storage;
+pub use tile::{Grid, TileMut};
+
+/// Bytes that must follow a tensor's last value in its slice.
+pub const SLACK: usize = 64;

@@ -1,0 +1,109 @@
+#![allow(unsafe_code, reason = "guard pages")]
+//! One suite for every tier; what is right is said by sums in 64 bits and by `round.rs`, not by a kernel.
+//!
+//! A tier that this CPU lacks is reported as `tier NAME: this CPU lacks it`, one that passed as `tier NAME: ran`.
+
+mod guard;
+mod products;
+
+use super::*;
+
+/// The whole suite for one tier.
+macro_rules! conformance {
+    ($name:ident, $isa:expr) => {
+        #[test]
+        fn $name() {
+            conform($isa);
+        }
+    };
+}
+
+conformance!(tier_scalar, Isa::Scalar);
+conformance!(tier_neon, Isa::Neon);
+conformance!(tier_dotprod, Isa::Dotprod);
+conformance!(tier_i8mm, Isa::I8mm);
+conformance!(tier_avx2, Isa::Avx2);
+conformance!(tier_avxvnni, Isa::AvxVnni);
+conformance!(tier_avx512vnni, Isa::Avx512Vnni);
+
+fn conform(isa: Isa) {
+    if !isa.is_available() {
+        println!("tier {isa}: this CPU lacks it");
+        return;
+    }
+    for storage in [Storage::S8, Storage::U8] {
+        if isa.supports(storage) {
+            products::suite(isa, storage);
+        }
+    }
+    println!("tier {isa}: ran");
+}
+
+#[test]
+fn the_best_tier_is_chosen_unless_another_is_wished() {
+    assert_eq!(Isa::select(None), Ok(Isa::best()));
+    assert_eq!(Isa::select(Some("scalar")), Ok(Isa::Scalar));
+    let unknown = Isa::select(Some("sve")).unwrap_err().to_string();
+    assert!(unknown.contains("\"sve\"") && unknown.contains("dotprod"), "{unknown}");
+    for isa in Isa::ALL {
+        assert_eq!(isa.to_string().parse(), Ok(isa));
+        if !isa.is_available() {
+            let message = Isa::select(Some(isa.name())).unwrap_err().to_string();
+            assert!(message.contains(isa.name()) && message.contains(Isa::best().name()), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_grid_gives_each_value_away_once() {
+    let mut data = vec![0_u8; 7 * 40];
+    let grid = TileMut::new(&mut data[3..], 7, 40, 33).grid(2, 16);
+    assert_eq!(grid.len(), 12);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(mut tile) = grid.take() {
+                    for row in tile.rows() {
+                        tile.row(row).iter_mut().for_each(|value| *value += 1);
+                    }
+                }
+            });
+        }
+    });
+    assert!(grid.take().is_none());
+    let ones = (0..7 * 40).filter(|i| data[*i] == 1).count();
+    assert_eq!((ones, data.iter().map(|v| usize::from(*v)).sum()), (7 * 33, 7 * 33));
+}
+
+/// Deterministic values: a linear congruential generator's upper bits.
+#[derive(Debug)]
+struct Lcg(u64);
+
+impl Lcg {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.next() as usize % end
+    }
+
+    /// Often an extreme.
+    fn value(&mut self) -> i8 {
+        match self.below(8) {
+            0 => -128,
+            1 => 127,
+            2 => -127,
+            _ => self.next() as i8,
+        }
+    }
+
+    fn values(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| self.value()).collect()
+    }
+}
+
+fn stored(storage: Storage, values: &[i8]) -> Vec<u8> {
+    values.iter().map(|&value| storage.byte(value)).collect()
+}
