@@ -6,20 +6,24 @@
 //! [`Indirection`]), fully connected layers (one row) and products of activations (packed at run time).
 //! Order: strips of output channels outside, rows inside, so that a strip's weights stay in the first-level cache.
 
-use super::indirect::Indirection;
+use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::pack::{Pack, PackError, Packed, Requant, WeightView};
 use super::round::requantize;
 use super::scalar;
 use super::storage::Storage;
 use super::tile::TileMut;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512vnni, avxvnni};
+#[cfg(target_arch = "aarch64")]
+use super::{dotprod, i8mm, neon};
 
 /// No microkernel takes more rows or columns at once.
 pub(super) const MAX_ROWS: usize = 16;
 pub(super) const MAX_COLUMNS: usize = 64;
 
 /// One call of a microkernel. Its contract: `rows` is one of the tier's; `columns` at most its strips times NR;
-/// `offsets` has `rows * taps` entries, each [`PADDING`](super::indirect::PADDING) or an offset behind which `input`
+/// `offsets` has `rows * taps` entries, each [`PADDING`] or an offset behind which `input`
 /// has `groups * KR` readable bytes, as `padding` has if any entry is PADDING; `weights` points to the strips,
 /// `strip_bytes` apart; `init` and `multipliers` hold a value for each column of these strips, `init` again after
 /// `init_stride` for every row; `output` is writable for `columns` bytes at each row, `row_stride` apart, or else
@@ -77,6 +81,21 @@ impl Finish {
 }
 
 impl Call<'_> {
+    /// Where a tap of a row begins.
+    ///
+    /// # Safety
+    /// The contract; `row` and `tap` below `rows` and `taps`.
+    #[inline(always)]
+    pub(super) unsafe fn pixel(&self, row: usize, tap: usize) -> *const u8 {
+        // SAFETY: one offset for every row and tap, each PADDING or inside of the input.
+        unsafe {
+            match *self.offsets.add(row * self.taps + tap) {
+                PADDING => self.padding,
+                offset => self.input.add(offset as usize),
+            }
+        }
+    }
+
     /// Stores one accumulator the slow way.
     ///
     /// # Safety
@@ -110,10 +129,26 @@ pub(super) struct Tier {
 /// Callers keep the contract of [`Call`], on a CPU that has the tier's instructions.
 pub(super) type Microkernel = unsafe fn(&Call<'_>, Storage);
 
-fn tier(isa: Isa) -> &'static Tier {
+/// None where the tier is another architecture's.
+pub(super) fn tier(isa: Isa) -> Option<&'static Tier> {
     match isa {
-        Isa::Scalar => &scalar::TIER,
-        Isa::Neon | Isa::Dotprod | Isa::I8mm | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => &scalar::TIER,
+        Isa::Scalar => Some(&scalar::TIER),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(&neon::TIER),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Dotprod => Some(&dotprod::TIER),
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => Some(&i8mm::TIER),
+        #[cfg(not(target_arch = "aarch64"))]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(&avx2::TIER),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => Some(&avxvnni::TIER),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => Some(&avx512vnni::TIER),
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => None,
     }
 }
 
@@ -157,7 +192,7 @@ pub struct Source<'a> {
 /// A product with constant right side, ready to run.
 #[derive(Debug, Clone)]
 pub struct Gemm {
-    isa: Isa,
+    tier: &'static Tier,
     storage: Storage,
     packed: Packed,
     input_zero_point: i8,
@@ -169,16 +204,19 @@ impl Gemm {
     /// # Errors
     /// If lengths disagree, sums may leave 31 bits, or this CPU lacks `isa`.
     pub fn new(isa: Isa, storage: Storage, spec: &GemmSpec<'_>) -> Result<Self, PackError> {
-        if !isa.is_available() || !isa.supports(storage) {
-            return Err(PackError::Isa { isa });
-        }
+        let tier = tier(isa).filter(|_| isa.is_available() && isa.supports(storage)).ok_or(PackError::Isa { isa })?;
+        Self::with_tier(tier, storage, spec)
+    }
+
+    /// The CPU must have the tier's instructions.
+    pub(super) fn with_tier(tier: &'static Tier, storage: Storage, spec: &GemmSpec<'_>) -> Result<Self, PackError> {
         spec.requant.check()?;
         let zero_point = i32::from(spec.input_zero_point) + storage.offset();
         let multipliers = spec.requant.multipliers;
-        let pack = tier(isa).pack;
-        let packed = Packed::new(pack, &spec.weights, spec.weight_zero_points, spec.bias, multipliers, zero_point)?;
+        let packed =
+            Packed::new(tier.pack, &spec.weights, spec.weight_zero_points, spec.bias, multipliers, zero_point)?;
         Ok(Self {
-            isa,
+            tier,
             storage,
             packed,
             input_zero_point: spec.input_zero_point,
@@ -189,19 +227,17 @@ impl Gemm {
 
     /// Output tiles should begin at multiples of this many columns; they must at multiples of a strip, which divides it.
     pub fn column_step(&self) -> usize {
-        let tier = tier(self.isa);
-        tier.pack.nr * tier.strips
+        self.tier.pack.nr * self.tier.strips
     }
 
     /// Output tiles should begin at multiples of this many rows.
     pub fn row_step(&self) -> usize {
-        let tier = tier(self.isa);
-        tier.rows[tier.strips - 1][0]
+        self.tier.rows[self.tier.strips - 1][0]
     }
 
     /// Bytes that are read of every row (or of every tap's pixel): K in whole steps of the kernel.
     pub fn row_reach(&self) -> usize {
-        self.packed.groups * tier(self.isa).pack.kr
+        self.packed.groups * self.tier.pack.kr
     }
 
     /// Computes one tile of requantized output.
@@ -284,7 +320,7 @@ impl Gemm {
         row_stride: usize,
         accumulators: *mut i32,
     ) {
-        let tier = tier(self.isa);
+        let tier = self.tier;
         let packed = &self.packed;
         let mut direct = [0_u32; MAX_ROWS];
         let (padding, offsets) = match walk.source.rows {
@@ -358,7 +394,7 @@ impl<'a> Walk<'a> {
         rows: std::ops::Range<usize>,
         columns: std::ops::Range<usize>,
     ) -> Self {
-        let (reach, nr) = (gemm.row_reach(), tier(gemm.isa).pack.nr);
+        let (reach, nr) = (gemm.row_reach(), gemm.tier.pack.nr);
         assert!(columns.end <= gemm.packed.n, "columns {columns:?} of {} channels", gemm.packed.n);
         assert!(columns.start.is_multiple_of(nr), "column {} is inside of a strip of {nr}", columns.start);
         match source.rows {
@@ -383,7 +419,7 @@ impl<'a> Walk<'a> {
         if self.column >= self.end {
             return None;
         }
-        let tier = tier(self.gemm.isa);
+        let tier = self.gemm.tier;
         let columns = (self.end - self.column).min(tier.pack.nr * tier.strips);
         let left = self.rows.end - self.row;
         let choice = tier.rows[columns.div_ceil(tier.pack.nr) - 1];
@@ -430,7 +466,7 @@ impl<'a> Walk<'a> {
             Rows::Direct { stride } => sum(&self.source.data[row * stride..]),
             Rows::Indirect { map, padding } => (0..packed.taps)
                 .map(|tap| match map.offsets[row * packed.taps + tap] {
-                    super::indirect::PADDING => sum(padding),
+                    PADDING => sum(padding),
                     offset => sum(&self.source.data[offset as usize..]),
                 })
                 .fold(0, i32::wrapping_add),

@@ -13,9 +13,21 @@
 //! (pointers to pixels cost less), weights, biases and multipliers interleaved in one block (three typed arrays read as
 //! fast and need no casts), `vpmaddubsw` (it saturates).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
 mod gemm;
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
 mod indirect;
 mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod round;
 mod scalar;

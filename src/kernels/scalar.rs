@@ -5,14 +5,13 @@
 //! Not here: speed.
 
 use super::gemm::{Call, Tier};
-use super::indirect::PADDING;
 use super::pack::Pack;
 use super::storage::Storage;
 
 const NR: usize = 16;
 const KR: usize = 4;
 
-pub(super) const TIER: Tier = Tier {
+pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: NR, kr: KR },
     strips: 1,
     rows: &[&[4, 1]],
@@ -45,13 +44,8 @@ unsafe fn accumulate(call: &Call<'_>, row: usize, column: usize, read: fn(u8) ->
     // SAFETY: `init` holds a value for every row and column.
     let mut acc = unsafe { *call.init.add(row * call.init_stride + column) };
     for tap in 0..call.taps {
-        // SAFETY: one offset for every row and tap; it stands for `groups * KR` readable bytes, as the padding does.
-        let pixel = unsafe {
-            match *call.offsets.add(row * call.taps + tap) {
-                PADDING => call.padding,
-                offset => call.input.add(offset as usize),
-            }
-        };
+        // SAFETY: row and tap are the call's.
+        let pixel = unsafe { call.pixel(row, tap) };
         for k in 0..call.groups * KR {
             let index = ((tap * call.groups + k / KR) * NR + column) * KR + k % KR;
             // SAFETY: `k` is below `groups * KR`, and the strip holds NR columns of them for every tap.

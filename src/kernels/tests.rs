@@ -26,17 +26,45 @@ conformance!(tier_avx2, Isa::Avx2);
 conformance!(tier_avxvnni, Isa::AvxVnni);
 conformance!(tier_avx512vnni, Isa::Avx512Vnni);
 
+/// Kernels under test: what a tier is made of, and how it wants its bytes.
+#[derive(Clone, Copy)]
+struct Subject {
+    name: &'static str,
+    tier: &'static gemm::Tier,
+    storage: Storage,
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.name, self.storage)
+    }
+}
+
 fn conform(isa: Isa) {
     if !isa.is_available() {
         println!("tier {isa}: this CPU lacks it");
         return;
     }
+    let tier = gemm::tier(isa).unwrap();
     for storage in [Storage::S8, Storage::U8] {
         if isa.supports(storage) {
-            products::suite(isa, storage);
+            suite(Subject { name: isa.name(), tier, storage });
         }
     }
     println!("tier {isa}: ran");
+}
+
+fn suite(on: Subject) {
+    products::suite(on);
+}
+
+/// The code of the AVX-VNNI kernels in the other encoding of their instruction, which more CPUs have.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avxvnni_is_right_in_the_encoding_of_avx512() {
+    if Isa::Avx512Vnni.is_available() {
+        suite(Subject { name: "avxvnni (EVEX)", tier: &avxvnni::TIER_EVEX, storage: Storage::U8 });
+    }
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use super::guard::Guarded;
 use super::*;
 
-pub fn suite(isa: Isa, storage: Storage) {
-    small_shapes(isa, storage);
-    convolutions(isa, storage);
-    large_sums(isa, storage);
-    minimum_pairs(isa, storage);
-    weight_zero_points(isa, storage);
-    dynamic(isa, storage);
-    tiles_and_tables(isa, storage);
+pub fn suite(on: Subject) {
+    small_shapes(on);
+    convolutions(on);
+    large_sums(on);
+    minimum_pairs(on);
+    weight_zero_points(on);
+    dynamic(on);
+    tiles_and_tables(on);
 }
 
 const OPEN: Requant<'_> = Requant { multipliers: &[0.01], zero_point: 0, lo: -128, hi: 127, table: None };
@@ -42,7 +42,7 @@ fn expected(requant: &Requant<'_>, storage: Storage, column: usize, acc: i64) ->
 }
 
 /// Every M up to 9, N up to 33, K up to 70, with input that ends where the kernel's reach does.
-fn small_shapes(isa: Isa, storage: Storage) {
+fn small_shapes(on: Subject) {
     const M: usize = 9;
     const N: usize = 33;
     const K: usize = 70;
@@ -64,12 +64,12 @@ fn small_shapes(isa: Isa, storage: Storage) {
                 input_zero_point: zero,
                 requant,
             };
-            let gemm = Gemm::new(isa, storage, &spec).unwrap();
+            let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
             for m in 1..=M {
                 let stride = k + (n + m) % 3;
                 let mut input = vec![0xA5; (m - 1) * stride + gemm.row_reach()];
                 for row in 0..m {
-                    input[row * stride..][..k].copy_from_slice(&stored(storage, &a[row * K..][..k]));
+                    input[row * stride..][..k].copy_from_slice(&stored(on.storage, &a[row * K..][..k]));
                 }
                 let mut output = vec![0xEE; m * (n + 1)];
                 let source = Source { data: &input, rows: Rows::Direct { stride } };
@@ -80,9 +80,9 @@ fn small_shapes(isa: Isa, storage: Storage) {
                         0xEE
                     } else {
                         let acc = sums[row * N + column] + i64::from(bias[column]);
-                        expected(&requant, storage, column, acc)
+                        expected(&requant, on.storage, column, acc)
                     };
-                    assert_eq!(byte, wanted, "{isa} {storage:?} M{m} N{n} K{k}: row {row}, column {column}");
+                    assert_eq!(byte, wanted, "{on} M{m} N{n} K{k}: row {row}, column {column}");
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Convolution {
         sum
     }
 
-    fn check(&self, isa: Isa, storage: Storage, requant: &Requant<'_>) {
+    fn check(&self, on: Subject, requant: &Requant<'_>) {
         let taps = self.geometry.kernel[0] * self.geometry.kernel[1];
         let spec = GemmSpec {
             weights: WeightView::oihw(&self.weights, self.n, self.channels, taps).unwrap(),
@@ -156,23 +156,23 @@ impl Convolution {
             input_zero_point: self.zero,
             requant: *requant,
         };
-        let gemm = Gemm::new(isa, storage, &spec).unwrap();
+        let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
         let map = Indirection::new(&self.geometry).unwrap();
-        let (input, padding) = self.memory(storage, gemm.row_reach());
+        let (input, padding) = self.memory(on.storage, gemm.row_reach());
         let mut output = Guarded::new(&vec![0; map.pixels() * self.n]);
         let source = Source { data: input.bytes(), rows: Rows::Indirect { map: &map, padding: padding.bytes() } };
         gemm.run(&source, &mut TileMut::new(output.bytes_mut(), map.pixels(), self.n, self.n));
         for (i, &byte) in output.bytes().iter().enumerate() {
             let (pixel, n) = (i / self.n, i % self.n);
             let acc = self.sum(pixel / map.output()[1], pixel % map.output()[1], n);
-            let wanted = expected(requant, storage, n, acc);
-            assert_eq!(byte, wanted, "{isa} {storage:?} {:?} C{} pixel {pixel}, {n}", self.geometry, self.channels);
+            let wanted = expected(requant, on.storage, n, acc);
+            assert_eq!(byte, wanted, "{on} {:?} C{} pixel {pixel}, {n}", self.geometry, self.channels);
         }
     }
 }
 
 /// Kernels of 1 to 5, strides of 1 to 3, dilations, pads on each side, channels from the first layer's 4 upwards.
-fn convolutions(isa: Isa, storage: Storage) {
+fn convolutions(on: Subject) {
     let mut rng = Lcg(2);
     for case in 0..160 {
         let kernel = [1 + rng.below(5), 1 + rng.below(3)];
@@ -192,12 +192,12 @@ fn convolutions(isa: Isa, storage: Storage) {
         let convolution = Convolution::new(&mut rng, geometry, channels, n);
         let multipliers = multipliers(&mut rng, n, channels * kernel[0] * kernel[1]);
         let requant = requant(&mut rng, &multipliers);
-        convolution.check(isa, storage, &requant);
+        convolution.check(on, &requant);
     }
 }
 
 /// Beyond 2^24, where f32 no longer holds every integer.
-fn large_sums(isa: Isa, storage: Storage) {
+fn large_sums(on: Subject) {
     let k = 2000;
     let patterns: [(i8, i8); 4] = [(-128, -128), (-128, 127), (127, 127), (127, -127)];
     for (value, weight) in patterns {
@@ -214,8 +214,8 @@ fn large_sums(isa: Isa, storage: Storage) {
                 input_zero_point: zero,
                 requant,
             };
-            let gemm = Gemm::new(isa, storage, &spec).unwrap();
-            let mut data = stored(storage, &input);
+            let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
+            let mut data = stored(on.storage, &input);
             data.extend([7; SLACK]);
             let mut output = vec![0; m * n];
             gemm.run(
@@ -225,18 +225,14 @@ fn large_sums(isa: Isa, storage: Storage) {
             for (i, &byte) in output.iter().enumerate() {
                 let acc = (1 << 20) + dot(&input[i / n * k..][..k], &weights[i % n * k..][..k], zero);
                 assert!(acc.abs() > 1 << 24, "{acc} is not large");
-                assert_eq!(
-                    byte,
-                    expected(&requant, storage, 0, acc),
-                    "{isa} {storage:?} {value}x{weight} {multiplier}"
-                );
+                assert_eq!(byte, expected(&requant, on.storage, 0, acc), "{on} {value}x{weight} {multiplier}");
             }
         }
     }
 }
 
 /// −128 times −128, wherever two may meet in 16 bits.
-fn minimum_pairs(isa: Isa, storage: Storage) {
+fn minimum_pairs(on: Subject) {
     let k = 32;
     let input = vec![-128_i8; 4 * k];
     for first in 0..k {
@@ -251,8 +247,8 @@ fn minimum_pairs(isa: Isa, storage: Storage) {
                 input_zero_point: 0,
                 requant,
             };
-            let gemm = Gemm::new(isa, storage, &spec).unwrap();
-            let data = stored(storage, &input);
+            let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
+            let data = stored(on.storage, &input);
             let mut output = vec![0; 20];
             gemm.run(
                 &Source { data: &data, rows: Rows::Direct { stride: k } },
@@ -260,14 +256,14 @@ fn minimum_pairs(isa: Isa, storage: Storage) {
             );
             for (i, &byte) in output.iter().enumerate() {
                 let acc = dot(&input[..k], &weights[i % 5 * k..][..k], 0);
-                assert_eq!(byte, expected(&requant, storage, 0, acc), "{isa}: −128 at {first} and {second}");
+                assert_eq!(byte, expected(&requant, on.storage, 0, acc), "{on}: −128 at {first} and {second}");
             }
         }
     }
 }
 
 /// Such that fold into the weights, and such that do not.
-fn weight_zero_points(isa: Isa, storage: Storage) {
+fn weight_zero_points(on: Subject) {
     let mut rng = Lcg(3);
     for zeros in [vec![], vec![1; 20], vec![-128; 20], vec![127; 20], rng.values(20)] {
         let geometry = Geometry {
@@ -285,12 +281,12 @@ fn weight_zero_points(isa: Isa, storage: Storage) {
         }
         convolution.weight_zeros = zeros;
         let multipliers = multipliers(&mut rng, 20, 126);
-        convolution.check(isa, storage, &Requant { multipliers: &multipliers, ..OPEN });
+        convolution.check(on, &Requant { multipliers: &multipliers, ..OPEN });
     }
 }
 
 /// The input's zero point and scale come with the input; accumulators or floats go out.
-fn dynamic(isa: Isa, storage: Storage) {
+fn dynamic(on: Subject) {
     let mut rng = Lcg(4);
     for (case, input_zero_point) in [-128_i8, 127, 0, 11].into_iter().enumerate() {
         let (m, n, k) = (7, 37, 29);
@@ -305,8 +301,8 @@ fn dynamic(isa: Isa, storage: Storage) {
             input_zero_point: 3,
             requant,
         };
-        let gemm = Gemm::new(isa, storage, &spec).unwrap();
-        let mut data = stored(storage, &input);
+        let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
+        let mut data = stored(on.storage, &input);
         data.extend([7; SLACK]);
         let source = Source { data: &data, rows: Rows::Direct { stride: k } };
         let (mut sums, mut floats) = (vec![0_i32; m * n], vec![0_f32; m * n]);
@@ -323,14 +319,14 @@ fn dynamic(isa: Isa, storage: Storage) {
                     value * (i64::from(weights[k_ * n + column]) - zero)
                 })
                 .sum();
-            assert_eq!(i64::from(sums[i]), sum, "{isa} {storage:?} row {row}, column {column}");
+            assert_eq!(i64::from(sums[i]), sum, "{on} row {row}, column {column}");
             assert_eq!(floats[i], sum as i32 as f32 * (0.37 * scales[column]) + bias[column]);
         }
     }
 }
 
 /// Tiles cut anywhere give what the whole gives, in the middle of a wider tensor; so do threads; the table comes last.
-fn tiles_and_tables(isa: Isa, storage: Storage) {
+fn tiles_and_tables(on: Subject) {
     let mut rng = Lcg(5);
     let (m, n, k, wide) = (23, 150, 40, 177);
     let (weights, input) = (rng.values(n * k), rng.values(m * k));
@@ -343,8 +339,8 @@ fn tiles_and_tables(isa: Isa, storage: Storage) {
         input_zero_point: 1,
         requant,
     };
-    let gemm = Gemm::new(isa, storage, &spec).unwrap();
-    let mut data = stored(storage, &input);
+    let gemm = Gemm::with_tier(on.tier, on.storage, &spec).unwrap();
+    let mut data = stored(on.storage, &input);
     data.extend([7; SLACK]);
     let source = Source { data: &data, rows: Rows::Direct { stride: k } };
     let mut output = vec![0xEE; m * wide];
@@ -362,10 +358,10 @@ fn tiles_and_tables(isa: Isa, storage: Storage) {
         let (row, column) = (i / wide, (i % wide).wrapping_sub(19));
         let wanted = if column < n {
             let acc = dot(&input[row * k..][..k], &weights[column * k..][..k], 1);
-            table[usize::from(expected(&requant, storage, column, acc))]
+            table[usize::from(expected(&requant, on.storage, column, acc))]
         } else {
             0xEE
         };
-        assert_eq!(byte, wanted, "{isa} {storage:?} row {row}, column {column}");
+        assert_eq!(byte, wanted, "{on} row {row}, column {column}");
     }
 }
