@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avxvnni::quantize;
+use super::avxvnni::{narrow, quantize};
 use super::gemm::{Call, MAX_COLUMNS, Tier};
 use super::pack::Pack;
 
@@ -92,9 +92,9 @@ unsafe fn finish(call: &Call<'_>, row: usize, sums: __m256i) {
             _mm256_storeu_si256(call.accumulators.add(row * MAX_COLUMNS).cast(), acc);
             return;
         }
-        let q = quantize(call, acc, call.multipliers);
+        let q = quantize(call.finish, acc, call.multipliers);
         let words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-        let bytes = _mm_cvtsi128_si64(_mm_packus_epi16(words, words)).to_le_bytes();
+        let bytes = _mm_cvtsi128_si64(narrow(call.finish, _mm256_castsi128_si256(words))).to_le_bytes();
         let to = call.output.add(row * call.row_stride);
         if call.columns >= 8 {
             to.cast::<[u8; 8]>().write_unaligned(bytes);

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Call, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
@@ -92,10 +92,8 @@ unsafe fn keep<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[__m512i
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[__m512i; NV]; MR]) {
-    let finish = call.finish;
-    let (low, high) = (_mm512_set1_ps(finish.low), _mm512_set1_ps(finish.high));
-    let zero_point = _mm512_set1_epi32(finish.zero_point);
-    let mut m = [low; NV];
+    let high = _mm512_set1_ps(call.finish.high);
+    let mut m = [high; NV];
     for (j, m) in m.iter_mut().enumerate() {
         // SAFETY: one multiplier for each column of the strips.
         *m = unsafe { _mm512_loadu_ps(call.multipliers.add(j * 16)) };
@@ -104,31 +102,25 @@ unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[_
         let mut q = acc;
         for j in 0..NV {
             let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[j]), m[j]);
-            let clamped = _mm512_min_ps(_mm512_max_ps(scaled, low), high);
-            q[j] = _mm512_add_epi32(_mm512_cvtps_epi32(clamped), zero_point);
+            q[j] = _mm512_cvtps_epi32(_mm512_min_ps(scaled, high));
         }
-        // SAFETY: `output` is writable for the call's columns at each row, and no more is stored.
-        unsafe { store(call.output.add(r * call.row_stride), call.columns, q) };
+        let bytes = narrow(call.finish, q);
+        let mask = u64::MAX >> (64 - call.columns);
+        // SAFETY: `output` is writable for the call's columns at each row, and the mask lets no more through.
+        unsafe { _mm512_mask_storeu_epi8(call.output.add(r * call.row_stride).cast(), mask, bytes) };
     }
 }
 
-/// # Safety
-/// `to` is writable for `columns` bytes; they are more than `NV - 1` vectors and at most `NV`.
+/// Adds the zero point and clamps from below; the bytes of `NV` vectors, one vector's after another's.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn store<const NV: usize>(to: *mut u8, columns: usize, q: [__m512i; NV]) {
-    if NV == 4 {
-        let pairs = (_mm512_packs_epi32(q[0], q[1 % NV]), _mm512_packs_epi32(q[2 % NV], q[3 % NV]));
-        let bytes = _mm512_packus_epi16(pairs.0, pairs.1);
-        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let bytes = _mm512_permutexvar_epi32(order, bytes);
-        // SAFETY: the mask lets `columns` bytes through.
-        unsafe { _mm512_mask_storeu_epi8(to.cast(), u64::MAX >> (64 - columns), bytes) };
-        return;
-    }
-    for (j, q) in q.into_iter().enumerate() {
-        let mask = u16::MAX >> (16 - (columns - j * 16).min(16));
-        // SAFETY: the mask lets through what is left of `columns` bytes.
-        unsafe { _mm_mask_storeu_epi8(to.add(j * 16).cast(), mask, _mm512_cvtepi32_epi8(q)) };
-    }
+fn narrow<const NV: usize>(finish: &Finish, q: [__m512i; NV]) -> __m512i {
+    let zero_point = _mm512_set1_epi16(finish.zero_point);
+    let first = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1 % NV]), zero_point);
+    let second =
+        if NV > 2 { _mm512_adds_epi16(_mm512_packs_epi32(q[2 % NV], q[3 % NV]), zero_point) } else { first };
+    let bytes = _mm512_max_epu8(_mm512_packus_epi16(first, second), _mm512_set1_epi8(finish.lo.cast_signed()));
+    // Each 128 bits hold four channels of each vector.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_epi32(order, bytes)
 }

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Call, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
@@ -106,25 +106,32 @@ unsafe fn finish(call: &Call<'_>, row: usize, acc: [__m256i; 2]) {
             _mm256_storeu_si256(to.add(8).cast(), acc[1]);
             return;
         }
-        let q = [quantize(call, acc[0], call.multipliers), quantize(call, acc[1], call.multipliers.add(8))];
+        let constants = call.finish;
+        let q = [quantize(constants, acc[0], call.multipliers), quantize(constants, acc[1], call.multipliers.add(8))];
         let words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0b11_01_10_00);
-        let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-        store(call.output.add(row * call.row_stride), call.columns, bytes);
+        store(call.output.add(row * call.row_stride), call.columns, narrow(constants, words));
     }
 }
 
-/// Eight values as stored, in 32 bits.
+/// Eight values less the zero point, in 32 bits.
 ///
 /// # Safety
 /// `multipliers` holds eight.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantize(call: &Call<'_>, acc: __m256i, multipliers: *const f32) -> __m256i {
-    let (low, high) = (_mm256_set1_ps(call.finish.low), _mm256_set1_ps(call.finish.high));
+pub(super) unsafe fn quantize(finish: &Finish, acc: __m256i, multipliers: *const f32) -> __m256i {
     // SAFETY: there are eight.
     let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), unsafe { _mm256_loadu_ps(multipliers) });
-    let clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
-    _mm256_add_epi32(_mm256_cvtps_epi32(clamped), _mm256_set1_epi32(call.finish.zero_point))
+    _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(finish.high)))
+}
+
+/// Adds the zero point and clamps from below; `words` hold 16 values less the zero point.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn narrow(finish: &Finish, words: __m256i) -> __m128i {
+    let words = _mm256_adds_epi16(words, _mm256_set1_epi16(finish.zero_point));
+    let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_max_epu8(bytes, _mm_set1_epi8(finish.lo.cast_signed()))
 }
 
 /// # Safety

@@ -49,25 +49,29 @@ pub(super) struct Call<'a> {
     pub accumulators: *mut i32,
 }
 
-/// The constants of a requantization.
+/// The constants of a requantization. Tiers clamp to `hi` in f32, so that the conversion to integers stays in range, and
+/// to `lo` in bytes: rounding is monotone, so that this is the same.
 #[derive(Debug, Clone)]
 pub(super) struct Finish {
-    /// `lo − zp` and `hi − zp`.
-    pub low: f32,
+    /// `hi − zp`.
     pub high: f32,
     /// The zero point as stored.
-    pub zero_point: i32,
-    pub requant: [i8; 3],
-    pub storage: Storage,
+    pub zero_point: i16,
+    /// Bounds as stored.
+    pub lo: u8,
+    pub hi: u8,
+    requant: [i8; 3],
+    storage: Storage,
 }
 
 impl Finish {
     pub(super) fn new(requant: &Requant<'_>, storage: Storage) -> Self {
         let Requant { zero_point, lo, hi, .. } = *requant;
         Self {
-            low: f32::from(i16::from(lo) - i16::from(zero_point)),
             high: f32::from(i16::from(hi) - i16::from(zero_point)),
-            zero_point: i32::from(zero_point) + storage.offset(),
+            zero_point: i16::from(zero_point) + storage.offset() as i16,
+            lo: storage.byte(lo),
+            hi: storage.byte(hi),
             requant: [zero_point, lo, hi],
             storage,
         }

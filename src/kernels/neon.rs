@@ -8,7 +8,7 @@
 
 use std::arch::aarch64::*;
 
-use super::gemm::{Call, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
@@ -103,8 +103,10 @@ unsafe fn finish(call: &Call<'_>, row: usize, column: usize, acc: [int32x4_t; 4]
             vst1q_s32(call.accumulators.add(row * MAX_COLUMNS + column), acc);
             return;
         }
-        let q = vqmovn_s32(quantize(call, acc, call.multipliers.add(column)));
-        let bytes = vreinterpret_s32_s8(vqmovn_s16(vcombine_s16(q, q)));
+        let q = vqmovn_s32(quantize(acc, call.multipliers.add(column)));
+        let q = vqadd_s16(q, vdup_n_s16(call.finish.zero_point));
+        let clamped = vmax_s8(vqmovn_s16(vcombine_s16(q, q)), vdup_n_s8(call.finish.lo.cast_signed()));
+        let bytes = vreinterpret_s32_s8(vmin_s8(clamped, vdup_n_s8(call.finish.hi.cast_signed())));
         let to = call.output.add(row * call.row_stride + column);
         let bytes = vget_lane_s32::<0>(bytes).to_le_bytes();
         if call.columns - column >= 4 {
@@ -115,17 +117,39 @@ unsafe fn finish(call: &Call<'_>, row: usize, column: usize, acc: [int32x4_t; 4]
     }
 }
 
-/// Four values as stored, in 32 bits.
+/// Four values less the zero point, in 32 bits; saturated, so that no clamp is needed before.
 ///
 /// # Safety
 /// `multipliers` holds four.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn quantize(call: &Call<'_>, acc: int32x4_t, multipliers: *const f32) -> int32x4_t {
+unsafe fn quantize(acc: int32x4_t, multipliers: *const f32) -> int32x4_t {
     // SAFETY: there are four.
-    let scaled = vmulq_f32(vcvtq_f32_s32(acc), unsafe { vld1q_f32(multipliers) });
-    let clamped = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(call.finish.low)), vdupq_n_f32(call.finish.high));
-    vaddq_s32(vcvtnq_s32_f32(clamped), vdupq_n_s32(call.finish.zero_point))
+    vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), unsafe { vld1q_f32(multipliers) }))
+}
+
+/// 16 bytes of output from 16 accumulators.
+///
+/// # Safety
+/// `multipliers` holds 16.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn quantize_16(finish: &Finish, acc: [int32x4_t; 4], multipliers: *const f32) -> uint8x16_t {
+    // SAFETY: there are 16.
+    let q: [int32x4_t; 4] = unsafe {
+        [
+            quantize(acc[0], multipliers),
+            quantize(acc[1], multipliers.add(4)),
+            quantize(acc[2], multipliers.add(8)),
+            quantize(acc[3], multipliers.add(12)),
+        ]
+    };
+    let zero_point = vdupq_n_s16(finish.zero_point);
+    let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), zero_point);
+    let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[2]), q[3]), zero_point);
+    let bytes = vqmovn_high_s16(vqmovn_s16(low), high);
+    let clamped = vmaxq_s8(bytes, vdupq_n_s8(finish.lo.cast_signed()));
+    vreinterpretq_u8_s8(vminq_s8(clamped, vdupq_n_s8(finish.hi.cast_signed())))
 }
 
 /// Requantizes and stores a row of 16 columns, or keeps its accumulators.
@@ -144,14 +168,7 @@ pub(super) unsafe fn finish_16(call: &Call<'_>, row: usize, acc: [int32x4_t; 4])
             }
             return;
         }
-        let q: [int32x4_t; 4] = [
-            quantize(call, acc[0], call.multipliers),
-            quantize(call, acc[1], call.multipliers.add(4)),
-            quantize(call, acc[2], call.multipliers.add(8)),
-            quantize(call, acc[3], call.multipliers.add(12)),
-        ];
-        let words = [vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), vqmovn_high_s32(vqmovn_s32(q[2]), q[3])];
-        let bytes = vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(words[0]), words[1]));
+        let bytes = quantize_16(call.finish, acc, call.multipliers);
         let to = call.output.add(row * call.row_stride);
         if call.columns >= 16 {
             vst1q_u8(to, bytes);
