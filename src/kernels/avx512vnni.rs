@@ -117,8 +117,7 @@ unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[_
 fn narrow<const NV: usize>(finish: &Finish, q: [__m512i; NV]) -> __m512i {
     let zero_point = _mm512_set1_epi16(finish.zero_point);
     let first = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1 % NV]), zero_point);
-    let second =
-        if NV > 2 { _mm512_adds_epi16(_mm512_packs_epi32(q[2 % NV], q[3 % NV]), zero_point) } else { first };
+    let second = if NV > 2 { _mm512_adds_epi16(_mm512_packs_epi32(q[2 % NV], q[3 % NV]), zero_point) } else { first };
     let bytes = _mm512_max_epu8(_mm512_packus_epi16(first, second), _mm512_set1_epi8(finish.lo.cast_signed()));
     // Each 128 bits hold four channels of each vector.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

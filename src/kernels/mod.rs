@@ -19,6 +19,16 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod depthwise_avx2;
+#[cfg(target_arch = "aarch64")]
+mod depthwise_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod depthwise_neon;
+mod depthwise_scalar;
+#[cfg(target_arch = "x86_64")]
+mod depthwise_vnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod gemm;
@@ -37,6 +47,7 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
+pub use depthwise::{Depthwise, DepthwiseSpec};
 pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
 pub use indirect::{Geometry, GeometryError, Indirection};
 pub use isa::{Isa, IsaError};

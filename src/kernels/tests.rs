@@ -3,9 +3,13 @@
 //!
 //! A tier that this CPU lacks is reported as `tier NAME: this CPU lacks it`, one that passed as `tier NAME: ran`.
 
+mod convolution;
+mod depthwise;
 mod guard;
 mod products;
 
+use super::depthwise::{DepthwiseTier, depthwise_tier};
+use super::gemm::Tier;
 use super::*;
 
 /// The whole suite for one tier.
@@ -30,7 +34,8 @@ conformance!(tier_avx512vnni, Isa::Avx512Vnni);
 #[derive(Clone, Copy)]
 struct Subject {
     name: &'static str,
-    tier: &'static gemm::Tier,
+    tier: &'static Tier,
+    depthwise: &'static DepthwiseTier,
     storage: Storage,
 }
 
@@ -45,10 +50,10 @@ fn conform(isa: Isa) {
         println!("tier {isa}: this CPU lacks it");
         return;
     }
-    let tier = gemm::tier(isa).unwrap();
+    let (tier, depthwise) = (super::gemm::tier(isa).unwrap(), depthwise_tier(isa).unwrap());
     for storage in [Storage::S8, Storage::U8] {
         if isa.supports(storage) {
-            suite(Subject { name: isa.name(), tier, storage });
+            suite(Subject { name: isa.name(), tier, depthwise, storage });
         }
     }
     println!("tier {isa}: ran");
@@ -56,6 +61,7 @@ fn conform(isa: Isa) {
 
 fn suite(on: Subject) {
     products::suite(on);
+    depthwise::suite(on);
 }
 
 /// The code of the AVX-VNNI kernels in the other encoding of their instruction, which more CPUs have.
@@ -63,7 +69,8 @@ fn suite(on: Subject) {
 #[test]
 fn avxvnni_is_right_in_the_encoding_of_avx512() {
     if Isa::Avx512Vnni.is_available() {
-        suite(Subject { name: "avxvnni (EVEX)", tier: &avxvnni::TIER_EVEX, storage: Storage::U8 });
+        let (tier, depthwise) = (&avxvnni::TIER_EVEX, &depthwise_vnni::TIER_256_EVEX);
+        suite(Subject { name: "avxvnni (EVEX)", tier, depthwise, storage: Storage::U8 });
     }
 }
 

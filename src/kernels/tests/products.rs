@@ -1,5 +1,6 @@
 //! Products and convolutions of every small shape, against sums in 64 bits.
 
+use super::convolution::{Convolution, expected, multipliers, requant};
 use super::guard::Guarded;
 use super::*;
 
@@ -14,32 +15,6 @@ pub fn suite(on: Subject) {
 }
 
 const OPEN: Requant<'_> = Requant { multipliers: &[0.01], zero_point: 0, lo: -128, hi: 127, table: None };
-
-/// Powers of two make ties; others make none.
-fn multipliers(rng: &mut Lcg, n: usize, k: usize) -> Vec<f32> {
-    let typical = 1.0 / (k as f32 * 40.0 + 1.0);
-    (0..n)
-        .map(|i| match i % 3 {
-            0 => typical.log2().round().exp2(),
-            1 => typical * (1.0 + rng.below(1000) as f32 / 500.0),
-            _ => 0.5,
-        })
-        .collect()
-}
-
-fn requant<'a>(rng: &mut Lcg, multipliers: &'a [f32]) -> Requant<'a> {
-    let zero_point = [-128_i8, 127, 0, 5][rng.below(4)];
-    let lo = if rng.below(2) == 0 { -128 } else { zero_point };
-    let hi = if rng.below(2) == 0 { 127 } else { zero_point.saturating_add(60) };
-    Requant { multipliers, zero_point, lo, hi, table: None }
-}
-
-fn expected(requant: &Requant<'_>, storage: Storage, column: usize, acc: i64) -> u8 {
-    let multiplier = requant.multipliers[column % requant.multipliers.len()];
-    let acc = i32::try_from(acc).unwrap();
-    let value = requantize(acc, multiplier, requant.zero_point, requant.lo, requant.hi);
-    storage.byte(value)
-}
 
 /// Every M up to 9, N up to 33, K up to 70, with input that ends where the kernel's reach does.
 fn small_shapes(on: Subject) {
@@ -93,60 +68,7 @@ fn dot(a: &[i8], w: &[i8], zero: i8) -> i64 {
     a.iter().zip(w).map(|(&a, &w)| (i64::from(a) - i64::from(zero)) * i64::from(w)).sum()
 }
 
-/// A convolution with everything that its result depends on.
-struct Convolution {
-    geometry: Geometry,
-    channels: usize,
-    n: usize,
-    zero: i8,
-    input: Vec<i8>,
-    weights: Vec<i8>,
-    weight_zeros: Vec<i8>,
-}
-
 impl Convolution {
-    fn new(rng: &mut Lcg, geometry: Geometry, channels: usize, n: usize) -> Self {
-        let [height, width] = geometry.input;
-        let taps = geometry.kernel[0] * geometry.kernel[1];
-        let zero = [-128, 127, -1][rng.below(3)];
-        let (input, weights) = (rng.values(height * width * channels), rng.values(n * taps * channels));
-        Self { geometry, channels, n, zero, input, weights, weight_zeros: vec![] }
-    }
-
-    /// The input as kernels want it, behind each pixel whatever its stride leaves; and the row of padding.
-    fn memory(&self, storage: Storage, reach: usize) -> (Guarded, Guarded) {
-        let Geometry { input: [height, width], pixel_stride, row_stride, .. } = self.geometry;
-        let mut bytes = vec![0x5A; (height - 1) * row_stride + (width - 1) * pixel_stride + reach];
-        for (pixel, values) in self.input.chunks(self.channels).enumerate() {
-            let at = pixel / width * row_stride + pixel % width * pixel_stride;
-            bytes[at..][..self.channels].copy_from_slice(&stored(storage, values));
-        }
-        let mut padding = vec![0x33; reach];
-        padding[..self.channels].fill(storage.byte(self.zero));
-        (Guarded::new(&bytes), Guarded::new(&padding))
-    }
-
-    /// Σ(a − za)(w − zw) at an output pixel, weights in OIHW.
-    fn sum(&self, y: usize, x: usize, n: usize) -> i64 {
-        let g = self.geometry;
-        let taps = g.kernel[0] * g.kernel[1];
-        let zero = self.weight_zeros.get(n).copied().unwrap_or(0);
-        let mut sum = 0;
-        for tap in 0..taps {
-            let row = y * g.stride[0] + tap / g.kernel[1] * g.dilation[0];
-            let col = x * g.stride[1] + tap % g.kernel[1] * g.dilation[1];
-            let inside = (g.pads[0]..g.pads[0] + g.input[0]).contains(&row)
-                && (g.pads[1]..g.pads[1] + g.input[1]).contains(&col);
-            for c in 0..if inside { self.channels } else { 0 } {
-                let pixel = (row - g.pads[0]) * g.input[1] + col - g.pads[1];
-                let value = i64::from(self.input[pixel * self.channels + c]) - i64::from(self.zero);
-                let weight = i64::from(self.weights[(n * self.channels + c) * taps + tap]) - i64::from(zero);
-                sum += value * weight;
-            }
-        }
-        sum
-    }
-
     fn check(&self, on: Subject, requant: &Requant<'_>) {
         let taps = self.geometry.kernel[0] * self.geometry.kernel[1];
         let spec = GemmSpec {
