@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::depthwise_scalar;
+use super::elementwise::look_up_in_place;
 use super::gemm::Finish;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
@@ -325,7 +326,7 @@ impl Depthwise {
                 if let Some(table) = &self.table {
                     for row in run {
                         let values = &mut output.row(row)[block.first - columns.start..][..channels];
-                        values.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
+                        look_up_in_place(table, values);
                     }
                 }
             }

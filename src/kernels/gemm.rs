@@ -6,6 +6,7 @@
 //! [`Indirection`]), fully connected layers (one row) and products of activations (packed at run time).
 //! Order: strips of output channels outside, rows inside, so that a strip's weights stay in the first-level cache.
 
+use super::elementwise::look_up_in_place;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::pack::{Pack, PackError, Packed, Requant, WeightView};
@@ -59,6 +60,7 @@ pub(super) struct Finish {
     pub zero_point: i16,
     /// Bounds as stored.
     pub lo: u8,
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "x86 clamps to it in f32 alone"))]
     pub hi: u8,
     requant: [i8; 3],
     storage: Storage,
@@ -263,7 +265,7 @@ impl Gemm {
             if let Some(table) = &self.table {
                 for row in step.row..step.row + step.rows {
                     let values = &mut output.row(row)[step.column - columns.start..][..step.columns];
-                    values.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
+                    look_up_in_place(table, values);
                 }
             }
         }

@@ -19,6 +19,7 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+mod convert;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx2;
@@ -31,7 +32,9 @@ mod depthwise_scalar;
 mod depthwise_vnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
+mod elementwise;
 mod gemm;
+mod here;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
 mod indirect;
@@ -39,6 +42,7 @@ mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod pool;
 mod round;
 mod scalar;
 mod storage;
@@ -47,11 +51,14 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
+pub use convert::{Convert, Image, lines_of_pixels};
 pub use depthwise::{Depthwise, DepthwiseSpec};
+pub use elementwise::{Add, BinarySpec, Mul, Quantization, look_up, look_up_in_place, tabulate};
 pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
 pub use indirect::{Geometry, GeometryError, Indirection};
 pub use isa::{Isa, IsaError};
 pub use pack::{PackError, Requant, WeightView};
+pub use pool::{AveragePool, MaxPool};
 pub use round::requantize;
 pub use storage::Storage;
 pub use tile::{Grid, TileMut};

@@ -6,7 +6,9 @@
 mod convolution;
 mod depthwise;
 mod guard;
+mod loops;
 mod products;
+mod vectors;
 
 use super::depthwise::{DepthwiseTier, depthwise_tier};
 use super::gemm::Tier;
@@ -53,15 +55,17 @@ fn conform(isa: Isa) {
     let (tier, depthwise) = (super::gemm::tier(isa).unwrap(), depthwise_tier(isa).unwrap());
     for storage in [Storage::S8, Storage::U8] {
         if isa.supports(storage) {
-            suite(Subject { name: isa.name(), tier, depthwise, storage });
+            suite(Subject { name: isa.name(), tier, depthwise, storage }, isa);
+            loops::suite(isa, storage);
         }
     }
     println!("tier {isa}: ran");
 }
 
-fn suite(on: Subject) {
+fn suite(on: Subject, isa: Isa) {
     products::suite(on);
     depthwise::suite(on);
+    vectors::suite(on, isa);
 }
 
 /// The code of the AVX-VNNI kernels in the other encoding of their instruction, which more CPUs have.
@@ -70,7 +74,7 @@ fn suite(on: Subject) {
 fn avxvnni_is_right_in_the_encoding_of_avx512() {
     if Isa::Avx512Vnni.is_available() {
         let (tier, depthwise) = (&avxvnni::TIER_EVEX, &depthwise_vnni::TIER_256_EVEX);
-        suite(Subject { name: "avxvnni (EVEX)", tier, depthwise, storage: Storage::U8 });
+        suite(Subject { name: "avxvnni (EVEX)", tier, depthwise, storage: Storage::U8 }, Isa::Avx512Vnni);
     }
 }
 
@@ -141,4 +145,11 @@ impl Lcg {
 
 fn stored(storage: Storage, values: &[i8]) -> Vec<u8> {
     values.iter().map(|&value| storage.byte(value)).collect()
+}
+
+/// All 65,536 pairs of values.
+fn pairs(storage: Storage) -> (Vec<u8>, Vec<u8>) {
+    let values: Vec<i8> = (-128..=127).collect();
+    let a: Vec<i8> = values.iter().flat_map(|&value| [value; 256]).collect();
+    (stored(storage, &a), stored(storage, &values.repeat(256)))
 }
