@@ -100,20 +100,35 @@ unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Inner<'_>) {
         if STRIDE == 1 {
             columns[1] = next();
         }
-        for pixel in 0..block.pixels {
-            if STRIDE == 2 {
-                columns[1] = next();
-            }
-            columns[2] = next();
-            let mut acc = bias;
-            for x in 0..3 {
-                for j in 0..4 {
-                    sdot!(acc[j], w[x][j], columns[x][j]);
+        // Three windows in a turn: then each column is in its old registers again, and none is ever moved.
+        macro_rules! window {
+            ($pixel:expr, $turn:literal) => {{
+                let at = |x: usize| ($turn * STRIDE + x) % 3;
+                if STRIDE == 2 {
+                    columns[at(1)] = next();
                 }
-            }
-            store_16(block, pixel, acc);
-            columns =
-                if STRIDE == 1 { [columns[1], columns[2], columns[2]] } else { [columns[2], columns[1], columns[2]] };
+                columns[at(2)] = next();
+                let mut acc = bias;
+                for x in 0..3 {
+                    for j in 0..4 {
+                        sdot!(acc[j], w[x][j], columns[at(x)][j]);
+                    }
+                }
+                store_16(block, $pixel, acc);
+            }};
+        }
+        let mut pixel = 0;
+        while pixel + 3 <= block.pixels {
+            window!(pixel, 0);
+            window!(pixel + 1, 1);
+            window!(pixel + 2, 2);
+            pixel += 3;
+        }
+        if pixel < block.pixels {
+            window!(pixel, 0);
+        }
+        if pixel + 1 < block.pixels {
+            window!(pixel + 1, 1);
         }
     }
 }

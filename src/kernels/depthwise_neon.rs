@@ -4,9 +4,10 @@
 //! Invariant: as for products, two −128·−128 never meet in 16 bits: such weights take taps one by one.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use super::depthwise::{Block, DepthwiseTier, General, Grouping, Inner};
-use super::neon::quantize_16;
+use super::neon::{quantize_16, store};
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Single,
@@ -93,17 +94,44 @@ pub(super) unsafe fn load_bias(block: &Block<'_>) -> [int32x4_t; 4] {
     }
 }
 
+/// The upper halves' products. In assembly: the compiler takes the halves of resident weights out of the loop, and then
+/// has to part every activation too.
+#[inline]
+#[target_feature(enable = "neon")]
+fn multiply_high(a: int8x16_t, w: int8x16_t) -> int16x8_t {
+    let product;
+    // SAFETY: registers alone.
+    unsafe {
+        asm!("smull2 {p:v}.8h, {a:v}.16b, {w:v}.16b", p = out(vreg) product, a = in(vreg) a, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    product
+}
+
+/// The upper halves' products, added.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_high(mut sum: int16x8_t, a: int8x16_t, w: int8x16_t) -> int16x8_t {
+    // SAFETY: registers alone.
+    unsafe {
+        asm!("smlal2 {p:v}.8h, {a:v}.16b, {w:v}.16b", p = inout(vreg) sum, a = in(vreg) a, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
+}
+
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_two(acc: [int32x4_t; 4], one: (int8x16_t, int8x16_t), two: (int8x16_t, int8x16_t)) -> [int32x4_t; 4] {
-    let low = vmlal_s8(vmull_s8(vget_low_s8(one.0), vget_low_s8(one.1)), vget_low_s8(two.0), vget_low_s8(two.1));
-    widen(acc, low, vmlal_high_s8(vmull_high_s8(one.0, one.1), two.0, two.1))
+    let low = vmull_s8(vget_low_s8(one.0), vget_low_s8(one.1));
+    let low = vmlal_s8(low, vget_low_s8(two.0), vget_low_s8(two.1));
+    widen(acc, low, add_high(multiply_high(one.0, one.1), two.0, two.1))
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_one(acc: [int32x4_t; 4], a: int8x16_t, w: int8x16_t) -> [int32x4_t; 4] {
-    widen(acc, vmull_s8(vget_low_s8(a), vget_low_s8(w)), vmull_high_s8(a, w))
+    widen(acc, vmull_s8(vget_low_s8(a), vget_low_s8(w)), multiply_high(a, w))
 }
 
 #[inline]
@@ -125,13 +153,6 @@ pub(super) unsafe fn store_16(block: &Block<'_>, pixel: usize, acc: [int32x4_t; 
     // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel, and no more is stored.
     unsafe {
         let bytes = quantize_16(block.finish, acc, block.multipliers);
-        let to = block.output.add(pixel * block.row_stride);
-        if block.channels >= 16 {
-            vst1q_u8(to, bytes);
-        } else {
-            let mut buffer = [0_u8; 16];
-            vst1q_u8(buffer.as_mut_ptr(), bytes);
-            to.copy_from_nonoverlapping(buffer.as_ptr(), block.channels);
-        }
+        store(block.output.add(pixel * block.row_stride), block.channels, bytes);
     }
 }

@@ -108,11 +108,11 @@ unsafe fn finish(call: &Call<'_>, row: usize, column: usize, acc: [int32x4_t; 4]
         let clamped = vmax_s8(vqmovn_s16(vcombine_s16(q, q)), vdup_n_s8(call.finish.lo.cast_signed()));
         let bytes = vreinterpret_s32_s8(vmin_s8(clamped, vdup_n_s8(call.finish.hi.cast_signed())));
         let to = call.output.add(row * call.row_stride + column);
-        let bytes = vget_lane_s32::<0>(bytes).to_le_bytes();
-        if call.columns - column >= 4 {
-            to.cast::<[u8; 4]>().write_unaligned(bytes);
+        let count = call.columns - column;
+        if count >= 4 {
+            to.cast::<i32>().write_unaligned(vget_lane_s32::<0>(bytes));
         } else {
-            to.copy_from_nonoverlapping(bytes.as_ptr(), call.columns - column);
+            store(to, count, vreinterpretq_u8_s32(vcombine_s32(bytes, bytes)));
         }
     }
 }
@@ -169,13 +169,37 @@ pub(super) unsafe fn finish_16(call: &Call<'_>, row: usize, acc: [int32x4_t; 4])
             return;
         }
         let bytes = quantize_16(call.finish, acc, call.multipliers);
-        let to = call.output.add(row * call.row_stride);
-        if call.columns >= 16 {
-            vst1q_u8(to, bytes);
-        } else {
-            let mut buffer = [0_u8; 16];
-            vst1q_u8(buffer.as_mut_ptr(), bytes);
-            to.copy_from_nonoverlapping(buffer.as_ptr(), call.columns);
+        store(call.output.add(row * call.row_stride), call.columns, bytes);
+    }
+}
+
+/// Stores the first bytes, without a call that would make the caller save its registers.
+///
+/// # Safety
+/// `to` is writable for `count` bytes, of which at most 16 are stored.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn store(mut to: *mut u8, count: usize, bytes: uint8x16_t) {
+    // SAFETY: the powers of two stored add up to `count`.
+    unsafe {
+        if count >= 16 {
+            return vst1q_u8(to, bytes);
+        }
+        let mut rest = bytes;
+        if count & 8 != 0 {
+            vst1_u8(to, vget_low_u8(rest));
+            (to, rest) = (to.add(8), vextq_u8::<8>(rest, rest));
+        }
+        if count & 4 != 0 {
+            to.cast::<u32>().write_unaligned(vgetq_lane_u32::<0>(vreinterpretq_u32_u8(rest)));
+            (to, rest) = (to.add(4), vextq_u8::<4>(rest, rest));
+        }
+        if count & 2 != 0 {
+            to.cast::<u16>().write_unaligned(vgetq_lane_u16::<0>(vreinterpretq_u16_u8(rest)));
+            (to, rest) = (to.add(2), vextq_u8::<2>(rest, rest));
+        }
+        if count & 1 != 0 {
+            *to = vgetq_lane_u8::<0>(rest);
         }
     }
 }

@@ -37,32 +37,41 @@ impl MaxPool {
         let (rows, columns) = (output.rows(), output.columns());
         for pixel in rows {
             let window = &map.offsets[pixel * map.taps()..][..map.taps()];
-            let to = output.row(pixel);
-            to.fill(self.here.storage().byte(i8::MIN));
-            for &offset in window.iter().filter(|&&offset| offset != PADDING) {
-                let from = &input[offset as usize + columns.start..][..columns.len()];
-                match self.here.storage() {
-                    Storage::S8 => max_signed(self.here, from, to),
-                    Storage::U8 => max_unsigned(self.here, from, to),
-                }
+            let (here, to) = (self.here, output.row(pixel));
+            match here.storage() {
+                Storage::S8 => greatest_signed(here, input, window, columns.start, to),
+                Storage::U8 => greatest_unsigned(here, input, window, columns.start, to),
             }
         }
     }
 }
 
 by_isa! {
-    fn max_signed(from: &[u8], to: &mut [u8]) {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = to.cast_signed().max(from.cast_signed()).cast_unsigned();
-        }
+    fn greatest_signed(input: &[u8], window: &[u32], first: usize, to: &mut [u8]) {
+        fold(input, window, first, to, 0x80, |a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned());
     }
 }
 
 by_isa! {
-    fn max_unsigned(from: &[u8], to: &mut [u8]) {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = (*to).max(from);
+    fn greatest_unsigned(input: &[u8], window: &[u32], first: usize, to: &mut [u8]) {
+        fold(input, window, first, to, 0, u8::max);
+    }
+}
+
+/// Folds the window's pixels, a chunk of channels at a time.
+#[inline(always)]
+fn fold(input: &[u8], window: &[u32], first: usize, to: &mut [u8], start: u8, with: impl Fn(u8, u8) -> u8) {
+    for (chunk, to) in to.chunks_mut(CHUNK).enumerate() {
+        let mut values = [start; CHUNK];
+        for &offset in window.iter().filter(|&&offset| offset != PADDING) {
+            let from = &input[offset as usize + first + chunk * CHUNK..][..to.len()];
+            if let Ok(from) = <&[u8; CHUNK]>::try_from(from) {
+                values.iter_mut().zip(from).for_each(|(value, &from)| *value = with(*value, from));
+            } else {
+                values.iter_mut().zip(from).for_each(|(value, &from)| *value = with(*value, from));
+            }
         }
+        to.copy_from_slice(&values[..to.len()]);
     }
 }
 
@@ -123,12 +132,8 @@ impl AveragePool {
         for (chunk, to) in output.chunks_mut(CHUNK).enumerate() {
             let mut sums = [0_i32; CHUNK];
             for start in starts.clone() {
-                accumulate(
-                    self.here,
-                    &input[start + chunk * CHUNK..][..to.len()],
-                    &mut sums[..to.len()],
-                    storage.flip(),
-                );
+                let from = &input[start + chunk * CHUNK..][..to.len()];
+                accumulate(self.here, from, &mut sums, storage.flip());
             }
             for (to, sum) in to.iter_mut().zip(sums) {
                 let value = requantize(sum.wrapping_sub(zero), multiplier, self.output.zero_point, -128, 127);
@@ -139,9 +144,11 @@ impl AveragePool {
 }
 
 by_isa! {
-    fn accumulate(from: &[u8], sums: &mut [i32], flip: u8) {
-        for (sum, &byte) in sums.iter_mut().zip(from) {
-            *sum = sum.wrapping_add(i32::from((byte ^ flip).cast_signed()));
+    fn accumulate(from: &[u8], sums: &mut [i32; CHUNK], flip: u8) {
+        let add = |(sum, &byte): (&mut i32, &u8)| *sum = sum.wrapping_add(i32::from((byte ^ flip).cast_signed()));
+        match <&[u8; CHUNK]>::try_from(from) {
+            Ok(from) => sums.iter_mut().zip(from).for_each(add),
+            Err(_) => sums.iter_mut().zip(from).for_each(add),
         }
     }
 }
