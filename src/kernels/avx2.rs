@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! AVX2: both sides widened to 16 bits, `vpmaddwd`; activations unsigned, weights signed.
 //!
 //! Invariant: no sum of two products leaves 31 bits (255·128·2), unlike those of `vpmaddubsw`, which leave 16.

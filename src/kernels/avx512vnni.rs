@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! AVX512-VNNI: `vpdpbusd` on 64 bytes; activations unsigned, weights signed.
 //!
 //! Invariant: accumulators, at most 24 vectors, stay in registers from the first product to the stored byte.

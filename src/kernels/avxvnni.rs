@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! AVX-VNNI: `vpdpbusd` on 32 bytes; activations unsigned, weights signed.
 //!
 //! Invariant: 12 accumulators, 2 weights and 1 broadcast fit into 16 registers.

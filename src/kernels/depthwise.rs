@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "calls microkernels by pointers whose reach is checked here")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Depthwise convolutions: each channel by its own window, of any kernel, stride and dilation.
 //!
 //! Invariant: before a microkernel runs, every byte that it may read or write was found to be inside of a slice.
@@ -24,6 +25,7 @@ use super::{depthwise_dotprod, depthwise_neon};
 
 /// How a tier wants its weights, for each block of 16 channels a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "no architecture has them all")]
 pub(super) enum Grouping {
     /// `[tap][16]`, of 16 bits.
     Wide,
@@ -91,6 +93,7 @@ pub(super) struct DepthwiseTier {
 /// `pixels` rows, `row_stride` apart, and `channels` is at most the block's width.
 #[derive(Debug)]
 pub(super) struct Block<'a> {
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Arm's vectors have one width"))]
     pub lanes: usize,
     pub channels: usize,
     pub pixels: usize,

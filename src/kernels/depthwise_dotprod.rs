@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Depthwise convolutions for `sdot`: four taps of a channel side by side, 16 channels.
 //!
 //! Invariant: a column of a 3x3 window is interleaved once and serves every window that it is in; 12 weights, 12

@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Depthwise convolutions for Armv8.0: 16 channels, products of two taps in 16 bits, then into 32.
 //!
 //! Invariant: as for products, two −128·−128 never meet in 16 bits: such weights take taps one by one.

@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Depthwise convolutions for `vpdpbusd`: four taps of a channel side by side, 16 channels in each 128 bits.
 //!
 //! Invariant: unpacking stays within 128 bits, and so does packing at the end; weights, biases and multipliers are

@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Armv8.2 `sdot`: four products a lane, exact in 32 bits.
 //!
 //! Invariant: 16 accumulators, 4 rows of activations and 4 weights stay in registers.

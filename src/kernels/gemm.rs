@@ -4,7 +4,7 @@
 //! Invariant: before a microkernel runs, every byte that it may read or write was found to be inside of a slice.
 //! One product serves 1x1 convolutions of stride 1 (rows lie one after another), other convolutions (rows by
 //! [`Indirection`]), fully connected layers (one row) and products of activations (packed at run time).
-//! Order: strips of output channels outside, rows inside, so that a strip's weights stay in the first-level cache.
+//! Not here: in which order a tile is covered.
 
 use super::elementwise::look_up_in_place;
 use super::indirect::{Indirection, PADDING};
@@ -14,6 +14,7 @@ use super::round::requantize;
 use super::scalar;
 use super::storage::Storage;
 use super::tile::TileMut;
+use super::walk::{Step, Walk};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512vnni, avxvnni};
 #[cfg(target_arch = "aarch64")]
@@ -55,6 +56,7 @@ pub(super) struct Call<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Finish {
     /// `hi − zp`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Arm's conversions saturate"))]
     pub high: f32,
     /// The zero point as stored.
     pub zero_point: i16,
@@ -198,20 +200,27 @@ pub struct Source<'a> {
 /// A product with constant right side, ready to run.
 #[derive(Debug, Clone)]
 pub struct Gemm {
-    tier: &'static Tier,
-    storage: Storage,
-    packed: Packed,
+    pub(super) tier: &'static Tier,
+    pub(super) storage: Storage,
+    pub(super) packed: Packed,
     input_zero_point: i8,
     finish: Finish,
     table: Option<Box<[u8; 256]>>,
+    /// Any right side of the same shape keeps sums within 31 bits.
+    of_activations: bool,
 }
 
 impl Gemm {
     /// # Errors
     /// If lengths disagree, sums may leave 31 bits, or this CPU lacks `isa`.
     pub fn new(isa: Isa, storage: Storage, spec: &GemmSpec<'_>) -> Result<Self, PackError> {
-        let tier = tier(isa).filter(|_| isa.is_available() && isa.supports(storage)).ok_or(PackError::Isa { isa })?;
+        let tier = Self::tier(isa, storage)?;
         Self::with_tier(tier, storage, spec)
+    }
+
+    fn tier(isa: Isa, storage: Storage) -> Result<&'static Tier, PackError> {
+        let runs = isa.is_available() && isa.supports(storage);
+        tier(isa).filter(|_| runs).ok_or(PackError::Isa { isa })
     }
 
     /// The CPU must have the tier's instructions.
@@ -228,7 +237,61 @@ impl Gemm {
             input_zero_point: spec.input_zero_point,
             finish: Finish::new(&spec.requant, storage),
             table: spec.requant.table.map(|table| Box::new(*table)),
+            of_activations: false,
         })
+    }
+
+    /// A product of two activations: `k` by `n` values on the right side, given by [`repack`](Self::repack) before each
+    /// run, with one zero point. Until then they are zeros.
+    ///
+    /// # Errors
+    /// If sums of any `k` products may leave 31 bits, or this CPU lacks `isa`.
+    pub fn of_activations(
+        isa: Isa,
+        storage: Storage,
+        [k, n]: [usize; 2],
+        zero_points: [i8; 2],
+        requant: &Requant<'_>,
+    ) -> Result<Self, PackError> {
+        let tier = Self::tier(isa, storage)?;
+        Self::of_activations_on(tier, storage, [k, n], zero_points, requant)
+    }
+
+    /// The CPU must have the tier's instructions.
+    pub(super) fn of_activations_on(
+        tier: &'static Tier,
+        storage: Storage,
+        [k, n]: [usize; 2],
+        zero_points: [i8; 2],
+        requant: &Requant<'_>,
+    ) -> Result<Self, PackError> {
+        let reach = (k as i64).saturating_mul(255 * 255);
+        if reach > i64::from(i32::MAX) {
+            return Err(PackError::Overflow { channel: 0, reach });
+        }
+        let nothing = WeightView::ohwi(&[], n, 1, 0)?;
+        let [input_zero_point, right] = zero_points;
+        let spec =
+            GemmSpec { weights: nothing, weight_zero_points: &[], bias: &[], input_zero_point, requant: *requant };
+        let mut made = Self::with_tier(tier, storage, &spec)?;
+        let multipliers = std::mem::take(&mut made.packed.multipliers);
+        made.packed = Packed::blank(made.tier.pack, [n, 1, k], right == 0);
+        made.packed.multipliers = multipliers;
+        made.packed.zero_points.fill(i32::from(right));
+        made.of_activations = true;
+        Ok(made)
+    }
+
+    /// Takes a new right side, of the same shape. Allocates nothing.
+    ///
+    /// # Panics
+    /// If this product was not made by [`of_activations`](Self::of_activations), or the shape is another.
+    pub fn repack(&mut self, right: &WeightView<'_>) {
+        assert!(self.of_activations, "weights of a model do not change");
+        assert_eq!(right.shape(), [self.packed.n, 1, self.packed.k], "output channels, taps, input channels");
+        let zero = self.packed.zero_points.first().map_or(0, |&zero| zero as i8);
+        let zero_point = i32::from(self.input_zero_point) + self.storage.offset();
+        self.packed.fill(self.tier.pack, right, &[zero], &[], zero_point);
     }
 
     /// Output tiles should begin at multiples of this many columns; they must at multiples of a strip, which divides it.
@@ -365,117 +428,5 @@ impl Gemm {
         let kernel = tier.gemm_paired_minimum.filter(|_| packed.has_paired_minimum).unwrap_or(tier.gemm);
         // SAFETY: `Walk::new` checked what the offsets reach; `Gemm::new` found the tier's instructions on this CPU.
         unsafe { kernel(&call, self.storage) }
-    }
-}
-
-/// The calls that cover a tile, strips outside, rows inside.
-#[derive(Debug)]
-struct Walk<'a> {
-    gemm: &'a Gemm,
-    source: &'a Source<'a>,
-    rows: std::ops::Range<usize>,
-    end: usize,
-    row: usize,
-    column: usize,
-    /// By how much the input's zero point differs from the packed one.
-    shift: i32,
-    /// The accumulators' first values where the bias alone does not do.
-    init: [i32; MAX_ROWS * MAX_COLUMNS],
-}
-
-/// One call's part of the output.
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-}
-
-impl<'a> Walk<'a> {
-    /// Panics unless the source reaches as far as the rows do.
-    fn new(
-        gemm: &'a Gemm,
-        source: &'a Source<'a>,
-        rows: std::ops::Range<usize>,
-        columns: std::ops::Range<usize>,
-    ) -> Self {
-        let (reach, nr) = (gemm.row_reach(), gemm.tier.pack.nr);
-        assert!(columns.end <= gemm.packed.n, "columns {columns:?} of {} channels", gemm.packed.n);
-        assert!(columns.start.is_multiple_of(nr), "column {} is inside of a strip of {nr}", columns.start);
-        match source.rows {
-            Rows::Direct { stride } => {
-                assert!(gemm.packed.taps == 1, "rows without a map for {} taps", gemm.packed.taps);
-                let start = rows.end.saturating_sub(1).checked_mul(stride).filter(|&start| start < u32::MAX as usize);
-                let needed = start.map_or(usize::MAX, |start| start.saturating_add(reach));
-                let length = source.data.len();
-                assert!(rows.is_empty() || needed <= length, "input of {length} bytes, {needed} needed (with slack)");
-            }
-            Rows::Indirect { map, padding } => {
-                assert!(map.taps() == gemm.packed.taps, "{} taps for {}", map.taps(), gemm.packed.taps);
-                assert!(rows.end <= map.pixels(), "rows {rows:?} of {} pixels", map.pixels());
-                map.check(source.data, padding, reach);
-            }
-        }
-        let end = if rows.is_empty() { columns.start } else { columns.end };
-        Self { gemm, source, row: rows.start, rows, end, column: columns.start, shift: 0, init: [0; _] }
-    }
-
-    fn next_step(&mut self) -> Option<Step> {
-        if self.column >= self.end {
-            return None;
-        }
-        let tier = self.gemm.tier;
-        let columns = (self.end - self.column).min(tier.pack.nr * tier.strips);
-        let left = self.rows.end - self.row;
-        let choice = tier.rows[columns.div_ceil(tier.pack.nr) - 1];
-        let rows = choice.iter().copied().find(|&rows| rows <= left).unwrap_or(1);
-        let step = Step { row: self.row, rows, column: self.column, columns };
-        self.row += rows;
-        if self.row == self.rows.end {
-            self.row = self.rows.start;
-            self.column += columns;
-        }
-        Some(step)
-    }
-
-    fn corrects(&self) -> bool {
-        self.shift != 0 || !self.gemm.packed.zero_points.is_empty()
-    }
-
-    /// Fills `init` where zero points are not in the bias.
-    fn correct(&mut self, step: &Step) {
-        let packed = &self.gemm.packed;
-        let width = (packed.taps * packed.k) as i32;
-        for r in 0..step.rows {
-            let sum = if packed.zero_points.is_empty() { 0 } else { self.row_sum(step.row + r) };
-            for j in 0..step.columns {
-                let n = step.column + j;
-                let zero = packed.zero_points.get(n).copied().unwrap_or(0);
-                let shift = self.shift.wrapping_mul(packed.sums[n].wrapping_sub(width.wrapping_mul(zero)));
-                self.init[r * MAX_COLUMNS + j] =
-                    packed.bias[n].wrapping_sub(zero.wrapping_mul(sum)).wrapping_sub(shift);
-            }
-        }
-    }
-
-    /// The sum of a row's inputs, as the kernel multiplies them.
-    fn row_sum(&self, row: usize) -> i32 {
-        let packed = &self.gemm.packed;
-        let storage = self.gemm.storage;
-        let sum = |values: &[u8]| {
-            values[..packed.k]
-                .iter()
-                .fold(0_i32, |sum, &byte| sum.wrapping_add(i32::from(storage.value(byte)) + storage.offset()))
-        };
-        match self.source.rows {
-            Rows::Direct { stride } => sum(&self.source.data[row * stride..]),
-            Rows::Indirect { map, padding } => (0..packed.taps)
-                .map(|tap| match map.offsets[row * packed.taps + tap] {
-                    PADDING => sum(padding),
-                    offset => sum(&self.source.data[offset as usize..]),
-                })
-                .fold(0, i32::wrapping_add),
-        }
     }
 }

@@ -11,6 +11,7 @@ use super::storage::Storage;
 /// An instruction set that this CPU has, and a storage that is its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Here {
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "one set of instructions needs no asking"))]
     isa: Isa,
     storage: Storage,
 }
@@ -24,6 +25,7 @@ impl Here {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn isa(self) -> Isa {
         self.isa
     }

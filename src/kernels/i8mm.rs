@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Armv8.6 `smmla`: two rows by two columns by eight products, exact in 32 bits.
 //!
 //! Invariant: 16 accumulators, 4 pairs of rows and 8 weights stay in registers.

@@ -47,6 +47,7 @@ mod round;
 mod scalar;
 mod storage;
 mod tile;
+mod walk;
 
 #[cfg(test)]
 mod tests;

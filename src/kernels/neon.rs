@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
 //! Armv8.0: products of bytes in 16 bits, two at a time, then into 32.
 //!
 //! Invariant: two products in 16 bits overflow only where both are −128·−128; weights that have two −128 where they

@@ -1,3 +1,4 @@
+#![allow(unsafe_code, reason = "bytes of an activation as weights")]
 //! Weights in the order in which a microkernel reads them.
 //!
 //! Invariant: the packed form holds whole strips, `[strip][tap][K / KR][NR][KR]`, zero-padded, so that kernels neither
@@ -6,6 +7,8 @@
 //! Weight zero points are subtracted from the weights where all differences fit into eight bits; where one does not,
 //! they stay beside the weights, and the driver corrects each row by its sum of inputs.
 //! Rejected: splitting such weights in two summands (twice the products).
+
+use super::storage::Storage;
 
 /// Why an operator cannot be made. Numbers are counts of values.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -30,6 +33,8 @@ pub struct WeightView<'a> {
     taps: usize,
     k: usize,
     strides: [usize; 3],
+    /// What makes values of stored bytes.
+    flip: u8,
 }
 
 impl<'a> WeightView<'a> {
@@ -48,15 +53,35 @@ impl<'a> WeightView<'a> {
         Self::new(values, [n, 1, k], [1, 0, n])
     }
 
+    /// The right side of a product of activations, as stored: `n` columns of `k` values, `strides` bytes from one
+    /// column to the next and from one value to the next.
+    pub fn stored(
+        values: &'a [u8],
+        storage: Storage,
+        [n, k]: [usize; 2],
+        strides: [usize; 2],
+    ) -> Result<Self, PackError> {
+        let span = |count: usize, stride: usize| count.saturating_sub(1).saturating_mul(stride);
+        let wanted = span(n, strides[0]).saturating_add(span(k, strides[1])).saturating_add(1);
+        if values.len() < wanted {
+            return Err(PackError::Length { what: "right side", found: values.len(), wanted });
+        }
+        // SAFETY: the same bytes; every byte is a value of either type.
+        let values = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<i8>(), values.len()) };
+        Ok(Self { values, n, taps: 1, k, strides: [strides[0], 0, strides[1]], flip: storage.flip() })
+    }
+
     fn new(values: &'a [i8], [n, taps, k]: [usize; 3], strides: [usize; 3]) -> Result<Self, PackError> {
         if values.len() != n * taps * k {
             return Err(PackError::Length { what: "weights", found: values.len(), wanted: n * taps * k });
         }
-        Ok(Self { values, n, taps, k, strides })
+        Ok(Self { values, n, taps, k, strides, flip: 0 })
     }
 
+    #[inline]
     pub(super) fn at(&self, n: usize, tap: usize, k: usize) -> i8 {
-        self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]]
+        let value = self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]];
+        value ^ self.flip.cast_signed()
     }
 
     /// Output channels, taps, input channels.
@@ -154,10 +179,18 @@ impl Packed {
         check_multipliers(&multipliers)?;
         check_reach(view, &zeros, &bias)?;
         let folds = fits(view, &zeros);
+        let mut packed = Self::blank(pack, [n, taps, k], folds);
+        packed.multipliers[..n].copy_from_slice(&multipliers);
+        packed.fill(pack, view, &zeros, &bias, zero_point);
+        Ok(packed)
+    }
+
+    /// Zeros, in which zero points fold into the weights or stand beside them.
+    pub(super) fn blank(pack: Pack, [n, taps, k]: [usize; 3], folds: bool) -> Self {
         let groups = k.div_ceil(pack.kr);
         let strip_bytes = taps * groups * pack.nr * pack.kr;
         let strips = n.div_ceil(pack.nr);
-        let mut packed = Self {
+        Self {
             n,
             k,
             taps,
@@ -169,21 +202,27 @@ impl Packed {
             multipliers: vec![0.0; strips * pack.nr],
             zero_points: if folds { Vec::new() } else { vec![0; strips * pack.nr] },
             has_paired_minimum: false,
-        };
-        for channel in 0..n {
-            let subtract = if folds { zeros[channel] } else { 0 };
-            let sum = packed.write_channel(pack, view, channel, subtract);
-            packed.sums[channel] = sum;
-            packed.multipliers[channel] = multipliers[channel];
-            packed.bias[channel] = bias[channel].wrapping_sub(zero_point.wrapping_mul(sum));
+        }
+    }
+
+    /// Puts all weights of a view of the same shape into their places. One zero point stands for all; no biases, for zeros.
+    pub(super) fn fill(&mut self, pack: Pack, view: &WeightView<'_>, zeros: &[i8], bias: &[i32], zero_point: i32) {
+        self.has_paired_minimum = false;
+        let folds = self.zero_points.is_empty();
+        let width = (self.taps * self.k) as i32;
+        for channel in 0..self.n {
+            let zero = zeros[if zeros.len() == 1 { 0 } else { channel }];
+            let sum = self.write_channel(pack, view, channel, if folds { zero } else { 0 });
+            let bias = bias.get(channel).copied().unwrap_or(0);
+            self.sums[channel] = sum;
+            self.bias[channel] = bias.wrapping_sub(zero_point.wrapping_mul(sum));
             if !folds {
-                let zero = i32::from(zeros[channel]);
-                packed.zero_points[channel] = zero;
-                let all = zero_point.wrapping_mul(zero).wrapping_mul((taps * k) as i32);
-                packed.bias[channel] = packed.bias[channel].wrapping_add(all);
+                let zero = i32::from(zero);
+                self.zero_points[channel] = zero;
+                let all = zero_point.wrapping_mul(zero).wrapping_mul(width);
+                self.bias[channel] = self.bias[channel].wrapping_add(all);
             }
         }
-        Ok(packed)
     }
 
     /// Puts one output channel's weights into their places; their sum.

@@ -8,6 +8,7 @@ mod depthwise;
 mod guard;
 mod loops;
 mod products;
+mod refusals;
 mod vectors;
 
 use super::depthwise::{DepthwiseTier, depthwise_tier};

@@ -11,6 +11,7 @@ pub fn suite(on: Subject) {
     minimum_pairs(on);
     weight_zero_points(on);
     dynamic(on);
+    activations(on);
     tiles_and_tables(on);
 }
 
@@ -285,5 +286,35 @@ fn tiles_and_tables(on: Subject) {
             0xEE
         };
         assert_eq!(byte, wanted, "{on} row {row}, column {column}");
+    }
+}
+
+/// Both sides are activations: the right one, transposed or not, is packed anew for each run.
+fn activations(on: Subject) {
+    let mut rng = Lcg(12);
+    for zeros in [[0, 0], [-128, -128], [127, -128], [-128, 127], [5, -7]] {
+        let (m, k, n) = (5, 37, 70);
+        let requant = Requant { multipliers: &[0.0005], ..OPEN };
+        let mut gemm = Gemm::of_activations_on(on.tier, on.storage, [k, n], zeros, &requant).unwrap();
+        for transposed in [false, true, false] {
+            let (left, right) = (rng.values(m * k), rng.values(k * n));
+            let strides = if transposed { [k, 1] } else { [1, n] };
+            let bytes = stored(on.storage, &right);
+            gemm.repack(&WeightView::stored(&bytes, on.storage, [n, k], strides).unwrap());
+            let mut data = stored(on.storage, &left);
+            data.extend([7; SLACK]);
+            let mut output = vec![0; m * n];
+            let source = Source { data: &data, rows: Rows::Direct { stride: k } };
+            gemm.run(&source, &mut TileMut::new(&mut output, m, n, n));
+            for (i, &byte) in output.iter().enumerate() {
+                let (row, column) = (i / n, i % n);
+                let terms = (0..k).map(|j| {
+                    let b = i64::from(right[column * strides[0] + j * strides[1]]) - i64::from(zeros[1]);
+                    (i64::from(left[row * k + j]) - i64::from(zeros[0])) * b
+                });
+                let wanted = expected(&requant, on.storage, 0, terms.sum());
+                assert_eq!(byte, wanted, "{on} {zeros:?} row {row}, column {column}");
+            }
+        }
     }
 }
