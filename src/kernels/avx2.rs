@@ -7,13 +7,13 @@
 use std::arch::x86_64::*;
 
 use super::avxvnni::{narrow, quantize};
-use super::gemm::{Call, MAX_COLUMNS, Tier};
+use super::gemm::{Call, MAX_COLUMNS, Tier, by_rows};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 8, kr: 8 },
     strips: 1,
-    rows: &[&[3, 2, 1]],
+    rows: 3,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
     gemm_paired_minimum: None,
@@ -22,24 +22,21 @@ pub(super) static TIER: Tier = Tier {
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
-    match call.rows {
-        // SAFETY: the same contract; these are the call's rows.
-        3 => unsafe { i8_gemm_3x8c8_avx2::<3>(call) },
-        // SAFETY: as above.
-        2 => unsafe { i8_gemm_3x8c8_avx2::<2>(call) },
-        // SAFETY: as above.
-        1 => unsafe { i8_gemm_3x8c8_avx2::<1>(call) },
-        rows => unreachable!("{rows} rows"),
-    }
+    by_rows!(
+        call, row,
+        3 => i8_gemm_3x8c8_avx2::<3>(call, row),
+        2 => i8_gemm_3x8c8_avx2::<2>(call, row),
+        1 => i8_gemm_3x8c8_avx2::<1>(call, row),
+    );
 }
 
 /// Each accumulator holds four partial sums of two columns.
 ///
 /// # Safety
-/// The contract of [`Call`], whose rows are `MR`.
+/// The contract of [`Call`], of whose rows are `MR` from `row`.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn i8_gemm_3x8c8_avx2<const MR: usize>(call: &Call<'_>) {
+unsafe fn i8_gemm_3x8c8_avx2<const MR: usize>(call: &Call<'_>, row: usize) {
     // SAFETY: each tap of each row has `groups * 8` readable bytes; the strip has 64 bytes for each tap and group.
     unsafe {
         let mut acc = [[_mm256_setzero_si256(); 4]; MR];
@@ -47,7 +44,7 @@ unsafe fn i8_gemm_3x8c8_avx2<const MR: usize>(call: &Call<'_>) {
         for tap in 0..call.taps {
             let mut pixels = [std::ptr::null(); MR];
             for (r, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = call.pixel(r, tap);
+                *pixel = call.pixel(row + r, tap);
             }
             for group in 0..call.groups {
                 let mut a = [_mm256_setzero_si256(); MR];
@@ -65,7 +62,7 @@ unsafe fn i8_gemm_3x8c8_avx2<const MR: usize>(call: &Call<'_>) {
             }
         }
         for (r, acc) in acc.into_iter().enumerate() {
-            finish(call, r, reduce(acc));
+            finish(call, row + r, reduce(acc));
         }
     }
 }

@@ -8,13 +8,13 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier, by_rows};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 4 },
     strips: 4,
-    rows: &[&[12, 6, 4, 2, 1], &[12, 6, 4, 2, 1], &[8, 4, 2, 1], &[6, 4, 2, 1]],
+    rows: 6,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
     gemm_paired_minimum: None,
@@ -24,38 +24,39 @@ pub(super) static TIER: Tier = Tier {
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
     macro_rules! kernels {
-        ($($strips:literal: $($rows:literal)+;)+) => {
-            match (call.columns.div_ceil(16), call.rows) {
-                // SAFETY: the same contract; these are the call's rows and strips.
-                $($(($strips, $rows) => unsafe { i8_gemm_mx16c4_avx512vnni::<$rows, $strips>(call) },)+)+
-                (strips, rows) => unreachable!("{rows} rows by {strips} strips"),
-            }
-        };
+        ($strips:literal: $($rows:literal)+) => {{
+            by_rows!(call, row, $($rows => i8_gemm_mx16c4_avx512vnni::<$rows, $strips>(call, row)),+);
+        }};
     }
-    kernels! { 1: 12 6 4 2 1; 2: 12 6 4 2 1; 3: 8 4 2 1; 4: 6 4 2 1; }
+    match call.columns.div_ceil(16) {
+        1 => kernels!(1: 12 6 4 2 1),
+        2 => kernels!(2: 12 6 4 2 1),
+        3 => kernels!(3: 8 4 2 1),
+        _ => kernels!(4: 6 4 2 1),
+    }
 }
 
 /// `MR` rows by `NV` strips of 16 columns: at 6 by 4, 24 accumulators, 4 weights, 1 broadcast.
 ///
 /// # Safety
-/// The contract of [`Call`], whose rows are `MR` and whose columns need `NV` strips.
+/// The contract of [`Call`], whose columns need `NV` strips; `MR` rows from `row` are its.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn i8_gemm_mx16c4_avx512vnni<const MR: usize, const NV: usize>(call: &Call<'_>) {
+unsafe fn i8_gemm_mx16c4_avx512vnni<const MR: usize, const NV: usize>(call: &Call<'_>, row: usize) {
     // SAFETY: `init` holds a value for each column of the strips, after `init_stride` for every row; each tap of each
     // row has `groups * 4` readable bytes; each strip has 64 bytes for each tap and group.
     unsafe {
         let mut acc = [[_mm512_setzero_si512(); NV]; MR];
         for (r, acc) in acc.iter_mut().enumerate() {
             for (j, acc) in acc.iter_mut().enumerate() {
-                *acc = _mm512_loadu_si512(call.init.add(r * call.init_stride + j * 16).cast());
+                *acc = _mm512_loadu_si512(call.init.add((row + r) * call.init_stride + j * 16).cast());
             }
         }
         let mut weights = call.weights;
         for tap in 0..call.taps {
             let mut pixels = [std::ptr::null(); MR];
             for (r, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = call.pixel(r, tap);
+                *pixel = call.pixel(row + r, tap);
             }
             for group in 0..call.groups {
                 let mut w = [_mm512_setzero_si512(); NV];
@@ -71,7 +72,7 @@ unsafe fn i8_gemm_mx16c4_avx512vnni<const MR: usize, const NV: usize>(call: &Cal
                 weights = weights.add(64);
             }
         }
-        if call.accumulators.is_null() { requantize(call, acc) } else { keep(call, acc) }
+        if call.accumulators.is_null() { requantize(call, row, acc) } else { keep(call, row, acc) }
     }
 }
 
@@ -79,11 +80,11 @@ unsafe fn i8_gemm_mx16c4_avx512vnni<const MR: usize, const NV: usize>(call: &Cal
 /// As the kernel's; `accumulators` is not null.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn keep<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[__m512i; NV]; MR]) {
+unsafe fn keep<const MR: usize, const NV: usize>(call: &Call<'_>, row: usize, acc: [[__m512i; NV]; MR]) {
     for (r, acc) in acc.iter().enumerate() {
         for (j, acc) in acc.iter().enumerate() {
             // SAFETY: `accumulators` has MAX_COLUMNS for each row.
-            unsafe { _mm512_storeu_si512(call.accumulators.add(r * MAX_COLUMNS + j * 16).cast(), *acc) };
+            unsafe { _mm512_storeu_si512(call.accumulators.add((row + r) * MAX_COLUMNS + j * 16).cast(), *acc) };
         }
     }
 }
@@ -92,7 +93,7 @@ unsafe fn keep<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[__m512i
 /// As the kernel's; `output` is writable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[__m512i; NV]; MR]) {
+unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, row: usize, acc: [[__m512i; NV]; MR]) {
     let high = _mm512_set1_ps(call.finish.high);
     let mut m = [high; NV];
     for (j, m) in m.iter_mut().enumerate() {
@@ -108,7 +109,7 @@ unsafe fn requantize<const MR: usize, const NV: usize>(call: &Call<'_>, acc: [[_
         let bytes = narrow(call.finish, q);
         let mask = u64::MAX >> (64 - call.columns);
         // SAFETY: `output` is writable for the call's columns at each row, and the mask lets no more through.
-        unsafe { _mm512_mask_storeu_epi8(call.output.add(r * call.row_stride).cast(), mask, bytes) };
+        unsafe { _mm512_mask_storeu_epi8(call.output.add((row + r) * call.row_stride).cast(), mask, bytes) };
     }
 }
 

@@ -8,13 +8,13 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier, by_rows};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 4 },
     strips: 1,
-    rows: &[&[6, 4, 2, 1]],
+    rows: 6,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { vex::dispatch(call) },
     gemm_paired_minimum: None,
@@ -36,37 +36,33 @@ macro_rules! kernel {
             /// # Safety
             /// The contract of [`Call`].
             pub(super) unsafe fn dispatch(call: &Call<'_>) {
-                match call.rows {
-                    // SAFETY: the same contract; these are the call's rows.
-                    6 => unsafe { i8_gemm_6x16c4_avxvnni::<6>(call) },
-                    // SAFETY: as above.
-                    4 => unsafe { i8_gemm_6x16c4_avxvnni::<4>(call) },
-                    // SAFETY: as above.
-                    2 => unsafe { i8_gemm_6x16c4_avxvnni::<2>(call) },
-                    // SAFETY: as above.
-                    1 => unsafe { i8_gemm_6x16c4_avxvnni::<1>(call) },
-                    rows => unreachable!("{rows} rows"),
-                }
+                by_rows!(
+                    call, row,
+                    6 => i8_gemm_6x16c4_avxvnni::<6>(call, row),
+                    4 => i8_gemm_6x16c4_avxvnni::<4>(call, row),
+                    2 => i8_gemm_6x16c4_avxvnni::<2>(call, row),
+                    1 => i8_gemm_6x16c4_avxvnni::<1>(call, row),
+                );
             }
 
             /// # Safety
-            /// The contract of [`Call`], whose rows are `MR`.
+            /// The contract of [`Call`], of whose rows are `MR` from `row`.
             #[inline(never)]
             #[target_feature(enable = $features)]
-            unsafe fn i8_gemm_6x16c4_avxvnni<const MR: usize>(call: &Call<'_>) {
+            unsafe fn i8_gemm_6x16c4_avxvnni<const MR: usize>(call: &Call<'_>, row: usize) {
                 // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has
                 // `groups * 4` readable bytes; the strip has 64 bytes for each tap and group.
                 unsafe {
                     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
                     for (r, acc) in acc.iter_mut().enumerate() {
-                        let init = call.init.add(r * call.init_stride);
+                        let init = call.init.add((row + r) * call.init_stride);
                         *acc = [_mm256_loadu_si256(init.cast()), _mm256_loadu_si256(init.add(8).cast())];
                     }
                     let mut weights = call.weights;
                     for tap in 0..call.taps {
                         let mut pixels = [std::ptr::null(); MR];
                         for (r, pixel) in pixels.iter_mut().enumerate() {
-                            *pixel = call.pixel(r, tap);
+                            *pixel = call.pixel(row + r, tap);
                         }
                         for group in 0..call.groups {
                             let w = [_mm256_load_si256(weights.cast()), _mm256_load_si256(weights.add(32).cast())];
@@ -79,7 +75,7 @@ macro_rules! kernel {
                         }
                     }
                     for (r, acc) in acc.into_iter().enumerate() {
-                        finish(call, r, acc);
+                        finish(call, row + r, acc);
                     }
                 }
             }

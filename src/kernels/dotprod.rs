@@ -8,14 +8,14 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::gemm::{Call, Tier};
+use super::gemm::{Call, Tier, by_rows};
 use super::neon::finish_16;
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 4 },
     strips: 1,
-    rows: &[&[4, 3, 2, 1]],
+    rows: 4,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
     gemm_paired_minimum: None,
@@ -24,17 +24,13 @@ pub(super) static TIER: Tier = Tier {
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
-    match call.rows {
-        // SAFETY: the same contract; these are the call's rows.
-        4 => unsafe { i8_gemm_4x16c4_sdot::<4>(call) },
-        // SAFETY: as above.
-        3 => unsafe { i8_gemm_4x16c4_sdot::<3>(call) },
-        // SAFETY: as above.
-        2 => unsafe { i8_gemm_4x16c4_sdot::<2>(call) },
-        // SAFETY: as above.
-        1 => unsafe { i8_gemm_4x16c4_sdot::<1>(call) },
-        rows => unreachable!("{rows} rows"),
-    }
+    by_rows!(
+        call, row,
+        4 => i8_gemm_4x16c4_sdot::<4>(call, row),
+        3 => i8_gemm_4x16c4_sdot::<3>(call, row),
+        2 => i8_gemm_4x16c4_sdot::<2>(call, row),
+        1 => i8_gemm_4x16c4_sdot::<1>(call, row),
+    );
 }
 
 /// `acc[i] += Σ w[4i + k]·a[4·lane + k]`, k below 4.
@@ -66,24 +62,24 @@ macro_rules! group {
 }
 
 /// # Safety
-/// The contract of [`Call`], whose rows are `MR`.
+/// The contract of [`Call`], of whose rows are `MR` from `row`.
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn i8_gemm_4x16c4_sdot<const MR: usize>(call: &Call<'_>) {
+unsafe fn i8_gemm_4x16c4_sdot<const MR: usize>(call: &Call<'_>, row: usize) {
     // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 4` readable
     // bytes; the strip has 64 bytes for each tap and group.
     unsafe {
         let mut acc = [[vdupq_n_s32(0); 4]; MR];
         for (r, acc) in acc.iter_mut().enumerate() {
             for (j, acc) in acc.iter_mut().enumerate() {
-                *acc = vld1q_s32(call.init.add(r * call.init_stride + j * 4));
+                *acc = vld1q_s32(call.init.add((row + r) * call.init_stride + j * 4));
             }
         }
         let mut weights = call.weights;
         for tap in 0..call.taps {
             let mut pixels = [std::ptr::null::<i8>(); MR];
             for (r, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = call.pixel(r, tap).cast();
+                *pixel = call.pixel(row + r, tap).cast();
             }
             let mut a = [vdupq_n_s8(0); MR];
             for _ in 0..call.groups / 4 {
@@ -105,7 +101,7 @@ unsafe fn i8_gemm_4x16c4_sdot<const MR: usize>(call: &Call<'_>) {
             }
         }
         for (r, acc) in acc.into_iter().enumerate() {
-            finish_16(call, r, acc);
+            finish_16(call, row + r, acc);
         }
     }
 }

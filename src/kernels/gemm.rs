@@ -20,16 +20,21 @@ use super::{avx2, avx512vnni, avxvnni};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon};
 
-/// No microkernel takes more rows or columns at once.
-pub(super) const MAX_ROWS: usize = 16;
+/// Rows in a call that keeps its accumulators, or begins with other values than the bias.
+pub(super) const MAX_ROWS: usize = 24;
+/// Rows in a call before a table, so that they are still in the first-level cache.
+const TABLE_ROWS: usize = 96;
+/// Columns in a call.
 pub(super) const MAX_COLUMNS: usize = 64;
 
-/// One call of a microkernel. Its contract: `rows` is one of the tier's; `columns` at most its strips times NR;
-/// `offsets` has `rows * taps` entries, each [`PADDING`] or an offset behind which `input`
-/// has `groups * KR` readable bytes, as `padding` has if any entry is PADDING; `weights` points to the strips,
+/// One call of a microkernel. Its contract: `rows` is not 0; `columns` is at most the tier's strips times NR;
+/// `offsets` has `rows * taps` entries, each [`PADDING`] or an offset behind which `input` has `groups * KR` readable
+/// bytes, as `padding` has if any entry is PADDING, or else it is null, `taps` is 1, and rows begin at multiples of
+/// `input_stride`; `weights` points to the strips,
 /// `strip_bytes` apart; `init` and `multipliers` hold a value for each column of these strips, `init` again after
 /// `init_stride` for every row; `output` is writable for `columns` bytes at each row, `row_stride` apart, or else
 /// `accumulators` for `rows` rows of MAX_COLUMNS.
+/// Kernels take the first of their rows in addition; it and those that follow are the call's.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub rows: usize,
@@ -37,6 +42,7 @@ pub(super) struct Call<'a> {
     pub input: *const u8,
     pub padding: *const u8,
     pub offsets: *const u32,
+    pub input_stride: usize,
     pub taps: usize,
     pub groups: usize,
     pub weights: *const i8,
@@ -95,8 +101,11 @@ impl Call<'_> {
     /// The contract; `row` and `tap` below `rows` and `taps`.
     #[inline(always)]
     pub(super) unsafe fn pixel(&self, row: usize, tap: usize) -> *const u8 {
-        // SAFETY: one offset for every row and tap, each PADDING or inside of the input.
+        // SAFETY: one offset for every row and tap, each PADDING or inside of the input; or all rows are inside of it.
         unsafe {
+            if self.offsets.is_null() {
+                return self.input.add(row * self.input_stride);
+            }
             match *self.offsets.add(row * self.taps + tap) {
                 PADDING => self.padding,
                 offset => self.input.add(offset as usize),
@@ -127,12 +136,32 @@ pub(super) struct Tier {
     pub pack: Pack,
     /// Most strips in a call.
     pub strips: usize,
-    /// Counts of rows that a call may have, largest first, for one strip, two strips, and so on.
-    pub rows: &'static [&'static [usize]],
+    /// Rows in a full tile of registers, at most strips.
+    pub rows: usize,
     pub gemm: Microkernel,
     /// For weights that two −128 stand side by side in, where `gemm` would overflow.
     pub gemm_paired_minimum: Option<Microkernel>,
 }
+
+/// Covers the rows of a call by kernels for so many rows, the largest first and the last for one.
+macro_rules! by_rows {
+    ($call:ident, $row:ident, $($rows:literal => $kernel:expr),+ $(,)?) => {
+        let mut $row = 0;
+        while $row < $call.rows {
+            let left = $call.rows - $row;
+            $(
+                if left >= $rows {
+                    // SAFETY: the contract of the call; so many of its rows are left.
+                    unsafe { $kernel };
+                    $row += $rows;
+                    continue;
+                }
+            )+
+        }
+    };
+}
+
+pub(super) use by_rows;
 
 /// Callers keep the contract of [`Call`], on a CPU that has the tier's instructions.
 pub(super) type Microkernel = unsafe fn(&Call<'_>, Storage);
@@ -301,7 +330,7 @@ impl Gemm {
 
     /// Output tiles should begin at multiples of this many rows.
     pub fn row_step(&self) -> usize {
-        self.tier.rows[self.tier.strips - 1][0]
+        self.tier.rows
     }
 
     /// Bytes that are read of every row (or of every tap's pixel): K in whole steps of the kernel.
@@ -320,7 +349,8 @@ impl Gemm {
         }
         let last = output.pointer(rows.end - 1, columns.end - 1);
         debug_assert!(!last.is_null());
-        let mut walk = Walk::new(self, source, rows.clone(), columns.clone());
+        let most = if self.table.is_some() { TABLE_ROWS } else { usize::MAX };
+        let mut walk = Walk::new(self, source, rows.clone(), columns.clone(), most);
         while let Some(step) = walk.next_step() {
             let to = output.pointer(step.row, step.column);
             // SAFETY: the walk stays in rows and columns of the tile, whose corners are in its slice.
@@ -363,7 +393,7 @@ impl Gemm {
         output: &mut TileMut<'_, T>,
         finish: impl Fn(usize, i32) -> T,
     ) {
-        let mut walk = Walk::new(self, source, output.rows(), output.columns());
+        let mut walk = Walk::new(self, source, output.rows(), output.columns(), MAX_ROWS);
         walk.shift = i32::from(input_zero_point) - i32::from(self.input_zero_point);
         let first = output.columns().start;
         let mut accumulators = [0_i32; MAX_ROWS * MAX_COLUMNS];
@@ -391,15 +421,9 @@ impl Gemm {
     ) {
         let tier = self.tier;
         let packed = &self.packed;
-        let mut direct = [0_u32; MAX_ROWS];
-        let (padding, offsets) = match walk.source.rows {
-            Rows::Direct { stride } => {
-                for (r, offset) in direct[..step.rows].iter_mut().enumerate() {
-                    *offset = ((step.row + r) * stride) as u32;
-                }
-                (std::ptr::null(), direct.as_ptr())
-            }
-            Rows::Indirect { map, padding } => (padding.as_ptr(), map.offsets[step.row * packed.taps..].as_ptr()),
+        let (first, input_stride, padding, offsets) = match walk.source.rows {
+            Rows::Direct { stride } => (step.row * stride, stride, std::ptr::null(), std::ptr::null()),
+            Rows::Indirect { map, padding } => (0, 0, padding.as_ptr(), map.offsets[step.row * packed.taps..].as_ptr()),
         };
         let corrected = walk.corrects();
         if corrected {
@@ -409,7 +433,8 @@ impl Gemm {
         let call = Call {
             rows: step.rows,
             columns: step.columns,
-            input: walk.source.data.as_ptr(),
+            input: walk.source.data[first..].as_ptr(),
+            input_stride,
             padding,
             offsets,
             taps: packed.taps,

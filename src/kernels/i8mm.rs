@@ -9,14 +9,14 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::gemm::{Call, Tier};
+use super::gemm::{Call, Tier, by_rows};
 use super::neon::finish_16;
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 8 },
     strips: 1,
-    rows: &[&[4, 3, 2, 1]],
+    rows: 4,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
     gemm_paired_minimum: None,
@@ -25,13 +25,13 @@ pub(super) static TIER: Tier = Tier {
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
-    match call.rows {
-        // SAFETY: the same contract; these pairs hold the call's rows.
-        3 | 4 => unsafe { i8_gemm_4x16c8_smmla::<2>(call) },
-        // SAFETY: as above.
-        1 | 2 => unsafe { i8_gemm_4x16c8_smmla::<1>(call) },
-        rows => unreachable!("{rows} rows"),
-    }
+    by_rows!(
+        call, row,
+        4 => i8_gemm_4x16c8_smmla::<2>(call, row),
+        3 => i8_gemm_4x16c8_smmla::<2>(call, row),
+        2 => i8_gemm_4x16c8_smmla::<1>(call, row),
+        1 => i8_gemm_4x16c8_smmla::<1>(call, row),
+    );
 }
 
 /// `acc[2i + j] += Σ a[8i + k]·w[8j + k]`, k below 8.
@@ -61,10 +61,10 @@ macro_rules! group {
 }
 
 /// # Safety
-/// The contract of [`Call`], whose rows fill `PAIRS` pairs, the last one maybe by half.
+/// The contract of [`Call`], whose rows from `row` fill `PAIRS` pairs, the last one maybe by half.
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod,i8mm")]
-unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>) {
+unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>, row: usize) {
     let last = call.rows - 1;
     // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 8` readable
     // bytes; the strip has 128 bytes for each tap and group; `last` and all below are the call's rows.
@@ -73,14 +73,14 @@ unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>) {
         for (p, acc) in acc.iter_mut().enumerate() {
             for (j, acc) in acc.iter_mut().enumerate() {
                 let init = |r: usize| vld1_s32(call.init.add(r.min(last) * call.init_stride + j * 2));
-                *acc = vcombine_s32(init(2 * p), init(2 * p + 1));
+                *acc = vcombine_s32(init(row + 2 * p), init(row + 2 * p + 1));
             }
         }
         let mut weights = call.weights;
         for tap in 0..call.taps {
             let mut pixels = [[std::ptr::null::<i8>(); 2]; PAIRS];
             for (p, pair) in pixels.iter_mut().enumerate() {
-                *pair = [call.pixel(2 * p, tap).cast(), call.pixel((2 * p + 1).min(last), tap).cast()];
+                *pair = [call.pixel(row + 2 * p, tap).cast(), call.pixel((row + 2 * p + 1).min(last), tap).cast()];
             }
             let mut a = [[vdupq_n_s8(0); PAIRS]; 2];
             for _ in 0..call.groups / 2 {
@@ -101,7 +101,7 @@ unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>) {
             }
         }
         for (p, acc) in acc.into_iter().enumerate() {
-            finish_pair(call, 2 * p, acc);
+            finish_pair(call, row + 2 * p, acc);
         }
     }
 }

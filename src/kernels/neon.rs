@@ -9,53 +9,52 @@
 
 use std::arch::aarch64::*;
 
-use super::gemm::{Call, Finish, MAX_COLUMNS, Tier};
+use super::gemm::{Call, Finish, MAX_COLUMNS, Tier, by_rows};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 4, kr: 16 },
     strips: 4,
-    rows: &[ROWS; 4],
+    rows: 4,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch::<true>(call) },
     // SAFETY: the same contract.
     gemm_paired_minimum: Some(|call, _| unsafe { dispatch::<false>(call) }),
 };
 
-const ROWS: &[usize] = &[4, 3, 2, 1];
-
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch<const PAIRS: bool>(call: &Call<'_>) {
-    match call.rows {
-        // SAFETY: the same contract; these are the call's rows.
-        4 => unsafe { i8_gemm_4x4c16_neon::<4, PAIRS>(call) },
-        // SAFETY: as above.
-        3 => unsafe { i8_gemm_4x4c16_neon::<3, PAIRS>(call) },
-        // SAFETY: as above.
-        2 => unsafe { i8_gemm_4x4c16_neon::<2, PAIRS>(call) },
-        // SAFETY: as above.
-        1 => unsafe { i8_gemm_4x4c16_neon::<1, PAIRS>(call) },
-        rows => unreachable!("{rows} rows"),
-    }
+    by_rows!(
+        call, row,
+        4 => i8_gemm_4x4c16_neon::<4, PAIRS>(call, row),
+        3 => i8_gemm_4x4c16_neon::<3, PAIRS>(call, row),
+        2 => i8_gemm_4x4c16_neon::<2, PAIRS>(call, row),
+        1 => i8_gemm_4x4c16_neon::<1, PAIRS>(call, row),
+    );
 }
 
 /// # Safety
-/// The contract of [`Call`], whose rows are `MR`.
+/// The contract of [`Call`], of whose rows are `MR` from `row`.
 #[inline(never)]
 #[target_feature(enable = "neon")]
-unsafe fn i8_gemm_4x4c16_neon<const MR: usize, const PAIRS: bool>(call: &Call<'_>) {
-    for strip in 0..call.columns.div_ceil(4) {
-        // SAFETY: each tap of each row has `groups * 16` readable bytes; each strip has 64 bytes for each tap and
-        // group; the strip is one of the call's.
-        unsafe {
+unsafe fn i8_gemm_4x4c16_neon<const MR: usize, const PAIRS: bool>(call: &Call<'_>, row: usize) {
+    // SAFETY: each tap of each row has `groups * 16` readable bytes; each strip has 64 bytes for each tap and group; all
+    // strips are the call's.
+    unsafe {
+        let start = |tap: usize| {
+            let mut pixels = [std::ptr::null::<i8>(); MR];
+            for (r, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = call.pixel(row + r, tap).cast();
+            }
+            pixels
+        };
+        let first = start(0);
+        for strip in 0..call.columns.div_ceil(4) {
             let mut acc = [[vdupq_n_s32(0); 4]; MR];
             let mut weights = call.weights.add(strip * call.strip_bytes);
             for tap in 0..call.taps {
-                let mut pixels = [std::ptr::null::<i8>(); MR];
-                for (r, pixel) in pixels.iter_mut().enumerate() {
-                    *pixel = call.pixel(r, tap).cast();
-                }
+                let pixels = if tap == 0 { first } else { start(tap) };
                 for group in 0..call.groups {
                     let mut a = [vdupq_n_s8(0); MR];
                     for r in 0..MR {
@@ -70,9 +69,7 @@ unsafe fn i8_gemm_4x4c16_neon<const MR: usize, const PAIRS: bool>(call: &Call<'_
                     weights = weights.add(64);
                 }
             }
-            for (r, acc) in acc.into_iter().enumerate() {
-                finish(call, r, strip * 4, acc);
-            }
+            finish(call, row, strip * 4, acc);
         }
     }
 }
@@ -88,63 +85,75 @@ fn add_products<const PAIRS: bool>(acc: int32x4_t, a: int8x16_t, w: int8x16_t) -
     }
 }
 
-/// Adds up the partial sums of a row of four columns; requantizes and stores them, or keeps them.
+/// Adds up the partial sums of four columns; requantizes and stores all rows at once, or keeps the sums.
 ///
 /// # Safety
-/// The contract of [`Call`]; `row` is one of its rows, and a strip begins at `column`.
+/// The contract of [`Call`]; `MR` rows from `row` are its, and a strip begins at `column`.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn finish(call: &Call<'_>, row: usize, column: usize, acc: [int32x4_t; 4]) {
-    let sums = vpaddq_s32(vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3]));
+unsafe fn finish<const MR: usize>(call: &Call<'_>, row: usize, column: usize, acc: [[int32x4_t; 4]; MR]) {
     // SAFETY: `init` and `multipliers` hold four values for the strip, `accumulators` MAX_COLUMNS for each row; `output`
     // is writable for the call's columns at each row, and no more is stored.
     unsafe {
-        let acc = vaddq_s32(sums, vld1q_s32(call.init.add(row * call.init_stride + column)));
+        let mut sums = [vdupq_n_s32(0); 4];
+        for (r, acc) in acc.into_iter().enumerate() {
+            let init = vld1q_s32(call.init.add((row + r) * call.init_stride + column));
+            let pairs = (vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3]));
+            sums[r] = vaddq_s32(vpaddq_s32(pairs.0, pairs.1), init);
+        }
         if !call.accumulators.is_null() {
-            vst1q_s32(call.accumulators.add(row * MAX_COLUMNS + column), acc);
+            for r in 0..MR {
+                vst1q_s32(call.accumulators.add((row + r) * MAX_COLUMNS + column), sums[r]);
+            }
             return;
         }
-        let q = vqmovn_s32(quantize(acc, call.multipliers.add(column)));
-        let q = vqadd_s16(q, vdup_n_s16(call.finish.zero_point));
-        let clamped = vmax_s8(vqmovn_s16(vcombine_s16(q, q)), vdup_n_s8(call.finish.lo.cast_signed()));
-        let bytes = vreinterpret_s32_s8(vmin_s8(clamped, vdup_n_s8(call.finish.hi.cast_signed())));
-        let to = call.output.add(row * call.row_stride + column);
-        let count = call.columns - column;
-        if count >= 4 {
-            to.cast::<i32>().write_unaligned(vget_lane_s32::<0>(bytes));
-        } else {
-            store(to, count, vreinterpretq_u8_s32(vcombine_s32(bytes, bytes)));
+        let multipliers = vld1q_f32(call.multipliers.add(column));
+        let bytes = quantize_16(call.finish, sums, [multipliers; 4]);
+        let (to, count) = (call.output.add(row * call.row_stride + column), call.columns - column);
+        let words = vreinterpretq_u32_u8(bytes);
+        macro_rules! store_row {
+            ($r:literal) => {
+                if MR > $r {
+                    let to = to.add($r * call.row_stride);
+                    if count >= 4 {
+                        vst1q_lane_u32::<$r>(to.cast(), words);
+                    } else {
+                        store(to, count, vextq_u8::<{ 4 * $r }>(bytes, bytes));
+                    }
+                }
+            };
         }
+        store_row!(0);
+        store_row!(1);
+        store_row!(2);
+        store_row!(3);
     }
 }
 
-/// Four values less the zero point, in 32 bits; saturated, so that no clamp is needed before.
-///
 /// # Safety
-/// `multipliers` holds four.
+/// There are 16 multipliers.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn quantize(acc: int32x4_t, multipliers: *const f32) -> int32x4_t {
-    // SAFETY: there are four.
-    vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), unsafe { vld1q_f32(multipliers) }))
+pub(super) unsafe fn load_16(multipliers: *const f32) -> [float32x4_t; 4] {
+    // SAFETY: as said.
+    unsafe {
+        [
+            vld1q_f32(multipliers),
+            vld1q_f32(multipliers.add(4)),
+            vld1q_f32(multipliers.add(8)),
+            vld1q_f32(multipliers.add(12)),
+        ]
+    }
 }
 
-/// 16 bytes of output from 16 accumulators.
-///
-/// # Safety
-/// `multipliers` holds 16.
+/// 16 bytes of output from 16 accumulators. Conversions saturate, so that nothing is clamped before.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn quantize_16(finish: &Finish, acc: [int32x4_t; 4], multipliers: *const f32) -> uint8x16_t {
-    // SAFETY: there are 16.
-    let q: [int32x4_t; 4] = unsafe {
-        [
-            quantize(acc[0], multipliers),
-            quantize(acc[1], multipliers.add(4)),
-            quantize(acc[2], multipliers.add(8)),
-            quantize(acc[3], multipliers.add(12)),
-        ]
-    };
+pub(super) fn quantize_16(finish: &Finish, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
+    let mut q = acc;
+    for j in 0..4 {
+        q[j] = vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[j]), m[j]));
+    }
     let zero_point = vdupq_n_s16(finish.zero_point);
     let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), zero_point);
     let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[2]), q[3]), zero_point);
@@ -169,7 +178,7 @@ pub(super) unsafe fn finish_16(call: &Call<'_>, row: usize, acc: [int32x4_t; 4])
             }
             return;
         }
-        let bytes = quantize_16(call.finish, acc, call.multipliers);
+        let bytes = quantize_16(call.finish, acc, load_16(call.multipliers));
         store(call.output.add(row * call.row_stride), call.columns, bytes);
     }
 }

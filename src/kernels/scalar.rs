@@ -14,7 +14,7 @@ const KR: usize = 4;
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: NR, kr: KR },
     strips: 1,
-    rows: &[&[4, 1]],
+    rows: 4,
     gemm: |call, storage| match storage {
         // SAFETY: the same contract.
         Storage::S8 => unsafe { i8_gemm_4x16c4_scalar(call, |byte| i32::from(byte.cast_signed())) },

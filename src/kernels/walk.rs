@@ -17,6 +17,8 @@ pub(super) struct Walk<'a> {
     end: usize,
     row: usize,
     column: usize,
+    /// Rows in a call.
+    most: usize,
     /// By how much the input's zero point differs from the packed one.
     pub shift: i32,
     /// The accumulators' first values where the bias alone does not do.
@@ -33,8 +35,14 @@ pub(super) struct Step {
 }
 
 impl<'a> Walk<'a> {
-    /// Panics unless the source reaches as far as the rows do.
-    pub(super) fn new(gemm: &'a Gemm, source: &'a Source<'a>, rows: Range<usize>, columns: Range<usize>) -> Self {
+    /// At most `most` rows at a time. Panics unless the source reaches as far as the rows do.
+    pub(super) fn new(
+        gemm: &'a Gemm,
+        source: &'a Source<'a>,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        most: usize,
+    ) -> Self {
         let (reach, nr) = (gemm.row_reach(), gemm.tier.pack.nr);
         assert!(columns.end <= gemm.packed.n, "columns {columns:?} of {} channels", gemm.packed.n);
         assert!(columns.start.is_multiple_of(nr), "column {} is inside of a strip of {nr}", columns.start);
@@ -53,7 +61,8 @@ impl<'a> Walk<'a> {
             }
         }
         let end = if rows.is_empty() { columns.start } else { columns.end };
-        Self { gemm, source, row: rows.start, rows, end, column: columns.start, shift: 0, init: [0; _] }
+        let most = if gemm.packed.zero_points.is_empty() { most } else { most.min(MAX_ROWS) };
+        Self { gemm, source, row: rows.start, rows, end, column: columns.start, most, shift: 0, init: [0; _] }
     }
 
     pub(super) fn next_step(&mut self) -> Option<Step> {
@@ -62,9 +71,7 @@ impl<'a> Walk<'a> {
         }
         let tier = self.gemm.tier;
         let columns = (self.end - self.column).min(tier.pack.nr * tier.strips);
-        let left = self.rows.end - self.row;
-        let choice = tier.rows[columns.div_ceil(tier.pack.nr) - 1];
-        let rows = choice.iter().copied().find(|&rows| rows <= left).unwrap_or(1);
+        let rows = (self.rows.end - self.row).min(self.most);
         let step = Step { row: self.row, rows, column: self.column, columns };
         self.row += rows;
         if self.row == self.rows.end {
