@@ -110,14 +110,14 @@ unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>, row: usize) 
 ///
 /// # Safety
 /// The contract of [`Call`]; `row` is one of its rows.
-#[inline]
-#[target_feature(enable = "neon")]
+/// (Always inlined, or else accumulators go through memory; only functions without own features can be.)
+#[inline(always)]
 unsafe fn finish_pair(call: &Call<'_>, row: usize, acc: [int32x4_t; 8]) {
-    let acc = acc.map(|acc| vreinterpretq_s64_s32(acc));
-    let upper = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip1q_s64(acc[2 * j], acc[2 * j + 1])));
-    let lower = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip2q_s64(acc[2 * j], acc[2 * j + 1])));
     // SAFETY: `row` is the call's; the next one is finished only if it is too.
     unsafe {
+        let acc = acc.map(|acc| vreinterpretq_s64_s32(acc));
+        let upper = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip1q_s64(acc[2 * j], acc[2 * j + 1])));
+        let lower = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip2q_s64(acc[2 * j], acc[2 * j + 1])));
         finish_16(call, row, upper);
         if row + 1 < call.rows {
             finish_16(call, row + 1, lower);

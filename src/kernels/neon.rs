@@ -89,8 +89,8 @@ fn add_products<const PAIRS: bool>(acc: int32x4_t, a: int8x16_t, w: int8x16_t) -
 ///
 /// # Safety
 /// The contract of [`Call`]; `MR` rows from `row` are its, and a strip begins at `column`.
-#[inline]
-#[target_feature(enable = "neon")]
+/// (Always inlined, or else 16 accumulators go through memory; only functions without own features can be.)
+#[inline(always)]
 unsafe fn finish<const MR: usize>(call: &Call<'_>, row: usize, column: usize, acc: [[int32x4_t; 4]; MR]) {
     // SAFETY: `init` and `multipliers` hold four values for the strip, `accumulators` MAX_COLUMNS for each row; `output`
     // is writable for the call's columns at each row, and no more is stored.
