@@ -115,6 +115,15 @@ fn a_grid_gives_each_value_away_once() {
     assert_eq!((ones, data.iter().map(|v| usize::from(*v)).sum()), (7 * 33, 7 * 33));
 }
 
+/// Threads share operators and hand tiles to each other.
+#[test]
+fn operators_go_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<(Gemm, Depthwise, Add, Mul, MaxPool, AveragePool, Convert, Indirection, Grid<'_, u8>)>();
+    sent::<TileMut<'_, f32>>();
+}
+
 /// Deterministic values: a linear congruential generator's upper bits.
 #[derive(Debug)]
 struct Lcg(u64);

@@ -128,7 +128,8 @@ fn large_sums(on: Subject) {
         let weights: Vec<i8> = (0..n * k).map(|i| if i % 97 == 0 { 3 } else { weight }).collect();
         let input: Vec<i8> = (0..m * k).map(|i| if i % 89 == 0 { 1 } else { value }).collect();
         for multiplier in [1.0_f32 / 16_777_216.0, 4.0e-6, 1.0] {
-            let requant = Requant { multipliers: &[multiplier], ..OPEN };
+            let zero_point = if multiplier == 1.0 { [-128, 127][usize::from(value == weight)] } else { 0 };
+            let requant = Requant { multipliers: &[multiplier], zero_point, ..OPEN };
             let zero = if value == 127 { -128 } else { 127 };
             let spec = GemmSpec {
                 weights: WeightView::ohwi(&weights, n, 1, k).unwrap(),

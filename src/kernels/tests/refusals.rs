@@ -24,6 +24,7 @@ fn sums_that_may_leave_31_bits_are_refused() {
     assert!(gemm(&spec(view, &[-most, 0])).is_ok());
     let reach = i64::from(i32::MAX) + 1;
     assert_eq!(gemm(&spec(view, &[most + 1, 0])).unwrap_err(), PackError::Overflow { channel: 0, reach });
+    assert_eq!(gemm(&spec(view, &[-most - 1, 0])).unwrap_err(), PackError::Overflow { channel: 0, reach });
     assert_eq!(gemm(&spec(view, &[0, -most - 1])).err(), None, "the second channel's weights are smaller");
     let bias = [0, most];
     let zero_points = GemmSpec { weight_zero_points: &[127], ..spec(view, &bias) };
