@@ -115,6 +115,21 @@ fn a_grid_gives_each_value_away_once() {
     assert_eq!((ones, data.iter().map(|v| usize::from(*v)).sum()), (7 * 33, 7 * 33));
 }
 
+#[test]
+fn half_goes_to_even_before_the_zero_point_is_added() {
+    let halves = [(1, 0), (3, 2), (5, 2), (-1, 0), (-3, -2), (-5, -2), (253, 126), (254, 127), (-257, -128)];
+    for (acc, wanted) in halves {
+        assert_eq!(requantize(acc, 0.5, 0, -128, 127), wanted, "{acc} / 2");
+        assert_eq!(requantize(acc, 0.5, 1, -128, 127), wanted.saturating_add(1), "{acc} / 2 + 1");
+    }
+    assert_eq!(requantize(i32::MAX, 1e30, -128, -128, 127), 127);
+    assert_eq!(requantize(i32::MIN, 1e30, 127, -128, 127), -128);
+    assert_eq!(requantize(100, 1.0, 0, 3, 50), 50);
+    // f32 has 24 bits: 2^24 + 1 becomes 2^24, and a little more than a half becomes a half.
+    assert_eq!(requantize((1 << 24) + 1, (-25_f32).exp2(), 0, -128, 127), 0);
+    assert_eq!(requantize((1 << 24) + 2, (-25_f32).exp2(), 0, -128, 127), 1);
+}
+
 /// Threads share operators and hand tiles to each other.
 #[test]
 fn operators_go_between_threads() {

@@ -91,14 +91,17 @@ def convolution(kind, shape, n, kernel, stride, pads, group, zero, weights_kind=
          x=x, xs=xs, xz=zero, w=w, ws=ws, ys=ys, yz=int(yz), b=bias, y=y)
 
 
-def product(kind, m, k, n, zero, per_channel):
+def product(kind, m, k, n, zero, per_channel, ties=False):
     x, w = values(kind, (m, k)), values("s8", (k, n))
     xs = f32(0.037)
     ws = (rng.random(n).astype(np.float32) + f32(0.5)) * f32(0.02) if per_channel else np.array([f32(0.017)])
     ys, yz = f32(0.037 * 0.017 * 75 * np.sqrt(k)), (-3 if kind == "s8" else 120)
     t = numpy_type(kind)
     wz = np.zeros(ws.shape, np.int8)
-    if not per_channel:
+    if ties:
+        # Multiples of 128 are frequent among products with −128, and half of them lie between two integers.
+        xs, ws, ys = f32(0.5), np.array([f32(1 / 128)]), f32(1)
+    elif not per_channel:
         wz[0] = 3
     inputs = [("x", x), ("xs", np.array(xs)), ("xz", np.array(t(zero))), ("w", w),
               ("ws", ws if per_channel else np.array(ws[0])), ("wz", wz if per_channel else np.array(wz[0])),
@@ -158,6 +161,8 @@ def main():
     for kind, zeros in [("u8", (128, 0)), ("u8", (3, 77)), ("s8", (-128, -128)), ("s8", (5, -9))]:
         global_average(kind, 37, 7, 7, 0.04, zeros[0], 0.021, zeros[1])
         global_average(kind, 21, 3, 5, 0.04, zeros[0], 0.04, zeros[1])
+    for kind, zero in [("u8", 128), ("s8", 0)]:
+        product(kind, 9, 2, 37, zero, False, ties=True)
 
 
 main()
