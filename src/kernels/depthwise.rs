@@ -287,7 +287,7 @@ impl Depthwise {
             let place = slot / grouping.width() * group
                 + grouping.place(block.lanes, channel - block.first, slot % grouping.width());
             for (i, byte) in weight.to_le_bytes().into_iter().take(bytes).enumerate() {
-                block.weights.set(place + i, byte.cast_signed());
+                block.weights.values_mut()[place + i] = byte.cast_signed();
             }
             self.has_paired_minimum |=
                 grouping == Grouping::Single && slot % 2 == 1 && weight == -128 && before == -128;

@@ -84,6 +84,18 @@ impl<'a> WeightView<'a> {
         value ^ self.flip.cast_signed()
     }
 
+    /// Some input channels of one tap, from `k` on.
+    #[inline]
+    fn read(&self, n: usize, tap: usize, k: usize, to: &mut [i8]) {
+        let from = &self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]..];
+        let flip = self.flip.cast_signed();
+        if self.strides[2] == 1 {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from ^ flip);
+        } else {
+            to.iter_mut().zip(from.iter().step_by(self.strides[2])).for_each(|(to, from)| *to = from ^ flip);
+        }
+    }
+
     /// Output channels, taps, input channels.
     pub fn shape(&self) -> [usize; 3] {
         [self.n, self.taps, self.k]
@@ -125,8 +137,9 @@ impl Lines {
         Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
     }
 
-    pub(super) fn set(&mut self, index: usize, value: i8) {
-        self.lines[index / 64].0[index % 64] = value;
+    pub(super) fn values_mut(&mut self) -> &mut [i8] {
+        // SAFETY: lines are 64 values each, without gaps; borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
     }
 
     pub(super) fn as_ptr(&self) -> *const i8 {
@@ -228,19 +241,21 @@ impl Packed {
     /// Puts one output channel's weights into their places; their sum.
     fn write_channel(&mut self, pack: Pack, view: &WeightView<'_>, channel: usize, subtract: i8) -> i32 {
         let Pack { nr, kr } = pack;
-        let strip = channel / nr * self.strip_bytes + channel % nr * kr;
-        let mut sum = 0_i32;
+        let (mut place, mut sum) = (channel / nr * self.strip_bytes + channel % nr * kr, 0_i32);
+        let weights = self.weights.values_mut();
         for tap in 0..self.taps {
-            for k in 0..self.k {
-                let weight = view.at(channel, tap, k).wrapping_sub(subtract);
-                let group = tap * self.groups + k / kr;
-                self.weights.set(strip + group * nr * kr + k % kr, weight);
-                sum = sum.wrapping_add(i32::from(weight));
-                let partner = k ^ 8;
-                if weight == i8::MIN && partner < k && k / kr == partner / kr {
-                    let other = view.at(channel, tap, partner).wrapping_sub(subtract);
-                    self.has_paired_minimum |= other == i8::MIN;
+            for k in (0..self.k).step_by(kr) {
+                let group = &mut weights[place..][..kr.min(self.k - k)];
+                view.read(channel, tap, k, group);
+                for weight in group.iter_mut() {
+                    *weight = weight.wrapping_sub(subtract);
+                    sum = sum.wrapping_add(i32::from(*weight));
                 }
+                if let Some((low, high)) = group.split_at_checked(8) {
+                    let both = low.iter().zip(high).any(|pair| pair == (&i8::MIN, &i8::MIN));
+                    self.has_paired_minimum |= both;
+                }
+                place += nr * kr;
             }
         }
         sum
@@ -267,10 +282,14 @@ pub(super) fn check_multipliers(multipliers: &[f32]) -> Result<(), PackError> {
 /// Σ|w|·255 + |b| must stay below 2³¹, whatever the input and its zero point.
 pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> Result<(), PackError> {
     let [n, taps, k] = view.shape();
+    let mut some = [0_i8; 64];
     for channel in 0..n {
-        let zero = i64::from(zeros[channel]);
-        let weights = (0..taps).flat_map(|tap| (0..k).map(move |k| view.at(channel, tap, k)));
-        let sum: i64 = weights.map(|w| (i64::from(w) - zero).abs()).sum();
+        let (zero, mut sum) = (i32::from(zeros[channel]), 0_i64);
+        for (tap, first) in (0..taps).flat_map(|tap| (0..k).step_by(64).map(move |first| (tap, first))) {
+            let some = &mut some[..(k - first).min(64)];
+            view.read(channel, tap, first, some);
+            sum += i64::from(some.iter().map(|&w| (i32::from(w) - zero).abs()).sum::<i32>());
+        }
         let reach = sum * 255 + i64::from(bias[channel]).abs();
         if reach > i64::from(i32::MAX) {
             return Err(PackError::Overflow { channel, reach });
