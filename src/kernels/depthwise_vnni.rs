@@ -58,8 +58,42 @@ pub(super) static TIER_256_EVEX: DepthwiseTier = DepthwiseTier {
     ..TIER_256
 };
 
+/// Defines how fewer bytes than a vector are stored: by a mask, or where there is none by a copy, whose call costs.
+macro_rules! partial {
+    ($name:ident, $features:literal, $vector:ident, |$to:ident, $count:ident, $bytes:ident| $store:expr) => {
+        /// # Safety
+        /// `to` is writable for `count` bytes, which are at least one and fewer than a vector's.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $name($to: *mut u8, $count: usize, $bytes: $vector) {
+            // SAFETY: no more than `count` bytes are stored.
+            unsafe { $store }
+        }
+    };
+}
+
+partial!(mask_512, "avx512f,avx512bw,avx512vl", __m512i, |to, count, bytes| {
+    _mm512_mask_storeu_epi8(to.cast(), u64::MAX >> (64 - count), bytes);
+});
+partial!(mask_256, "avx512f,avx512bw,avx512vl", __m256i, |to, count, bytes| {
+    _mm256_mask_storeu_epi8(to.cast(), u32::MAX >> (32 - count), bytes);
+});
+partial!(mask_128, "avx512f,avx512bw,avx512vl", __m128i, |to, count, bytes| {
+    _mm_mask_storeu_epi8(to.cast(), u16::MAX >> (16 - count), bytes);
+});
+partial!(copy_256, "avx2", __m256i, |to, count, bytes| {
+    let mut buffer = [0_u8; 32];
+    _mm256_storeu_si256(buffer.as_mut_ptr().cast(), bytes);
+    to.copy_from_nonoverlapping(buffer.as_ptr(), count);
+});
+partial!(copy_128, "avx2", __m128i, |to, count, bytes| {
+    let mut buffer = [0_u8; 16];
+    _mm_storeu_si128(buffer.as_mut_ptr().cast(), bytes);
+    to.copy_from_nonoverlapping(buffer.as_ptr(), count);
+});
+
 macro_rules! kernels {
-    ($name:ident, $features:literal, $vector:ident, $lanes:literal, $dpbusd:ident, $load:ident, $store:ident,
+    ($name:ident, $features:literal, $vector:ident, $lanes:literal, $dpbusd:ident, $load:ident, $store:ident, $partial:ident,
      $low8:ident, $high8:ident, $low16:ident, $high16:ident, $zero:ident, $packs:ident, $packus:ident,
      $adds:ident, $set16:ident, $max:ident, $set8:ident, $float:ident, $mul:ident, $min:ident, $set_float:ident,
      $load_float:ident, $int:ident) => {
@@ -200,9 +234,7 @@ macro_rules! kernels {
                     if block.channels == BYTES {
                         $store(to.cast(), bytes);
                     } else {
-                        let mut buffer = [0_u8; BYTES];
-                        $store(buffer.as_mut_ptr().cast(), bytes);
-                        to.copy_from_nonoverlapping(buffer.as_ptr(), block.channels);
+                        $partial(to, block.channels, bytes);
                     }
                 }
             }
@@ -218,6 +250,7 @@ kernels!(
     _mm512_dpbusd_epi32,
     _mm512_loadu_si512,
     _mm512_storeu_si512,
+    mask_512,
     _mm512_unpacklo_epi8,
     _mm512_unpackhi_epi8,
     _mm512_unpacklo_epi16,
@@ -237,7 +270,7 @@ kernels!(
     _mm512_cvtps_epi32
 );
 macro_rules! kernels_256 {
-    ($name:ident, $features:literal, $dpbusd:ident) => {
+    ($name:ident, $features:literal, $dpbusd:ident, $partial:ident) => {
         kernels!(
             $name,
             $features,
@@ -246,6 +279,7 @@ macro_rules! kernels_256 {
             $dpbusd,
             _mm256_loadu_si256,
             _mm256_storeu_si256,
+            $partial,
             _mm256_unpacklo_epi8,
             _mm256_unpackhi_epi8,
             _mm256_unpacklo_epi16,
@@ -267,7 +301,7 @@ macro_rules! kernels_256 {
     };
 }
 macro_rules! kernels_128 {
-    ($name:ident, $features:literal, $dpbusd:ident) => {
+    ($name:ident, $features:literal, $dpbusd:ident, $partial:ident) => {
         kernels!(
             $name,
             $features,
@@ -276,6 +310,7 @@ macro_rules! kernels_128 {
             $dpbusd,
             _mm_loadu_si128,
             _mm_storeu_si128,
+            $partial,
             _mm_unpacklo_epi8,
             _mm_unpackhi_epi8,
             _mm_unpacklo_epi16,
@@ -296,7 +331,7 @@ macro_rules! kernels_128 {
         );
     };
 }
-kernels_256!(ymm, "avx512f,avx512bw,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
-kernels_128!(xmm, "avx512f,avx512bw,avx512vl,avx512vnni", _mm_dpbusd_epi32);
-kernels_256!(ymm_vex, "avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32);
-kernels_128!(xmm_vex, "avx2,fma,avxvnni", _mm_dpbusd_avx_epi32);
+kernels_256!(ymm, "avx512f,avx512bw,avx512vl,avx512vnni", _mm256_dpbusd_epi32, mask_256);
+kernels_128!(xmm, "avx512f,avx512bw,avx512vl,avx512vnni", _mm_dpbusd_epi32, mask_128);
+kernels_256!(ymm_vex, "avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32, copy_256);
+kernels_128!(xmm_vex, "avx2,fma,avxvnni", _mm_dpbusd_avx_epi32, copy_128);
