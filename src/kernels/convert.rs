@@ -1,4 +1,4 @@
-#![allow(unsafe_code, reason = "loops compiled for instructions that were found; conversions of clamped numbers")]
+#![allow(unsafe_code, reason = "loops compiled for instructions that were found")]
 //! Between floats and quantized values, and from NCHW to NHWC on the way.
 //!
 //! Invariant: `saturate(rint(x / scale) + zp)`, half to even, with a division as ONNX has it; what is not a number
@@ -12,6 +12,7 @@ use super::here::{Here, by_isa};
 use super::indirect::Geometry;
 use super::isa::Isa;
 use super::pack::PackError;
+use super::round::{bounded, nearest_byte};
 use super::storage::Storage;
 
 /// Conversions of one tensor.
@@ -152,10 +153,8 @@ impl Convert {
 impl Line {
     #[inline(always)]
     fn byte(&self, value: f32) -> u8 {
-        let clamped = (value / self.scale).max(self.lo).min(self.hi).round_ties_even();
-        // SAFETY: between `lo` and `hi`, even if it was not a number.
-        let integer = unsafe { clamped.to_int_unchecked::<i32>() } + self.zero_point;
-        integer as u8 ^ self.flip
+        let clamped = bounded(value / self.scale, self.lo, self.hi);
+        nearest_byte(clamped).wrapping_add(self.zero_point as u8) ^ self.flip
     }
 }
 

@@ -1,4 +1,4 @@
-#![allow(unsafe_code, reason = "loops compiled for instructions that were found; conversions of clamped numbers")]
+#![allow(unsafe_code, reason = "loops compiled for instructions that were found; table lookups by vector")]
 //! Elementwise operators on quantized values: Add, Mul, and everything of one input by table.
 //!
 //! Invariant: one rounding for every architecture, in f32:
@@ -8,6 +8,7 @@
 use super::here::{Here, by_isa};
 use super::isa::Isa;
 use super::pack::PackError;
+use super::round::{bounded, nearest_byte};
 use super::storage::Storage;
 
 /// Scale and zero point (of the signed domain) of a tensor.
@@ -77,10 +78,7 @@ impl Line {
 
     #[inline(always)]
     fn byte(&self, value: f32) -> u8 {
-        let clamped = value.max(self.lo).min(self.hi).round_ties_even();
-        // SAFETY: between `lo` and `hi`, even if it was not a number.
-        let integer = unsafe { clamped.to_int_unchecked::<i32>() };
-        integer as u8 ^ self.flip
+        nearest_byte(bounded(value, self.lo, self.hi)) ^ self.flip
     }
 }
 

@@ -130,6 +130,16 @@ fn half_goes_to_even_before_the_zero_point_is_added() {
     assert_eq!(requantize((1 << 24) + 2, (-25_f32).exp2(), 0, -128, 127), 1);
 }
 
+#[test]
+fn the_nearest_byte_is_that_of_rint() {
+    for i in -70_000..70_000_i32 {
+        for number in [i as f32 / 256.0, i as f32 / 3.0, i as f32 * 0.5] {
+            let wanted = number.round_ties_even() as i32 as u8;
+            assert_eq!(round::nearest_byte(number), wanted, "{number}");
+        }
+    }
+}
+
 /// Threads share operators and hand tiles to each other.
 #[test]
 fn operators_go_between_threads() {
