@@ -197,15 +197,17 @@ async fn engine_and_link_killed_ten_times_amid_an_update_leave_a_version_that_an
     let load = device.load();
     proxy.slow_down(SLOW);
     operator.publish(&release(2, LARGE, 50)).await;
-    let (mut had, mut amid) = (0, 0);
+    let crashed = |status: &Status| status.outcomes.iter().any(|o| o.code == Code::Crashed && o.version == Some(2));
+    let (mut had, mut amid, mut given_up) = (0, 0, false);
     for moment in 1..=10 {
         sleep(Duration::from_millis(600)).await;
         device.end_engine(Signal::KILL);
         device.end_link(Signal::KILL);
         let has = device.chunks().len();
-        // Fewer are left only where the bundle is whole and the kill came amid their removal.
+        // Fewer are left only where the bundle is whole and the kill came amid their removal, or where a kill
+        // fell into its trial before.
         let bundles = std::fs::read_dir(device.path("engine/models/digits")).unwrap().count();
-        assert!(has >= had || bundles > 1, "kill {moment}: {had} chunks became {has}");
+        assert!(has >= had || bundles > 1 || given_up, "kill {moment}: {had} chunks became {has}");
         had = has;
         amid += u32::from(has > 0);
         let asked = load.seen().len();
@@ -213,9 +215,9 @@ async fn engine_and_link_killed_ten_times_amid_an_update_leave_a_version_that_an
         sleep(Duration::from_millis(50)).await;
         let seen = &load.seen()[asked..];
         assert!(matches!(seen.last(), Some((_, Seen::Answer { right: true, .. }))), "kill {moment}: {seen:?}");
+        given_up = device.status().await.as_ref().is_some_and(crashed);
     }
     assert!(amid >= 5, "only {amid} kills found it under way");
-    let crashed = |status: &Status| status.outcomes.iter().any(|o| o.code == Code::Crashed && o.version == Some(2));
     let ended = |status: &Status| is_live(2)(status) || is_live(1)(status) && crashed(status);
     let status = device.wait("an end", ended).await;
     let versions = Load::versions(&load.stop());
