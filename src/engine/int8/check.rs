@@ -68,7 +68,7 @@ struct At<'a> {
     output: &'a Value,
 }
 
-fn check_step(draft: &Draft, step: &Step) -> Checked {
+pub fn check_step(draft: &Draft, step: &Step) -> Checked {
     let inputs: Vec<_> = step.inputs.iter().map(|id| &draft.values[id.index()]).collect();
     let at = At { inputs, output: &draft.values[step.output.index()] };
     if let Type::Int8(params) = at.output.ty {

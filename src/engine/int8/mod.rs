@@ -10,7 +10,7 @@
 mod check;
 mod display;
 pub mod function;
-//LOWER pub mod lower;
+pub mod lower;
 pub mod op;
 pub mod program;
 pub mod reference;
@@ -19,5 +19,5 @@ mod round;
 //TESTS mod tests;
 
 pub use check::CheckError;
-//LOWER pub use lower::{Lowered, Reason, lower};
+pub use lower::{Lowered, Reason, lower};
 pub use program::{Program, QuantParams, Type};
