@@ -131,64 +131,53 @@ fn mismatch(element: ElementType, shape: Vec<usize>, actual: usize, unit: &'stat
 
 /// Bytes of a tensor whose elements stand in the list for its type.
 fn listed(proto: &TensorProto, element: ElementType, count: usize, shape: &[usize]) -> Result<Vec<u8>, TensorError> {
+    let actual = match element {
+        ElementType::F32 => proto.float_data.len(),
+        ElementType::F64 => proto.double_data.len(),
+        ElementType::I64 => proto.int64_data.len(),
+        ElementType::U64 | ElementType::U32 => proto.uint64_data.len(),
+        ElementType::Text => proto.string_data.len(),
+        ElementType::I32
+        | ElementType::I16
+        | ElementType::I8
+        | ElementType::I4
+        | ElementType::U16
+        | ElementType::U8
+        | ElementType::U4
+        | ElementType::Bool
+        | ElementType::F16
+        | ElementType::Bf16 => proto.int32_data.len(),
+    };
     // Half bytes are packed in pairs here too.
     let expected = if element.bits() == 4 { count.div_ceil(2) } else { count };
-    let fits = |actual: usize| {
-        let (shape, unit) = (shape.to_vec(), "values");
-        let wrong = TensorError::Length { element, shape, expected, actual, unit };
-        if actual == expected { Ok(()) } else { Err(wrong) }
-    };
-    let bytes: Option<Vec<u8>> = match element {
-        ElementType::F32 => {
-            fits(proto.float_data.len())?;
-            Some(proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        ElementType::F64 => {
-            fits(proto.double_data.len())?;
-            Some(proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        ElementType::I64 => {
-            fits(proto.int64_data.len())?;
-            Some(proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        ElementType::U64 => {
-            fits(proto.uint64_data.len())?;
-            Some(proto.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        ElementType::U32 => {
-            fits(proto.uint64_data.len())?;
-            narrow(&proto.uint64_data, |&v| u32::try_from(v).ok().map(u32::to_le_bytes))
-        }
-        ElementType::I32 => {
-            fits(proto.int32_data.len())?;
-            Some(proto.int32_data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        ElementType::I16 => {
-            fits(proto.int32_data.len())?;
-            narrow(&proto.int32_data, |&v| i16::try_from(v).ok().map(i16::to_le_bytes))
-        }
+    if actual != expected {
+        return Err(TensorError::Length { element, shape: shape.to_vec(), expected, actual, unit: "values" });
+    }
+    list(proto, element).ok_or(TensorError::Value(element))
+}
+
+/// `None` where a value does not fit.
+fn list(proto: &TensorProto, element: ElementType) -> Option<Vec<u8>> {
+    let ints = &proto.int32_data;
+    match element {
+        ElementType::F32 => Some(proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ElementType::F64 => Some(proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ElementType::I64 => Some(proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ElementType::U64 => Some(proto.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ElementType::U32 => narrow(&proto.uint64_data, |&v| u32::try_from(v).ok().map(u32::to_le_bytes)),
+        ElementType::I32 => Some(ints.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ElementType::I16 => narrow(ints, |&v| i16::try_from(v).ok().map(i16::to_le_bytes)),
         ElementType::U16 | ElementType::F16 | ElementType::Bf16 => {
-            fits(proto.int32_data.len())?;
-            narrow(&proto.int32_data, |&v| u16::try_from(v).ok().map(u16::to_le_bytes))
+            narrow(ints, |&v| u16::try_from(v).ok().map(u16::to_le_bytes))
         }
-        ElementType::I8 => {
-            fits(proto.int32_data.len())?;
-            narrow(&proto.int32_data, |&v| i8::try_from(v).ok().map(i8::to_le_bytes))
-        }
+        ElementType::I8 => narrow(ints, |&v| i8::try_from(v).ok().map(i8::to_le_bytes)),
         ElementType::U8 | ElementType::U4 | ElementType::Bool => {
-            fits(proto.int32_data.len())?;
-            narrow(&proto.int32_data, |&v| u8::try_from(v).ok().map(u8::to_le_bytes))
+            narrow(ints, |&v| u8::try_from(v).ok().map(u8::to_le_bytes))
         }
         // Pairs of signed halves: some write the byte with its sign, some without.
-        ElementType::I4 => {
-            fits(proto.int32_data.len())?;
-            narrow(&proto.int32_data, |&v| {
-                i16::try_from(v).ok().filter(|v| (-128..256).contains(v)).map(|v| [v.to_le_bytes()[0]])
-            })
-        }
+        ElementType::I4 => narrow(ints, |&v| (-128..256).contains(&v).then(|| [v.to_le_bytes()[0]])),
         ElementType::Text => None,
-    };
-    bytes.ok_or(TensorError::Value(element))
+    }
 }
 
 fn narrow<T, const N: usize>(values: &[T], each: impl Fn(&T) -> Option<[u8; N]>) -> Option<Vec<u8>> {

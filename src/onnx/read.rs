@@ -48,7 +48,7 @@ pub enum ReadError {
     Decode(#[from] prost::DecodeError),
     #[error("there is no graph in it: this is not an ONNX model")]
     NoGraph,
-    #[error("it states no version of ONNX's own operators; export it anew")]
+    #[error("it states no version of its operators; export it anew")]
     NoOpset,
     #[error("tensor {name:?} of {place}")]
     Tensor { name: String, place: String, source: TensorError },

@@ -203,6 +203,39 @@ impl Tensor {
         Self::of_elements(ElementType::F32, Vec::new(), value.to_le_bytes())
     }
 
+    /// `None` where a value does not fit the type, or their number not the shape.
+    pub fn from_i64s(element: ElementType, shape: Vec<usize>, values: &[i64]) -> Option<Self> {
+        let (low, high) = if element == ElementType::Bool { (0, 1) } else { element.range()? };
+        let size = element.bits() / 8;
+        let fits = values.iter().all(|&value| (low..=high).contains(&i128::from(value)));
+        // Two's complement: the low bytes are the value in every width.
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect();
+        if fits && size > 0 { Self::new(element, shape, bytes).ok() } else { None }
+    }
+
+    /// Rounded to the nearest value of the type; `None` where that is no float, or their number does not fit.
+    pub fn from_f64s(element: ElementType, shape: Vec<usize>, values: &[f64]) -> Option<Self> {
+        let bytes: Vec<u8> = match element {
+            ElementType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ElementType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+            ElementType::F16 => values.iter().flat_map(|&v| half::f16::from_f64(v).to_le_bytes()).collect(),
+            ElementType::Bf16 => values.iter().flat_map(|&v| half::bf16::from_f64(v).to_le_bytes()).collect(),
+            ElementType::I8
+            | ElementType::I16
+            | ElementType::I32
+            | ElementType::I64
+            | ElementType::U8
+            | ElementType::U16
+            | ElementType::U32
+            | ElementType::U64
+            | ElementType::Bool
+            | ElementType::I4
+            | ElementType::U4
+            | ElementType::Text => return None,
+        };
+        Self::new(element, shape, bytes).ok()
+    }
+
     fn of_elements(element: ElementType, shape: Vec<usize>, bytes: impl IntoIterator<Item = u8>) -> Self {
         Self { element, shape, data: Data::Bytes(Arc::new(bytes.into_iter().collect())) }
     }

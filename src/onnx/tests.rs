@@ -142,3 +142,25 @@ pub(super) fn sample() -> ModelProto {
         },
     )
 }
+
+/// A model of `tests/vectors/onnx`, with what its outputs are when it runs.
+pub(super) struct Case {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    /// Type and dimensions by output.
+    pub expected: std::collections::BTreeMap<String, String>,
+}
+
+pub(super) fn cases() -> impl Iterator<Item = Case> {
+    let mut rest: &[u8] = include_bytes!("../../tests/vectors/onnx/cases.bin");
+    std::iter::from_fn(move || {
+        let (length, behind) = rest.split_first_chunk::<4>()?;
+        let (bytes, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        rest = behind;
+        let proto = ModelProto::decode(bytes).expect("the case decodes");
+        let entry = |entry: StringStringEntryProto| Some((entry.key.strip_prefix("expect ")?.to_owned(), entry.value));
+        let name = proto.metadata_props.iter().find(|entry| entry.key == "case").map(|entry| entry.value.clone());
+        let expected = proto.metadata_props.into_iter().filter_map(entry).collect();
+        Some(Case { name: name.expect("the case has a name"), bytes: bytes.to_vec(), expected })
+    })
+}

@@ -3,6 +3,7 @@
 //! Invariant: in what comes out every read value exists, has one producer, and nodes form no circle.
 //! An initializer that is also an input is a constant: nobody here overrides weights by a request.
 
+use super::functions::{Functions, Opsets};
 use super::{Attribute, Capture, Cycle, Declared, Dim, Graph, Model, Node, Origin, Port, ValueId, short};
 use crate::onnx::decode::{self, External};
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -26,23 +27,24 @@ pub enum GraphError {
     NoVersion { place: String, domain: String },
     #[error("attribute {attribute:?} of {place} has a type that does not go with its content")]
     Attribute { attribute: String, place: String },
-    #[error("{place} calls a function of the model's own; export the model with its functions inlined")]
+    #[error("{place} calls functions that call each other too deep; export the model with its functions inlined")]
     Function { place: String },
 }
 
 pub(crate) fn build(proto: ModelProto, external: External, limits: &Limits) -> Result<Model, ReadError> {
-    let opsets: BTreeMap<String, i64> =
+    let stated: BTreeMap<String, i64> =
         proto.opset_import.into_iter().map(|opset| (domain(opset.domain), opset.version)).collect();
-    if opsets.get("").is_none_or(|version| *version < 1) {
+    if stated.is_empty() {
         return Err(ReadError::NoOpset);
     }
-    let functions = proto.functions.into_iter().map(|f| (domain(f.domain), f.name)).collect();
+    let opsets = Opsets::new(stated);
+    let functions = Functions::new(proto.functions, limits);
     let mut builder = Builder { scopes: Vec::new(), opsets, functions, external, dense_limit: limits.memory };
     let graph = builder.graph(proto.graph.ok_or(ReadError::NoGraph)?)?;
     let entries = proto.metadata_props.into_iter();
     Ok(Model {
         graph,
-        opsets: builder.opsets,
+        opsets: (*builder.opsets).clone(),
         ir_version: proto.ir_version,
         producer: proto.producer_name,
         metadata: entries.map(|entry| (entry.key, entry.value)).collect(),
@@ -50,11 +52,11 @@ pub(crate) fn build(proto: ModelProto, external: External, limits: &Limits) -> R
 }
 
 /// ONNX's own domain has two names.
-fn domain(name: String) -> String {
+pub(super) fn domain(name: String) -> String {
     if name == "ai.onnx" { String::new() } else { name }
 }
 
-fn place(node: &NodeProto) -> String {
+pub(super) fn place(node: &NodeProto) -> String {
     let name = if node.name.is_empty() { node.output.first().map_or("", String::as_str) } else { &node.name };
     format!("node {:?} ({})", short(name), short(&node.op_type))
 }
@@ -69,9 +71,9 @@ struct Scope {
 struct Builder {
     /// The graph at hand is last, those around it come before.
     scopes: Vec<Scope>,
-    opsets: BTreeMap<String, i64>,
-    /// Domain and name.
-    functions: Vec<(String, String)>,
+    /// Of where the nodes at hand were written: the model or one of its functions.
+    opsets: Opsets,
+    functions: Functions,
     external: External,
     dense_limit: usize,
 }
@@ -98,8 +100,10 @@ impl Builder {
                 self.scope().graph.inputs.push(Port { name: input.name, value, declared });
             }
         }
-        let mut outputs = Vec::with_capacity(proto.node.len());
-        for node in &proto.node {
+        let opsets = Opsets::clone(&self.opsets);
+        let nodes = self.functions.expand(proto.node, &opsets)?;
+        let mut outputs = Vec::with_capacity(nodes.len());
+        for (node, _) in &nodes {
             let place = place(node);
             let slots = node.output.iter().map(|name| match name.as_str() {
                 "" => Ok(None),
@@ -107,10 +111,12 @@ impl Builder {
             });
             outputs.push(slots.collect::<Result<Vec<_>, _>>()?);
         }
-        for (node, outputs) in proto.node.into_iter().zip(outputs) {
+        for ((node, written), outputs) in nodes.into_iter().zip(outputs) {
+            self.opsets = written;
             let node = self.node(node, outputs)?;
             self.scope().graph.add_node(node);
         }
+        self.opsets = opsets;
         self.outputs(proto.output)?;
         let graph = self.scopes.pop().unwrap_or_default().graph;
         graph.order().map_err(GraphError::from)?;
@@ -157,9 +163,6 @@ impl Builder {
     fn node(&mut self, proto: NodeProto, outputs: Vec<Option<ValueId>>) -> Result<Node, ReadError> {
         let place = place(&proto);
         let domain = domain(proto.domain);
-        if self.functions.iter().any(|(of, name)| *of == domain && *name == proto.op_type) {
-            return Err(GraphError::Function { place }.into());
-        }
         let Some(&version) = self.opsets.get(&domain) else {
             return Err(GraphError::NoVersion { place, domain: short(&domain) }.into());
         };

@@ -1,8 +1,9 @@
 //! Edits and writing, with models made by hand.
 
 use super::*;
-use crate::onnx::proto::GraphProto;
-use crate::onnx::tests::{floats, graph_attribute, info, model, node, read, sample};
+use crate::onnx::ReadError;
+use crate::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+use crate::onnx::tests::{float, floats, graph_attribute, info, model, node, read, sample};
 
 /// Everything about a graph but its indices.
 fn text(graph: &Graph) -> String {
@@ -145,4 +146,72 @@ fn names_that_edits_made_twice_are_written_once() {
     let again = read(&model.to_proto().unwrap()).unwrap();
     let names: Vec<_> = again.graph.outputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["y", "second", "third"]);
+}
+
+fn function(name: &str, nodes: Vec<NodeProto>) -> FunctionProto {
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];
+    let opset = OperatorSetIdProto { domain: "own".into(), version: 1 };
+    FunctionProto {
+        name: name.into(),
+        domain: "own".into(),
+        input: vec!["a".into(), "b".into()],
+        output: vec!["out".into()],
+        attribute: vec!["slope".into()],
+        node: nodes,
+        opset_import: [opset_import, vec![opset]].concat(),
+        ..Default::default()
+    }
+}
+
+fn own(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    node(op, inputs, &[output]).in_domain("own")
+}
+
+#[test]
+fn functions_of_the_model_become_their_bodies() {
+    let slope = AttributeProto { ref_attr_name: "slope".into(), ..float("alpha", 0.0) };
+    let inner = function("Inner", vec![node("LeakyRelu", &["a"], &["out"]).with(slope.clone())]);
+    let branch =
+        GraphProto { node: vec![node("Neg", &["t"], &["n"])], output: vec![info("n", &[])], ..Default::default() };
+    let call = own("Inner", &["a"], "t").with(AttributeProto { name: "slope".into(), ..slope });
+    let choice = node("If", &["b"], &["out"]).with(graph_attribute("then_branch", branch));
+    let graph = GraphProto {
+        node: vec![own("Outer", &["x", "flag"], "m").with(float("slope", 0.5)), own("Outer", &["m", "flag"], "y")],
+        input: vec![info("x", &[2]), info("flag", &[])],
+        output: vec![info("y", &[2])],
+        ..Default::default()
+    };
+    let functions = vec![inner, function("Outer", vec![call, choice])];
+    let model = read(&ModelProto { functions, ..model(17, graph) }).unwrap();
+    assert_eq!(ops(&model.graph), ["LeakyRelu", "If", "LeakyRelu", "If"]);
+    let order = model.graph.order().unwrap();
+    let nodes: Vec<_> = order.iter().map(|&id| model.graph.node(id).unwrap()).collect();
+    assert_eq!((nodes[0].float("alpha"), nodes[2].float("alpha"), nodes[0].version), (Some(0.5), None, 13));
+    assert_eq!(nodes[1].subgraphs().next().unwrap().captures[0].outer, nodes[0].output(0).unwrap());
+    assert!(read(&model.to_proto().unwrap()).is_ok());
+}
+
+#[test]
+fn functions_that_call_themselves_or_multiply_are_refused() {
+    let graph = |op: &str| GraphProto { node: vec![own(op, &[], "y")], ..Default::default() };
+    let circle = function("F", vec![own("F", &["a"], "out")]);
+    let refused = read(&ModelProto { functions: vec![circle], ..model(17, graph("F")) }).unwrap_err();
+    assert!(matches!(refused, ReadError::Graph(GraphError::Function { .. })), "{refused:?}");
+    let double = |level: usize| {
+        let below = format!("F{}", level + 1);
+        let calls = vec![own(&below, &["a"], "h"), own(&below, &["h"], "out")];
+        function(&format!("F{level}"), calls)
+    };
+    let functions: Vec<_> = (0..30).map(double).collect();
+    let refused = read(&ModelProto { functions, ..model(17, graph("F0")) }).unwrap_err();
+    assert!(matches!(refused, ReadError::Wire(_)), "{refused:?}");
+}
+
+#[test]
+fn an_input_can_be_fixed() {
+    let mut graph = chain();
+    assert!(graph.fix_input("nowhere", Tensor::scalar_f32(1.0)).is_none());
+    let value = graph.fix_input("x", Tensor::vector_f32(&[1.0, 2.0])).unwrap();
+    assert!(graph.inputs.is_empty());
+    assert_eq!(graph.constant(value).unwrap().shape(), [2]);
 }

@@ -9,7 +9,7 @@ use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as DimV
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 use crate::onnx::proto::{StringStringEntryProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::onnx::tensor::{ElementType, Tensor};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 impl Model {
     /// Copies the weights. Fails only where an edit has closed a circle.
@@ -17,7 +17,7 @@ impl Model {
         let opset =
             |(domain, version): (&String, &i64)| OperatorSetIdProto { domain: domain.clone(), version: *version };
         let entry = |(key, value): &(String, String)| StringStringEntryProto { key: key.clone(), value: value.clone() };
-        let mut used = HashSet::new();
+        let mut used = Used::new();
         Ok(ModelProto {
             ir_version: self.ir_version,
             opset_import: self.opsets.iter().map(opset).collect(),
@@ -29,11 +29,14 @@ impl Model {
     }
 }
 
+/// Names of the whole file so far, each with the number that was last put behind it. None is given twice,
+/// so nothing is ever shadowed.
+type Used = HashMap<String, u64>;
+
 /// Names of one graph's values on paper.
 struct Names<'a> {
     of: HashMap<ValueId, String>,
-    /// Of the whole file so far: a name is never given twice, so nothing is ever shadowed.
-    used: &'a mut HashSet<String>,
+    used: &'a mut Used,
 }
 
 impl Names<'_> {
@@ -45,12 +48,14 @@ impl Names<'_> {
 
     fn unique(&mut self, wish: &str) -> String {
         let wish = if wish.is_empty() { "value" } else { wish };
+        let mut number = self.used.get(wish).copied().unwrap_or(0);
         let mut name = wish.to_owned();
-        let mut number = 1;
-        while !self.used.insert(name.clone()) {
+        while self.used.contains_key(&name) {
             number += 1;
-            name = format!("{wish}_{number}");
+            name = format!("{wish}_{}", number + 1);
         }
+        self.used.insert(wish.to_owned(), number);
+        self.used.entry(name.clone()).or_insert(0);
         name
     }
 
@@ -62,7 +67,7 @@ impl Names<'_> {
     }
 }
 
-fn graph(graph: &Graph, captured: HashMap<ValueId, String>, used: &mut HashSet<String>) -> Result<GraphProto, Cycle> {
+fn graph(graph: &Graph, captured: HashMap<ValueId, String>, used: &mut Used) -> Result<GraphProto, Cycle> {
     let order = graph.order()?;
     let mut names = Names { of: captured, used };
     let mut proto = GraphProto { name: graph.name.clone(), ..GraphProto::default() };
