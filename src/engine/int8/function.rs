@@ -9,20 +9,37 @@
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unary {
     Relu,
-    Clip { low: f32, high: f32 },
-    LeakyRelu { alpha: f32 },
-    Elu { alpha: f32 },
-    Celu { alpha: f32 },
-    Selu { alpha: f32, gamma: f32 },
+    Clip {
+        low: f32,
+        high: f32,
+    },
+    LeakyRelu {
+        alpha: f32,
+    },
+    Elu {
+        alpha: f32,
+    },
+    Celu {
+        alpha: f32,
+    },
+    Selu {
+        alpha: f32,
+        gamma: f32,
+    },
     Sigmoid,
-    HardSigmoid { alpha: f32, beta: f32 },
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
     HardSwish,
     Tanh,
     Softplus,
     Softsign,
     Mish,
     /// x·sigmoid(alpha·x): SiLU where alpha is 1.
-    Swish { alpha: f32 },
+    Swish {
+        alpha: f32,
+    },
     /// By the error function.
     Gelu,
     GeluTanh,
@@ -69,7 +86,13 @@ impl Unary {
             Self::Relu => x.max(0.0),
             // Not `clamp`: it panics where the bounds cross, and ONNX lets the upper one win.
             Self::Clip { low, high } => x.max(low).min(high),
-            Self::LeakyRelu { alpha } => if x < 0.0 { x * alpha } else { x },
+            Self::LeakyRelu { alpha } => {
+                if x < 0.0 {
+                    x * alpha
+                } else {
+                    x
+                }
+            }
             Self::HardSigmoid { alpha, beta } => (x * alpha + beta).clamp(0.0, 1.0),
             Self::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::Softsign => x / (1.0 + x.abs()),
@@ -80,9 +103,21 @@ impl Unary {
             Self::Ceil => x.ceil(),
             Self::Round => x.round_ties_even(),
             Self::Sqrt => x.sqrt(),
-            Self::Sign => if x == 0.0 { 0.0 } else { x.signum() },
+            Self::Sign => {
+                if x == 0.0 {
+                    0.0
+                } else {
+                    x.signum()
+                }
+            }
             Self::Identity => x,
-            Self::Elu { alpha } => if x < 0.0 { (f64::from(alpha) * libm::expm1(wide)) as f32 } else { x },
+            Self::Elu { alpha } => {
+                if x < 0.0 {
+                    (f64::from(alpha) * libm::expm1(wide)) as f32
+                } else {
+                    x
+                }
+            }
             Self::Celu { alpha } => {
                 let a = f64::from(alpha);
                 (wide.max(0.0) + (a * libm::expm1(wide / a)).min(0.0)) as f32

@@ -15,8 +15,8 @@ pub mod op;
 pub mod program;
 pub mod reference;
 mod round;
-//TESTS #[cfg(test)]
-//TESTS mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use check::CheckError;
 pub use lower::{Lowered, Reason, lower};

@@ -166,7 +166,9 @@ pub enum Op {
     Add(Add),
     Mul(Mul),
     /// All inputs have the output's parameters.
-    Concat { axis: usize },
+    Concat {
+        axis: usize,
+    },
     /// A padded pixel never wins.
     MaxPool(Window),
     AveragePool(AveragePool),
@@ -174,13 +176,23 @@ pub enum Op {
     Softmax(Softmax),
     Bilinear(Bilinear),
     /// Along each axis, which index of the input an output index takes; `None` takes all as they are.
-    Select { maps: Vec<Option<Arc<[usize]>>> },
+    Select {
+        maps: Vec<Option<Arc<[usize]>>>,
+    },
     /// Every step-th value from a start; the output's shape says how many.
-    Slice { starts: Vec<usize>, steps: Vec<usize> },
+    Slice {
+        starts: Vec<usize>,
+        steps: Vec<usize>,
+    },
     /// Values before each axis and a constant to fill with; the output's shape says how many come behind.
-    Pad { before: Vec<usize>, value: i8 },
+    Pad {
+        before: Vec<usize>,
+        value: i8,
+    },
     /// Output axis i is input axis `permutation[i]`.
-    Transpose { permutation: Vec<usize> },
+    Transpose {
+        permutation: Vec<usize>,
+    },
     /// The same values in another shape.
     Reshape,
     /// F32 to F32, one value at a time.

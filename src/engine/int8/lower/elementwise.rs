@@ -215,7 +215,7 @@ impl Lowering<'_> {
         let ra = pair.a.params.scale / params.scale;
         let rb = sign * (pair.b.params.scale / params.scale);
         let zero = |operand: &Operand| f32::from(operand.params.zero_point);
-        let c = f32::from(params.zero_point) - (ra * zero(&pair.a) + rb * zero(&pair.b));
+        let c = f32::from(params.zero_point) - zero(&pair.a).mul_add(ra, rb * zero(&pair.b));
         let op = Op::Add(Add { ra, rb, c, low, high });
         let made = self.emit_int8(op, vec![pair.a.id, pair.b.id], pair.shape.clone(), params)?;
         self.bound(made.id, low, high);

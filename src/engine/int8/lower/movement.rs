@@ -195,9 +195,7 @@ impl Lowering<'_> {
             ("SpaceToDepth", _) => {
                 (vec![n, c, h / b, b, w / b, b], vec![0, 3, 5, 1, 2, 4], vec![n, c * b * b, h / b, w / b])
             }
-            (_, "CRD") => {
-                (vec![n, c / b / b, b, b, h, w], vec![0, 1, 4, 2, 5, 3], vec![n, c / b / b, h * b, w * b])
-            }
+            (_, "CRD") => (vec![n, c / b / b, b, b, h, w], vec![0, 1, 4, 2, 5, 3], vec![n, c / b / b, h * b, w * b]),
             _ => (vec![n, b, b, c / b / b, h, w], vec![0, 3, 4, 1, 5, 2], vec![n, c / b / b, h * b, w * b]),
         };
         let id = self.keep(Op::Reshape, from, split)?;
@@ -210,7 +208,9 @@ impl Lowering<'_> {
         let output = node.output(0).ok_or(Reason::Output)?;
         let moved = if node.op == "Transpose" {
             constant.transposed(&permutation(node, constant.shape.len())?)
-        } else if constant.per_tensor().is_some() && matches!(node.op.as_str(), "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten") {
+        } else if constant.per_tensor().is_some()
+            && matches!(node.op.as_str(), "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten")
+        {
             super::params::QuantConst { shape: self.shape(output)?, axis: 0, ..constant.clone() }
         } else {
             return Err(Reason::Weights);

@@ -215,9 +215,9 @@ fn regions(
     for group in &groups {
         let members: BTreeSet<usize> = group.iter().copied().collect();
         let read = group.iter().flat_map(|&step| &lowering.draft.steps[step].inputs);
-        leaving.extend(read.filter(|id| {
-            makers.get(id).is_some_and(|maker| levels[*maker].is_some() && !members.contains(maker))
-        }));
+        leaving.extend(
+            read.filter(|id| makers.get(id).is_some_and(|maker| levels[*maker].is_some() && !members.contains(maker))),
+        );
     }
     let mut regions = Vec::new();
     for group in &groups {

@@ -121,7 +121,11 @@ impl Lowering<'_> {
         let product = Product {
             input,
             input_scale,
-            weights: Weights { data: Arc::clone(&weights.data), shape, zero_points: weights.zero_points.clone().into() },
+            weights: Weights {
+                data: Arc::clone(&weights.data),
+                shape,
+                zero_points: weights.zero_points.clone().into(),
+            },
             weight_scales: weights.scales.clone(),
             bias,
             shape: Shape::Conv { window, group },
@@ -341,7 +345,11 @@ pub(super) fn columns(weights: QuantConst, transposed: bool) -> Result<QuantCons
     if rank < 2 || weights.shape[..rank - 2].iter().any(|&dim| dim != 1) {
         return Err(Reason::Weights);
     }
-    let flat = QuantConst { shape: weights.shape[rank - 2..].to_vec(), axis: (weights.axis + 2).saturating_sub(rank), ..weights };
+    let flat = QuantConst {
+        shape: weights.shape[rank - 2..].to_vec(),
+        axis: (weights.axis + 2).saturating_sub(rank),
+        ..weights
+    };
     let turned = if transposed { flat.transposed(&[1, 0]) } else { flat };
     if turned.is_by(1) { Ok(turned) } else { Err(Reason::Weights) }
 }
@@ -361,6 +369,13 @@ impl QuantConst {
         };
         let data = (0..self.data.len()).map(place).collect();
         let axis = permutation.iter().position(|&axis| axis == self.axis).unwrap_or(0);
-        Self { data, shape, axis, scales: self.scales.clone(), zero_points: self.zero_points.clone(), signed: self.signed }
+        Self {
+            data,
+            shape,
+            axis,
+            scales: self.scales.clone(),
+            zero_points: self.zero_points.clone(),
+            signed: self.signed,
+        }
     }
 }

@@ -34,9 +34,8 @@ impl Lowering<'_> {
         for &user in self.uses.of(value) {
             let Use::Input(id, input) = user else { return None };
             let one = self.sink_through(self.graph.node(id)?, input, ahead)?;
-            let agrees = |other: &Sink| {
-                other.params.agrees(&one.params) && (other.low, other.high) == (one.low, one.high)
-            };
+            let agrees =
+                |other: &Sink| other.params.agrees(&one.params) && (other.low, other.high) == (one.low, one.high);
             if !found.as_ref().is_none_or(agrees) {
                 return None;
             }

@@ -20,7 +20,11 @@ pub enum Data {
     /// In the signed domain.
     Int8(Vec<i8>),
     /// In the signed domain, with what they stand for.
-    Dynamic { values: Vec<i8>, scale: f32, zero_point: i8 },
+    Dynamic {
+        values: Vec<i8>,
+        scale: f32,
+        zero_point: i8,
+    },
     F32(Vec<f32>),
     I32(Vec<i32>),
 }

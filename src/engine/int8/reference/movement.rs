@@ -23,9 +23,8 @@ fn gather(data: &Data, places: &[Option<usize>], fill: i8) -> Data {
 fn places(frame: &Frame, index: impl Fn(usize, usize) -> Option<usize>) -> Vec<Option<usize>> {
     let (from, to) = (&frame.input(0).shape, &frame.output().shape);
     let mut at = vec![0; to.len()];
-    let place = |at: &[usize]| {
-        (0..to.len()).try_fold(0, |place, axis| Some(place * from[axis] + index(axis, at[axis])?))
-    };
+    let place =
+        |at: &[usize]| (0..to.len()).try_fold(0, |place, axis| Some(place * from[axis] + index(axis, at[axis])?));
     (0..frame.output().count())
         .map(|_| {
             let found = place(&at);

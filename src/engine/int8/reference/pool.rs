@@ -36,7 +36,8 @@ pub(super) fn average(frame: &Frame, pool: &AveragePool) -> Data {
     let (_, zero_point) = frame.int8(0);
     let out = frame.params();
     let input = &frame.input(0).shape;
-    let counted = |at: [usize; 2]| (0..2).map(|axis| within_pads(&pool.window, axis, at[axis], input[axis + 2])).product();
+    let counted =
+        |at: [usize; 2]| (0..2).map(|axis| within_pads(&pool.window, axis, at[axis], input[axis + 2])).product();
     Data::Int8(windows(frame, &pool.window, |met, at| {
         let sum = met.iter().map(|&v| i32::from(v) - i32::from(zero_point)).sum();
         let count: usize = if pool.count_pads { counted(at) } else { met.len() };

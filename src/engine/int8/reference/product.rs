@@ -73,8 +73,7 @@ pub(super) fn linear(frame: &Frame, linear: &Linear) -> Data {
         for out in 0..n {
             let weight_zero = zero_of(&linear.weights.zero_points, out);
             let term = |i: usize| {
-                difference(values[row * k + i], zero_point)
-                    * difference(linear.weights.data[i * n + out], weight_zero)
+                difference(values[row * k + i], zero_point) * difference(linear.weights.data[i * n + out], weight_zero)
             };
             accumulators.push(linear.bias.get(out).copied().unwrap_or(0) + (0..k).map(term).sum::<i32>());
         }
