@@ -79,7 +79,7 @@ impl Lowering<'_> {
     }
 
     fn store_float(&mut self, product: &Product, output: ValueId, shape: Option<Vec<usize>>) -> Result<(), Reason> {
-        let id = self.to_float(product)?;
+        let id = self.float_product(product)?;
         let id = self.reshaped(id, shape)?;
         self.reps.insert(output, Rep::Float(id));
         Ok(())

@@ -47,6 +47,14 @@ impl QuantConst {
     }
 }
 
+/// A constant of 8 bits of which nobody has said yet what it stands for.
+struct Int8Tensor {
+    /// In the signed domain.
+    data: Arc<[i8]>,
+    shape: Vec<usize>,
+    element: ElementType,
+}
+
 /// Bytes of an INT8 or UINT8 tensor in the signed domain.
 pub(super) fn signed_bytes(tensor: &Tensor) -> Option<Arc<[i8]>> {
     let flip = if signed(tensor.element()).ok()? { 0 } else { 0x80 };
@@ -133,7 +141,7 @@ impl Lowering<'_> {
         zero_point: Option<ValueId>,
         axis: i64,
     ) -> Result<QuantConst, Reason> {
-        let (data, shape, element) = self.int8_constant(value)?;
+        let Int8Tensor { data, shape, element } = self.int8_constant(value)?;
         let scales = self.scales(scale)?;
         let zero_points = self.zero_points(zero_point, element)?;
         let count = scales.len().max(zero_points.len());
@@ -156,10 +164,10 @@ impl Lowering<'_> {
     }
 
     /// Values, shape and type of an 8-bit constant, or of a float constant that a QuantizeLinear quantizes.
-    fn int8_constant(&self, value: ValueId) -> Result<(Arc<[i8]>, Vec<usize>, ElementType), Reason> {
+    fn int8_constant(&self, value: ValueId) -> Result<Int8Tensor, Reason> {
         if let Some(tensor) = self.graph.constant(value) {
             let data = signed_bytes(tensor).ok_or(Reason::Element(tensor.element()))?;
-            return Ok((data, tensor.shape().to_vec(), tensor.element()));
+            return Ok(Int8Tensor { data, shape: tensor.shape().to_vec(), element: tensor.element() });
         }
         let (_, node) = self.graph.producer(value).filter(|(_, node)| is_quantize(node)).ok_or(Reason::Input)?;
         let source = node.input(0).ok_or(Reason::Input)?;
@@ -178,7 +186,7 @@ impl Lowering<'_> {
             let zero_point = zero_points[channel % zero_points.len()];
             round::quantize(x, &QuantParams { scale, zero_point, signed: true })
         };
-        Ok((floats.iter().enumerate().map(quantize).collect(), shape, element))
+        Ok(Int8Tensor { data: floats.iter().enumerate().map(quantize).collect(), shape, element })
     }
 }
 

@@ -229,7 +229,7 @@ impl Lowering<'_> {
             self.bound(made.id, to.low, to.high);
             self.stands_for(output, made);
         } else {
-            let id = self.to_float(&product)?;
+            let id = self.float_product(&product)?;
             let id = self.reshaped(id, shape)?;
             self.reps.insert(output, Rep::Float(id));
         }
@@ -261,13 +261,13 @@ impl Lowering<'_> {
                 return Ok(made);
             }
         }
-        let float = self.to_float(product)?;
+        let float = self.float_product(product)?;
         let made = self.emit_int8(Op::Quantize, vec![float], product.output.clone(), params)?;
         let clamp = std::array::from_fn(|i| (i as u8 ^ 0x80).cast_signed().clamp(low, high));
         self.table(made, clamp, params)
     }
 
-    pub fn to_float(&mut self, product: &Product) -> Result<Id, Reason> {
+    pub fn float_product(&mut self, product: &Product) -> Result<Id, Reason> {
         let (integers, floats): (Arc<[i32]>, Arc<[f32]>) = match &product.bias {
             Bias::None => (Arc::new([]), Arc::new([])),
             Bias::Integers(bias) => (Arc::clone(bias), Arc::new([])),

@@ -159,7 +159,7 @@ impl Lowering<'_> {
         let product = self.linear_product(a.id, a.params.scale, &weights, bias)?;
         let rep = match node.input(7) {
             Some(_) => Rep::Int8(self.requantize(&product, self.target(node, 7)?)?.id),
-            None => Rep::Float(self.to_float(&product)?),
+            None => Rep::Float(self.float_product(&product)?),
         };
         self.reps.insert(output, rep);
         Ok(())

@@ -54,11 +54,11 @@ impl Lowering<'_> {
         }
         match node.op.as_str() {
             "Relu" | "Clip" => {
-                let bounds = match unary(self, node)? {
-                    Unary::Relu => (0.0, f32::INFINITY),
-                    Unary::Clip { low, high } if low <= high => (low, high),
-                    _ => return None,
-                };
+                let function = unary(self, node)?;
+                let bounds = if let Unary::Clip { low, high } = function { (low, high) } else { (0.0, f32::INFINITY) };
+                if bounds.0 > bounds.1 {
+                    return None;
+                }
                 let mut sink = self.sink_within(node.output(0)?, ahead - 1)?;
                 sink.low = sink.low.max(round::quantize(bounds.0, &sink.params));
                 sink.high = sink.high.min(round::quantize(bounds.1, &sink.params));
