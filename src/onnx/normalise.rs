@@ -17,7 +17,7 @@ mod quantize;
 #[cfg(test)]
 mod tests;
 
-use super::graph::{Cycle, Declared, Dim, Graph, Model};
+use super::graph::{Cycle, Declared, Dim, Graph, Model, Node};
 use super::shapes::{Facts, InputShapes};
 use fold::Folder;
 use std::collections::BTreeSet;
@@ -54,7 +54,7 @@ pub fn normalise(model: &mut Model, inputs: &InputShapes) -> Result<Facts, Norma
         return Err(NormaliseError::TooOld(version));
     }
     state_inputs(model, inputs)?;
-    let target = version.max(OPSET);
+    let target = newest(&model.graph).max(version).max(OPSET);
     let graph = &mut model.graph;
     let mut budget = fold::BUDGET;
     let mut facts = Folder::run(graph, inputs, &[], target, &mut budget)?;
@@ -69,6 +69,13 @@ pub fn normalise(model: &mut Model, inputs: &InputShapes) -> Result<Facts, Norma
     model.opsets.insert(String::new(), target);
     model.ir_version = model.ir_version.max(IR_VERSION);
     Ok(facts)
+}
+
+/// Of ONNX's own operators; bodies of functions may be of another set than the model.
+fn newest(graph: &Graph) -> i64 {
+    let of = |node: &Node| if node.domain.is_empty() { node.version } else { 0 };
+    let inner = |node: &Node| node.subgraphs().map(newest).max().unwrap_or(0);
+    graph.nodes().map(|(_, node)| of(node).max(inner(node))).max().unwrap_or(0)
 }
 
 fn domains(graph: &Graph, used: &mut BTreeSet<String>) {

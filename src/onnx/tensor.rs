@@ -169,7 +169,7 @@ impl std::fmt::Debug for Tensor {
 impl Tensor {
     /// Any type but `Text`.
     pub fn new(element: ElementType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, SizeMismatch> {
-        let expected = if element == ElementType::Text { None } else { Self::byte_size(element, &shape) };
+        let expected = Self::byte_size(element, &shape);
         if expected != Some(bytes.len()) {
             return Err(SizeMismatch { element, shape, expected, actual: bytes.len() });
         }
@@ -240,8 +240,11 @@ impl Tensor {
         Self { element, shape, data: Data::Bytes(Arc::new(bytes.into_iter().collect())) }
     }
 
-    /// Bytes of such a tensor; `None` where they do not fit in memory.
+    /// Bytes of such a tensor; `None` where they do not fit in memory, and for texts.
     pub fn byte_size(element: ElementType, shape: &[usize]) -> Option<usize> {
+        if element == ElementType::Text {
+            return None;
+        }
         Some(count(shape)?.checked_mul(element.bits())?.div_ceil(8))
     }
 

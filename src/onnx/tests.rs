@@ -1,5 +1,6 @@
 //! What the whole room promises, with models made by hand.
 
+mod decoding;
 mod hostile;
 
 use super::proto::attribute_proto::AttributeType;

@@ -9,7 +9,7 @@ use crate::onnx::decode::{self, External};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as DimValue;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
-use crate::onnx::proto::{TensorShapeProto, type_proto};
+use crate::onnx::proto::{SparseTensorProto, TensorShapeProto, type_proto};
 use crate::onnx::read::{Limits, ReadError};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::{BTreeMap, HashMap};
@@ -42,9 +42,11 @@ pub(crate) fn build(proto: ModelProto, external: External, limits: &Limits) -> R
     let mut builder = Builder { scopes: Vec::new(), opsets, functions, external, dense_limit: limits.memory };
     let graph = builder.graph(proto.graph.ok_or(ReadError::NoGraph)?)?;
     let entries = proto.metadata_props.into_iter();
+    let mut opsets = (*builder.opsets).clone();
+    builder.functions.add_opsets(&mut opsets);
     Ok(Model {
         graph,
-        opsets: (*builder.opsets).clone(),
+        opsets,
         ir_version: proto.ir_version,
         producer: proto.producer_name,
         metadata: entries.map(|entry| (entry.key, entry.value)).collect(),
@@ -82,24 +84,8 @@ impl Builder {
     /// Defines all names first: a subgraph may read what a later line of the file makes.
     fn graph(&mut self, proto: GraphProto) -> Result<Graph, ReadError> {
         self.scopes.push(Scope { graph: Graph { name: proto.name, ..Graph::default() }, ..Scope::default() });
-        for tensor in proto.initializer {
-            let name = tensor.name.clone();
-            let tensor = self.tensor(tensor, "the graph's initializers")?;
-            self.define(&name, Origin::Constant(tensor), "an initializer")?;
-        }
-        for sparse in proto.sparse_initializer {
-            let name = sparse.values.as_ref().map(|values| values.name.clone()).unwrap_or_default();
-            let tensor = decode::dense(sparse, &mut self.external, self.dense_limit)
-                .map_err(|e| bad_tensor(&name, "the graph's sparse initializers", e))?;
-            self.define(&name, Origin::Constant(tensor), "a sparse initializer")?;
-        }
-        for input in proto.input {
-            if !self.scope().names.contains_key(&input.name) {
-                let value = self.define(&input.name, Origin::Input, "an input")?;
-                let declared = input.r#type.map(declared);
-                self.scope().graph.inputs.push(Port { name: input.name, value, declared });
-            }
-        }
+        self.constants(proto.initializer, proto.sparse_initializer)?;
+        self.inputs(proto.input)?;
         let opsets = Opsets::clone(&self.opsets);
         let nodes = self.functions.expand(proto.node, &opsets)?;
         let mut outputs = Vec::with_capacity(nodes.len());
@@ -121,6 +107,34 @@ impl Builder {
         let graph = self.scopes.pop().unwrap_or_default().graph;
         graph.order().map_err(GraphError::from)?;
         Ok(graph)
+    }
+
+    fn constants(&mut self, dense: Vec<TensorProto>, sparse: Vec<SparseTensorProto>) -> Result<(), ReadError> {
+        for tensor in dense {
+            let name = tensor.name.clone();
+            let tensor = self.tensor(tensor, "the graph's initializers")?;
+            self.define(&name, Origin::Constant(tensor), "an initializer")?;
+        }
+        for sparse in sparse {
+            let name = sparse.values.as_ref().map(|values| values.name.clone()).unwrap_or_default();
+            let tensor = decode::dense(sparse, &mut self.external, self.dense_limit)
+                .map_err(|e| bad_tensor(&name, "the graph's sparse initializers", e))?;
+            self.define(&name, Origin::Constant(tensor), "a sparse initializer")?;
+        }
+        Ok(())
+    }
+
+    fn inputs(&mut self, inputs: Vec<ValueInfoProto>) -> Result<(), GraphError> {
+        for input in inputs {
+            let constant = self.scope().names.get(&input.name).copied();
+            if constant.is_some_and(|id| self.scope().graph.constant(id).is_some()) {
+                continue;
+            }
+            let value = self.define(&input.name, Origin::Input, "an input")?;
+            let declared = input.r#type.map(declared);
+            self.scope().graph.inputs.push(Port { name: input.name, value, declared });
+        }
+        Ok(())
     }
 
     fn outputs(&mut self, outputs: Vec<ValueInfoProto>) -> Result<(), GraphError> {

@@ -42,6 +42,13 @@ impl Functions {
         Self { known: known.collect(), nodes: limits.nodes, memory: limits.memory, limits: *limits, calls: 0 }
     }
 
+    /// Operator sets of the bodies, beside those of the model.
+    pub fn add_opsets(&self, opsets: &mut BTreeMap<String, i64>) {
+        for (domain, version) in self.known.values().flat_map(|(_, inner)| inner.iter()) {
+            opsets.entry(domain.clone()).or_insert(*version);
+        }
+    }
+
     /// The nodes of a graph, calls replaced. Graphs within nodes come here when they are built.
     pub fn expand(&mut self, nodes: Vec<NodeProto>, opsets: &Opsets) -> Result<Vec<Placed>, ReadError> {
         let mut expanded = Vec::with_capacity(nodes.len());
@@ -118,7 +125,7 @@ impl<'a> Call<'a> {
         NodeProto {
             input: list(&node.input),
             output: list(&node.output),
-            name: format!("{}{}", self.prefix, node.name),
+            name: if node.name.is_empty() { String::new() } else { format!("{}{}", self.prefix, node.name) },
             attribute: node.attribute.iter().filter_map(|attribute| self.attribute(attribute)).collect(),
             ..node.clone()
         }

@@ -146,6 +146,8 @@ fn names_that_edits_made_twice_are_written_once() {
     let again = read(&model.to_proto().unwrap()).unwrap();
     let names: Vec<_> = again.graph.outputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["y", "second", "third"]);
+    let nodes: std::collections::BTreeSet<_> = again.graph.nodes().map(|(_, node)| &node.name).collect();
+    assert_eq!(nodes.len(), again.graph.nodes().count());
 }
 
 fn function(name: &str, nodes: Vec<NodeProto>) -> FunctionProto {
@@ -186,6 +188,7 @@ fn functions_of_the_model_become_their_bodies() {
     assert_eq!(ops(&model.graph), ["LeakyRelu", "If", "LeakyRelu", "If"]);
     let order = model.graph.order().unwrap();
     let nodes: Vec<_> = order.iter().map(|&id| model.graph.node(id).unwrap()).collect();
+    assert_eq!(model.opsets["own"], 1);
     assert_eq!((nodes[0].float("alpha"), nodes[2].float("alpha"), nodes[0].version), (Some(0.5), None, 13));
     assert_eq!(nodes[1].subgraphs().next().unwrap().captures[0].outer, nodes[0].output(0).unwrap());
     assert!(read(&model.to_proto().unwrap()).is_ok());

@@ -17,7 +17,7 @@ impl Model {
         let opset =
             |(domain, version): (&String, &i64)| OperatorSetIdProto { domain: domain.clone(), version: *version };
         let entry = |(key, value): &(String, String)| StringStringEntryProto { key: key.clone(), value: value.clone() };
-        let mut used = Used::new();
+        let mut used = Used::default();
         Ok(ModelProto {
             ir_version: self.ir_version,
             opset_import: self.opsets.iter().map(opset).collect(),
@@ -29,9 +29,31 @@ impl Model {
     }
 }
 
-/// Names of the whole file so far, each with the number that was last put behind it. None is given twice,
-/// so nothing is ever shadowed.
-type Used = HashMap<String, u64>;
+/// Names of the whole file so far. None is given twice, so nothing is ever shadowed; ONNX Runtime wants the
+/// same of nodes.
+#[derive(Default)]
+struct Used {
+    values: Given,
+    nodes: Given,
+}
+
+/// Names, each with the number that was last put behind it.
+#[derive(Default)]
+struct Given(HashMap<String, u64>);
+
+impl Given {
+    fn unique(&mut self, wish: &str) -> String {
+        let mut number = self.0.get(wish).copied().unwrap_or(0);
+        let mut name = wish.to_owned();
+        while self.0.contains_key(&name) {
+            number += 1;
+            name = format!("{wish}_{}", number + 1);
+        }
+        self.0.insert(wish.to_owned(), number);
+        self.0.entry(name.clone()).or_insert(0);
+        name
+    }
+}
 
 /// Names of one graph's values on paper.
 struct Names<'a> {
@@ -47,16 +69,7 @@ impl Names<'_> {
     }
 
     fn unique(&mut self, wish: &str) -> String {
-        let wish = if wish.is_empty() { "value" } else { wish };
-        let mut number = self.used.get(wish).copied().unwrap_or(0);
-        let mut name = wish.to_owned();
-        while self.used.contains_key(&name) {
-            number += 1;
-            name = format!("{wish}_{}", number + 1);
-        }
-        self.used.insert(wish.to_owned(), number);
-        self.used.entry(name.clone()).or_insert(0);
-        name
+        self.used.values.unique(if wish.is_empty() { "value" } else { wish })
     }
 
     fn get(&mut self, graph: &Graph, value: ValueId) -> String {
@@ -129,11 +142,12 @@ fn write_node(graph: &Graph, node: &Node, names: &mut Names) -> Result<NodeProto
         values[..kept].iter().map(name).collect::<Vec<_>>()
     };
     let (input, output) = (list(&node.inputs), list(&node.outputs));
+    let name = if node.name.is_empty() { String::new() } else { names.used.nodes.unique(&node.name) };
     let attribute = node.attributes.iter().map(|(name, value)| attribute(graph, name, value, names));
     Ok(NodeProto {
         input,
         output,
-        name: node.name.clone(),
+        name,
         op_type: node.op.clone(),
         domain: node.domain.clone(),
         attribute: attribute.collect::<Result<_, _>>()?,
@@ -142,52 +156,39 @@ fn write_node(graph: &Graph, node: &Node, names: &mut Names) -> Result<NodeProto
 }
 
 fn attribute(graph: &Graph, name: &str, value: &Attribute, names: &mut Names) -> Result<AttributeProto, Cycle> {
-    let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
-    let kind = match value {
-        Attribute::Float(f) => {
-            proto.f = *f;
-            AttributeType::Float
-        }
-        Attribute::Int(i) => {
-            proto.i = *i;
-            AttributeType::Int
-        }
-        Attribute::Text(s) => {
-            proto.s.clone_from(s);
-            AttributeType::String
-        }
-        Attribute::Tensor(t) => {
-            proto.t = Some(Box::new(tensor(t, String::new())));
-            AttributeType::Tensor
-        }
-        Attribute::Graph(inner) => {
-            proto.g = Some(Box::new(subgraph(graph, inner, names)?));
-            AttributeType::Graph
-        }
-        Attribute::Floats(list) => {
-            proto.floats.clone_from(list);
-            AttributeType::Floats
-        }
-        Attribute::Ints(list) => {
-            proto.ints.clone_from(list);
-            AttributeType::Ints
-        }
-        Attribute::Texts(list) => {
-            proto.strings.clone_from(list);
-            AttributeType::Strings
-        }
-        Attribute::Tensors(list) => {
-            proto.tensors = list.iter().map(|t| tensor(t, String::new())).collect();
-            AttributeType::Tensors
-        }
+    let mut proto = AttributeProto { name: name.to_owned(), r#type: kind(value) as i32, ..AttributeProto::default() };
+    match value {
+        Attribute::Float(f) => proto.f = *f,
+        Attribute::Int(i) => proto.i = *i,
+        Attribute::Text(s) => proto.s.clone_from(s),
+        Attribute::Tensor(t) => proto.t = Some(Box::new(tensor(t, String::new()))),
+        Attribute::Graph(inner) => proto.g = Some(Box::new(subgraph(graph, inner, names)?)),
+        Attribute::Floats(list) => proto.floats.clone_from(list),
+        Attribute::Ints(list) => proto.ints.clone_from(list),
+        Attribute::Texts(list) => proto.strings.clone_from(list),
+        Attribute::Tensors(list) => proto.tensors = list.iter().map(|t| tensor(t, String::new())).collect(),
         Attribute::Graphs(list) => {
             proto.graphs = list.iter().map(|inner| subgraph(graph, inner, names)).collect::<Result<_, _>>()?;
-            AttributeType::Graphs
         }
         Attribute::Other(other) => return Ok((**other).clone()),
-    };
-    proto.r#type = kind as i32;
+    }
     Ok(proto)
+}
+
+fn kind(value: &Attribute) -> AttributeType {
+    match value {
+        Attribute::Float(_) => AttributeType::Float,
+        Attribute::Int(_) => AttributeType::Int,
+        Attribute::Text(_) => AttributeType::String,
+        Attribute::Tensor(_) => AttributeType::Tensor,
+        Attribute::Graph(_) => AttributeType::Graph,
+        Attribute::Floats(_) => AttributeType::Floats,
+        Attribute::Ints(_) => AttributeType::Ints,
+        Attribute::Texts(_) => AttributeType::Strings,
+        Attribute::Tensors(_) => AttributeType::Tensors,
+        Attribute::Graphs(_) => AttributeType::Graphs,
+        Attribute::Other(_) => AttributeType::Undefined,
+    }
 }
 
 fn subgraph(outer: &Graph, inner: &Graph, names: &mut Names) -> Result<GraphProto, Cycle> {

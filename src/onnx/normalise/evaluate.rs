@@ -10,6 +10,54 @@ use crate::onnx::graph::{Attribute, Node, ValueId};
 use crate::onnx::shapes::{Fact, Facts, arithmetic, slice_bounds};
 use crate::onnx::tensor::{ElementType, Tensor, count};
 
+/// Operators that `evaluate` has.
+const KNOWN: [&str; 44] = [
+    "Constant",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Transpose",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Expand",
+    "Cast",
+    "ConstantOfShape",
+    "Range",
+    "NonZero",
+    "Where",
+    "QuantizeLinear",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "Neg",
+    "Abs",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sqrt",
+    "Reciprocal",
+    "Not",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Mod",
+    "Min",
+    "Max",
+    "Equal",
+    "Less",
+    "Greater",
+    "LessOrEqual",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+];
+
 /// The value that the first output equals, where the node does nothing.
 pub(super) fn passes_through(node: &Node, facts: &Facts) -> Option<ValueId> {
     let source = node.input(0).filter(|_| node.domain.is_empty())?;
@@ -40,54 +88,7 @@ fn forward(node: &Node, facts: &Facts) -> bool {
     steps.is_none_or(|steps| steps.is_some_and(|steps| steps.iter().all(|&step| step == 1)))
 }
 
-/// Operators that `evaluate` has.
 pub(super) fn is_known(node: &Node) -> bool {
-    const KNOWN: [&str; 44] = [
-        "Constant",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Transpose",
-        "Slice",
-        "Gather",
-        "Concat",
-        "Expand",
-        "Cast",
-        "ConstantOfShape",
-        "Range",
-        "NonZero",
-        "Where",
-        "QuantizeLinear",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-        "Neg",
-        "Abs",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Sqrt",
-        "Reciprocal",
-        "Not",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Min",
-        "Max",
-        "Equal",
-        "Less",
-        "Greater",
-        "LessOrEqual",
-        "GreaterOrEqual",
-        "And",
-        "Or",
-        "Xor",
-    ];
     node.domain.is_empty() && KNOWN.contains(&node.op.as_str())
 }
 
@@ -118,7 +119,7 @@ pub(super) fn evaluate(node: &Node, inputs: &[Option<&Tensor>], fact: &Fact) -> 
         "QuantizeLinear" => quantize::quantize(node, first, input(1)?, input(2), fact.element?),
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" => reduce(node, first, input(1), shape?),
         op if inputs.len() == 1 => unary(op, first),
-        op if inputs.len() == 2 => binary(op, first, input(1)?, fact),
+        op if inputs.len() == 2 && node.int("fmod").unwrap_or(0) == 0 => binary(op, first, input(1)?, fact),
         _ => None,
     }
 }
@@ -185,7 +186,8 @@ fn pick(tensor: &Tensor, places: &[usize], shape: Vec<usize>) -> Option<Tensor> 
     Tensor::new(tensor.element(), shape, bytes).ok()
 }
 
-fn transpose(node: &Node, tensor: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
+/// The elements in another order of axes.
+pub(super) fn transpose(node: &Node, tensor: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
     let strides = row_major(tensor.shape());
     let order: Vec<i64> = match node.ints("perm") {
         Some(order) => order.to_vec(),

@@ -3,8 +3,8 @@
 //! Invariant: what folding reads and makes stays within `BUDGET`, and no constant is larger than what it
 //! was made from, small ones apart. Where the budget ends, nodes stay, and the model is still right.
 
-use super::{NormaliseError, branches, evaluate, opset};
-use crate::onnx::graph::{Attribute, Graph, NodeId, Uses, ValueId};
+use super::{NormaliseError, branches, evaluate, opset, quantize};
+use crate::onnx::graph::{Attribute, Declared, Graph, NodeId, Uses, ValueId};
 use crate::onnx::shapes::{Fact, Facts, InputShapes, Item};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::BTreeMap;
@@ -91,6 +91,7 @@ impl<'a> Folder<'a> {
             outer.into_iter().map(|value| (value, self.graph.constant(value).cloned())).collect();
         let Some(node) = self.graph.node_mut(id) else { return Ok(()) };
         for graph in node.subgraphs_mut() {
+            forget_shapes(graph);
             let mut captured = Vec::new();
             for capture in std::mem::take(&mut graph.captures) {
                 match known.get(&capture.outer) {
@@ -103,9 +104,7 @@ impl<'a> Folder<'a> {
                     }
                 }
             }
-            let facts = Folder::run(graph, &InputShapes::new(), &captured, self.target, self.budget)?;
-            drop(facts);
-            graph.outputs.iter_mut().for_each(|port| port.declared = None);
+            Folder::run(graph, &InputShapes::new(), &captured, self.target, self.budget)?;
         }
         Ok(())
     }
@@ -114,9 +113,11 @@ impl<'a> Folder<'a> {
         let Some(node) = self.graph.node(id) else { return };
         if let Some(source) = evaluate::passes_through(node, &self.facts)
             && let Some(output) = node.output(0)
-            && self.graph.constant(source).is_none()
         {
-            self.replaced.insert(output, source);
+            match self.graph.constant(source).cloned() {
+                Some(tensor) => self.graph.set_constant(output, tensor),
+                None => drop(self.replaced.insert(output, source)),
+            }
             return;
         }
         if let Some(tensor) = self.known(id).or_else(|| self.evaluated(id))
@@ -126,6 +127,7 @@ impl<'a> Folder<'a> {
             self.graph.set_constant(output, tensor);
             return;
         }
+        quantize::turn_weights(self, id);
         self.settle_reshape(id);
     }
 
@@ -151,12 +153,11 @@ impl<'a> Folder<'a> {
         let fact = self.facts.of(output);
         let size = match (fact.element, fact.concrete()) {
             // A constant's own bytes are there already.
-            _ if node.is("Constant") => Some(0),
-            (Some(element), Some(shape)) => Tensor::byte_size(element, &shape),
-            (None, _) | (_, None) => None,
+            _ if node.is("Constant") => 0,
+            (Some(element), Some(shape)) => Tensor::byte_size(element, &shape)?,
+            // What the shape does not tell has no more elements than `evaluate` takes.
+            (None, _) | (_, None) => SMALL,
         };
-        // What the shape does not tell has no more elements than `evaluate` has indices for.
-        let size = size.unwrap_or(SMALL);
         if size > SMALL.max(read) || !evaluate::is_known(node) {
             return None;
         }
@@ -165,6 +166,12 @@ impl<'a> Folder<'a> {
         let work = if views.contains(&node.op.as_str()) { 0 } else { read.saturating_add(size) };
         *self.budget = self.budget.checked_sub(work)?;
         evaluate::evaluate(node, &inputs, fact)
+    }
+
+    /// Takes the work out of the budget; `None` where that is used up.
+    pub fn pay(&mut self, bytes: usize) -> Option<()> {
+        *self.budget = self.budget.checked_sub(bytes)?;
+        Some(())
     }
 
     /// A target of which one size is open becomes a constant: 0 copies, -1 is computed.
@@ -199,7 +206,16 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// A scalar or vector of a type, for a rule that turns an attribute into an input.
+/// What a body's ends look like may change with every turn of a loop, whatever the file notes.
+fn forget_shapes(graph: &mut Graph) {
+    for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
+        if let Some(Declared::Tensor { shape, .. }) = &mut port.declared {
+            *shape = None;
+        }
+    }
+}
+
+/// A scalar of a type, for a rule that turns an attribute into an input.
 pub(super) fn scalar(element: ElementType, value: f64) -> Option<Tensor> {
     if element.is_float() {
         return Tensor::from_f64s(element, Vec::new(), &[value]);

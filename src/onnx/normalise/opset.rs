@@ -4,8 +4,8 @@
 //! meaning since and has no rule here is refused by name.
 //! Spec: the changelog, <https://github.com/onnx/onnx/blob/main/docs/Changelog.md>.
 
-use super::NormaliseError;
 use super::fold::{Folder, scalar};
+use super::{NormaliseError, OLDEST};
 use crate::onnx::graph::{Attribute, Node, NodeId, ValueId, describe};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::BTreeMap;
@@ -28,6 +28,9 @@ pub(super) fn upgrade(folder: &mut Folder, id: NodeId) -> Result<Vec<NodeId>, No
         return Ok(vec![id]);
     }
     let version = if twin { folder.target } else { node.version };
+    if version < OLDEST {
+        return Err(NormaliseError::TooOld(version));
+    }
     let node = node.clone();
     if let Some((_, _, problem)) = REFUSED.iter().find(|(op, since, _)| *op == node.op && version < *since) {
         return Err(NormaliseError::Version { node: describe(&node), problem });
@@ -74,6 +77,7 @@ impl Rule<'_, '_> {
             "Dropout" if version < 12 => self.node.attributes.clear(),
             "Upsample" => self.upsample(),
             "Resize" if version < 11 => self.resize_of_10(),
+            "Resize" => self.resize()?,
             "Scatter" => self.node.op = "ScatterElements".to_owned(),
             "GridSample" if version < 20 => self.grid_sample(),
             "BatchNormalization" if version < 14 => self.batch_normalization()?,
@@ -147,6 +151,20 @@ impl Rule<'_, '_> {
         for (name, value) in [("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")] {
             self.node.attributes.insert(name.to_owned(), Attribute::Text(value.into()));
         }
+    }
+
+    /// An empty region, or empty scales, were how to leave them out.
+    fn resize(&mut self) -> Result<(), NormaliseError> {
+        if self.node.text("coordinate_transformation_mode") == Some("tf_half_pixel_for_nn") {
+            return Err(self.refuse("tf_half_pixel_for_nn is no longer a way to take coordinates"));
+        }
+        for slot in self.node.inputs.iter_mut().skip(1) {
+            let shape = slot.and_then(|value| self.folder.facts.shape(value));
+            if shape.is_some_and(|shape| shape.contains(&0)) {
+                *slot = None;
+            }
+        }
+        Ok(())
     }
 
     fn grid_sample(&mut self) {

@@ -1,11 +1,15 @@
-//! `QuantizeLinear` of constants: float weights that an exporter left in front of their quantization.
+//! Quantized weights as exporters leave them: in float before a `QuantizeLinear`, or turned around behind
+//! their `DequantizeLinear`. Here they become integers in the layout that their reader takes.
 //!
 //! Spec: <https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html>: x / scale in the type of x, half to
 //! even, plus zero point, saturated. Per tensor or per axis; blocks are left to the run.
 
-use crate::onnx::graph::Node;
+use super::evaluate;
+use super::fold::Folder;
+use crate::onnx::graph::{Attribute, Node, NodeId};
 use crate::onnx::tensor::{ElementType, Tensor, count};
 
+/// The integers of a constant tensor; scale and zero point of one element, or of as many as the axis is long.
 pub(super) fn quantize(
     node: &Node,
     data: &Tensor,
@@ -37,4 +41,52 @@ pub(super) fn quantize(
         return None;
     }
     Tensor::from_i64s(to, data.shape().to_vec(), &values.iter().enumerate().map(one).collect::<Vec<_>>())
+}
+
+/// `DequantizeLinear`, then a new layout: the constant gets that layout instead. The node is replaced; its
+/// output keeps its index.
+pub(super) fn turn_weights(folder: &mut Folder, id: NodeId) -> Option<()> {
+    const LAYOUTS: [&str; 5] = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"];
+    let node = folder.graph.node(id).filter(|node| node.domain.is_empty() && LAYOUTS.contains(&node.op.as_str()))?;
+    let (_, source) = folder.graph.producer(node.input(0)?).filter(|(_, source)| source.is("DequantizeLinear"))?;
+    let weights = folder.graph.constant(source.input(0)?)?.clone();
+    let output = node.output(0)?;
+    let shape = folder.facts.shape(output)?;
+    let scales = folder.facts.shape(source.input(1)?)?;
+    let mut turned = source.clone();
+    if count(&scales)? != 1 || source.int("block_size").unwrap_or(0) != 0 {
+        let axis = new_axis(node, source, weights.shape(), &shape).filter(|_| scales.len() == 1)?;
+        turned.attributes.insert("axis".to_owned(), Attribute::Int(i64::try_from(axis).ok()?));
+    }
+    let (node, name) = (node.clone(), folder.graph.value(source.input(0)?).name.clone());
+    let bytes = weights.bytes().len();
+    folder.pay(bytes)?;
+    let weights = match node.op.as_str() {
+        "Transpose" => evaluate::transpose(&node, &weights, shape)?,
+        _ => weights.reshaped(shape)?,
+    };
+    let weights = folder.constant(&name, weights);
+    turned.name = node.name;
+    turned.inputs[0] = Some(weights);
+    turned.outputs = vec![Some(output)];
+    folder.graph.remove_node(id);
+    folder.graph.add_node(turned);
+    Some(())
+}
+
+/// Where the axis of the scales comes to lie; `None` where it is split, merged, or in blocks.
+fn new_axis(node: &Node, source: &Node, from: &[usize], to: &[usize]) -> Option<usize> {
+    if source.int("block_size").unwrap_or(0) != 0 {
+        return None;
+    }
+    let old = source.int("axis").unwrap_or(1);
+    let old = usize::try_from(if old < 0 { old.checked_add(i64::try_from(from.len()).ok()?)? } else { old }).ok()?;
+    let length = *from.get(old)?;
+    if node.op == "Transpose" {
+        let reversed: Vec<i64> = (0..i64::try_from(from.len()).ok()?).rev().collect();
+        let order = node.ints("perm").unwrap_or(&reversed);
+        return order.iter().position(|&at| usize::try_from(at) == Ok(old));
+    }
+    let before = count(&from[..old])?;
+    (0..to.len()).find(|&at| to[at] == length && count(&to[..at]) == Some(before))
 }

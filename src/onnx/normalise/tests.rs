@@ -93,6 +93,22 @@ fn attributes_of_older_sets_become_inputs() {
 }
 
 #[test]
+fn remainders_of_either_sign_fold_as_the_node_says() {
+    let rest = |fmod: i64| {
+        let model = from(
+            13,
+            vec![
+                node("Constant", &[], &["a"]).with(int("value_int", -7)),
+                node("Constant", &[], &["b"]).with(int("value_int", 3)),
+                node("Mod", &["a", "b"], &["y"]).with(int("fmod", fmod)),
+            ],
+        );
+        model.graph.constant(model.graph.outputs[0].value).map(|tensor| tensor.to_i64s().unwrap())
+    };
+    assert_eq!((rest(0), rest(1)), (Some(vec![2]), None));
+}
+
+#[test]
 fn a_newer_set_stays_as_it_is() {
     let model = from(23, vec![node("Relu", &["x"], &["y"])]);
     assert_eq!((model.opsets[""], nodes(&model.graph)[0].version), (23, 23));
@@ -161,6 +177,40 @@ fn integer_weights_stay_integers_and_float_ones_are_quantized() {
     assert_eq!(ops(&model.graph), ["DequantizeLinear", "MatMul"]);
     // -0.5 goes to even, 201 to the end of the type.
     assert_eq!(ints_of(&model.graph, nodes(&model.graph)[0], 0), [2, 0, 2, 127]);
+}
+
+#[test]
+fn quantized_weights_are_turned_before_they_become_floats() {
+    let weights = |next: NodeProto, axis: i64, scales: usize| {
+        let graph = GraphProto {
+            node: vec![
+                node("DequantizeLinear", &["w", "s"], &["d"]).with(int("axis", axis)),
+                next,
+                node("MatMul", &["x", "t"], &["y"]),
+            ],
+            initializer: vec![
+                raw("w", ElementType::I8, &[2, 3], &[1, 2, 3, 4, 5, 6]),
+                floats("s", &[scales as i64], &[0.5, 1.0, 2.0][..scales]),
+                longs("shape", &[3], &[1, 2, 3]),
+                longs("flat", &[1], &[6]),
+            ],
+            input: vec![info("x", &[-1, -1])],
+            output: vec![info("y", &[])],
+            ..Default::default()
+        };
+        let model = normalised(&model(13, graph));
+        let names = ops(&model.graph).join(" ");
+        let first = nodes(&model.graph)[0].clone();
+        (names, first.int("axis"), ints_of(&model.graph, &first, 0))
+    };
+    let transpose = || node("Transpose", &["d"], &["t"]);
+    let together = "DequantizeLinear MatMul".to_owned();
+    assert_eq!(weights(transpose(), 0, 2), (together.clone(), Some(1), vec![1, 4, 2, 5, 3, 6]));
+    assert_eq!(weights(transpose(), -1, 3), (together.clone(), Some(0), vec![1, 4, 2, 5, 3, 6]));
+    let reshape = |to: &str| node("Reshape", &["d", to], &["t"]);
+    assert_eq!(weights(reshape("shape"), 1, 3), (together.clone(), Some(2), vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(weights(reshape("flat"), 1, 1), (together, Some(1), vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(weights(reshape("flat"), 1, 3).0, "DequantizeLinear Reshape MatMul");
 }
 
 #[test]
@@ -234,7 +284,8 @@ fn an_open_condition_keeps_both_branches_and_names_stay_apart() {
     let (input, output) = (vec![info("x", &[-1]), typed("flag", ElementType::Bool, &[])], vec![info("y", &[])]);
     let both = normalised(&model(17, GraphProto { node: vec![choice("flag")], input, output, ..Default::default() }));
     assert_eq!(ops(&both.graph), ["If"]);
-    assert!(nodes(&both.graph)[0].subgraphs().all(|inner| inner.outputs[0].declared.is_none()));
+    let open = Some(Declared::Tensor { element: Some(ElementType::F32), shape: None });
+    assert!(nodes(&both.graph)[0].subgraphs().all(|inner| inner.outputs[0].declared == open));
     assert!(nodes(&both.graph)[0].attributes.values().all(|value| matches!(value, Attribute::Graph(_))));
     assert!(read(&both.to_proto().unwrap()).is_ok());
 }
@@ -278,6 +329,23 @@ fn small_files_do_not_fold_to_large_ones() {
 }
 
 #[test]
+fn texts_have_no_size_and_are_not_filled_in() {
+    let mut value = longs("", &[1], &[0]);
+    value.data_type = ElementType::Text.to_onnx();
+    value.raw_data.clear();
+    value.string_data = vec![b"a".to_vec()];
+    let fill = longs("", &[1], &[1 << 60]);
+    let model = from(
+        17,
+        vec![
+            node("Constant", &[], &["s"]).with(tensor_attribute("value", fill)),
+            node("ConstantOfShape", &["s"], &["y"]).with(tensor_attribute("value", value)),
+        ],
+    );
+    assert_eq!(ops(&model.graph), ["ConstantOfShape"]);
+}
+
+#[test]
 fn stated_shapes_must_fit_what_the_model_says() {
     let proto = model(17, GraphProto { input: vec![info("x", &[-1, 3])], ..Default::default() });
     let state = |name: &str, shape: &[usize]| {
@@ -290,4 +358,45 @@ fn stated_shapes_must_fit_what_the_model_says() {
     assert!(matches!(state("x", &[8, 4]), Err(NormaliseError::Shape { .. })));
     assert!(matches!(state("x", &[8]), Err(NormaliseError::Shape { .. })));
     assert!(matches!(state("z", &[8]), Err(NormaliseError::NoSuchInput { .. })));
+}
+
+#[test]
+fn what_a_loops_body_notes_of_its_inputs_is_not_believed() {
+    let body = GraphProto {
+        node: vec![
+            node("Concat", &["carried", "x"], &["longer"]).with(int("axis", 0)),
+            node("Shape", &["carried"], &["shape"]),
+            node("Identity", &["go"], &["on"]),
+        ],
+        input: vec![typed("turn", ElementType::I64, &[]), typed("go", ElementType::Bool, &[]), info("carried", &[2])],
+        output: vec![typed("on", ElementType::Bool, &[]), info("longer", &[2]), typed("shape", ElementType::I64, &[1])],
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        node: vec![node("Loop", &["times", "", "x"], &["y", "shapes"]).with(graph_attribute("body", body))],
+        initializer: vec![longs("times", &[], &[3])],
+        input: vec![info("x", &[2])],
+        output: vec![info("y", &[8])],
+        ..Default::default()
+    };
+    let model = normalised(&model(17, graph));
+    let inner = nodes(&model.graph)[0].subgraphs().next().unwrap();
+    assert_eq!(ops(inner), ["Concat", "Shape"]);
+    assert!(read(&model.to_proto().unwrap()).is_ok());
+}
+
+#[test]
+fn domains_that_no_node_uses_are_dropped() {
+    assert_eq!(from(17, vec![node("Relu", &["x"], &["y"])]).opsets.len(), 1);
+    let kept = from(17, vec![node("QuickGelu", &["x"], &["y"]).in_domain("com.microsoft")]);
+    assert_eq!(kept.opsets["com.microsoft"], 1);
+}
+
+#[test]
+fn long_chains_take_a_short_while() {
+    let names: Vec<String> = (0..50_000).map(|i| if i == 0 { "x".into() } else { format!("v{i}") }).collect();
+    let chain = names.windows(2).map(|pair| node("Identity", &[&pair[0]], &[&pair[1]]));
+    let last = node("Relu", &[names.last().unwrap()], &["y"]);
+    let model = from(17, chain.chain([last]).collect());
+    assert_eq!(ops(&model.graph), ["Relu"]);
 }

@@ -113,7 +113,7 @@ impl Args<'_> {
     /// Arithmetic of vectors with vectors as long, or with single elements.
     fn computed(&self, op: &str, length: usize) -> Option<Vec<Item>> {
         let (left, right) = (self.items(0)?, self.items(1)?);
-        if self.node.inputs.len() != 2 {
+        if self.node.inputs.len() != 2 || self.flag("fmod") {
             return None;
         }
         let unsigned = self.element(0)?.range().is_none_or(|(low, _)| low == 0);

@@ -233,6 +233,18 @@ def patterns():
     branch = lambda op: h.make_graph([n(op, ["x"], [op])], op, [], [onnx.ValueInfoProto(name=op)])
     chosen = [n("Shape", ["x"], ["s"]), n("Gather", ["s", "i"], ["b"]), n("Equal", ["b", "i"], ["c"]), n("If", ["c"], ["r"], then_branch=branch("Relu"), else_branch=branch("Flatten")), n("Neg", ["r"], ["y"])]
     add("pattern if", model(chosen, {"x": x}, [("i", np.int64(1))]), {"x": x})
+    q = rng.integers(-127, 127, (3, 2, 4, 8)).astype(np.int8)
+    turned = [n("DequantizeLinear", ["w", "s", "z"], ["d"], axis=3), n("Transpose", ["d"], ["t"], perm=[3, 2, 0, 1]), n("Conv", ["i", "t"], ["y"], pads=[1, 0, 1, 1])]
+    parts = [("w", q), ("s", np.linspace(0.01, 0.2, 8, dtype=np.float32)), ("z", np.zeros(8, np.int8))]
+    image = rng.standard_normal((1, 4, 6, 5)).astype(np.float32)
+    add("pattern weights turned", model(turned, {"i": image}, parts), {"i": image})
+    own = h.make_function("own", "Act", ["a", "b"], ["out"], [n("Mul", ["a", "b"], ["m"]), onnx.helper.make_node("LeakyRelu", ["m"], ["out"])],
+                          [h.make_opsetid("", 21)], ["alpha"])
+    own.node[1].attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT))
+    called = model([n("Act", ["x", "x"], ["t"], domain="own", alpha=0.5), n("Act", ["t", "x"], ["y"], domain="own", alpha=0.1)], {"x": x})
+    called.functions.append(own)
+    called.opset_import.append(h.make_opsetid("own", 1))
+    add("pattern function", called, {"x": x})
     mobile(rng)
 
 
