@@ -160,7 +160,9 @@ def case(name, model, compare="all", lsb=0, why="", whole=True, relative=0.0):
     every = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL}
     made = {}
     for label, level in every.items():
-        made[label] = run(model, feed, level)
+        if compare in ("all", label) or label == "off":
+            made[label] = run(model, feed, level)
+    made.setdefault("all", made["off"])
     for key, value in made["all"].items():
         tensors[f"{name}/all/{key}"] = value
         if not np.array_equal(value, made["off"][key]):
@@ -408,7 +410,7 @@ def forms():
     net.inputs.append(helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 6, 6]))
     x = dq(net, "x", .02, u8(100))
     w = dq(net, net.const(rng.integers(-127, 128, (4, 3, 3, 3)).astype(s8)), .01, s8(0))
-    y = q(net, net.op("Relu", net.op("Conv", x, w)), .05, s8(-20))
+    y = q(net, net.op("Relu", net.op("Conv", x, w)), .0531, s8(-20))
     made["form-bytes"] = net.model(y, types=[TensorProto.INT8]), {}
 
     # Activations between float islands: two regions and a way around.
@@ -419,6 +421,63 @@ def forms():
     c = fq(net, net.op("CumSum", b, net.const(np.int64(3))), .1, u8(128))
     d = fq(net, net.op("Add", b, c), .1, u8(128))
     made["form-islands"] = net.model(fq(net, net.op("Conv", d, w), .2, u8(128))), dict(whole=False)
+
+    # Every operator set.
+    for opset in (10, 11, 13, 19, 21, 23):
+        net, x = image((1, 3, 8, 8), opset)
+        x = fq(net, x, .027, u8(117))
+        w = dq(net, net.const(rng.integers(-127, 128, (4, 3, 3, 3)).astype(s8)), .011, s8(0))
+        y = fq(net, net.op("Relu", net.op("Conv", x, w, pads=[1] * 4)), .043, u8(0))
+        y = net.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+        y = net.op("Flatten", net.op("GlobalAveragePool", fq(net, y, .043, u8(0))))
+        y = fq(net, y, .0189, u8(3))
+        w = dq(net, net.const(rng.integers(-127, 128, (4, 5)).astype(s8)), .01, s8(0))
+        b = dq(net, net.const(rng.integers(-2000, 2000, 5).astype(np.int32)), np.float32(.0189) * np.float32(.01), None)
+        made[f"form-opset-{opset}"] = net.model(fq(net, net.op("Gemm", y, w, b), .037, u8(128))), {}
+
+    # A clamp and a mean behind a product without a pair between, a padding, a chain of moves.
+    net, x = image((1, 3, 8, 8))
+    x = fq(net, x, .027, s8(3))
+    x = net.op("Pad", x, net.const(np.int64([0, 0, 1, 1, 0, 0, 1, 1])))
+    w = dq(net, net.const(rng.integers(-127, 128, (6, 3, 3, 3)).astype(s8)), rng.uniform(.004, .02, 6), np.zeros(6, s8), axis=0)
+    y = net.op("Clip", net.op("Conv", x, w), net.const(np.float32(-.5)), net.const(np.float32(2)))
+    y = net.op("MaxPool", net.op("Transpose", y, perm=[0, 1, 3, 2]), kernel_shape=[2, 2], strides=[2, 2])
+    y = net.op("Reshape", fq(net, y, .0187, s8(-100)), net.const(np.int64([0, 3, 2, -1])))
+    y = fq(net, net.op("ReduceMean", net.op("Relu", y), axes=[-1], keepdims=0), .0123, s8(-128))
+    made["form-chain"] = net.model(y), dict(compare="off")
+
+    # LeakyRelu and SiLU behind products, in float, then quantized.
+    net, x = image((1, 3, 8, 8))
+    x = fq(net, x, .027, s8(3))
+    w = dq(net, net.const(rng.integers(-127, 128, (6, 3, 3, 3)).astype(s8)), .01, s8(0))
+    y = net.op("LeakyRelu", net.op("Conv", x, w, net.const(rng.normal(0, 1, 6).astype(np.float32))), alpha=.1)
+    y = fq(net, y, .043, s8(-80))
+    w = dq(net, net.const(rng.integers(-127, 128, (4, 6, 1, 1)).astype(s8)), .01, s8(0))
+    y = net.op("Conv", y, w)
+    made["form-float-activation"] = net.model(fq(net, net.silu(y), .043, s8(-120))), dict(compare="off")
+
+    # A bias far beyond 32 bits in units of the products.
+    net, x = image((1, 2, 4, 4))
+    x = fq(net, x, 1e-4, s8(3))
+    w = dq(net, net.const(rng.integers(-127, 128, (2, 2, 1, 1)).astype(s8)), 1e-6, s8(0))
+    y = net.op("Relu", net.op("Conv", x, w, net.const(np.float32([5, -3]))))
+    made["form-large-bias"] = net.model(fq(net, y, .043, s8(-80))), dict(compare="off")
+
+    # 16 bits, and a scale for each channel of the activations: arithmetic in float.
+    net, x = image((1, 3, 4, 4), 21)
+    y = fq(net, x, .0007, np.int16(0))
+    y = fq(net, y, [.02, .03, .04], np.array([3, 120, 255], u8), axis=1)
+    made["form-wide"] = net.model(fq(net, net.op("Sigmoid", y), .0041, u8(3))), dict(compare="off", whole=False)
+
+    # Squeeze and excitation: a product by channel, HardSigmoid, HardSwish.
+    net, x = image((1, 8, 6, 6))
+    x = fq(net, x, .027, u8(110))
+    y = fq(net, net.op("GlobalAveragePool", x), .0061, u8(120))
+    w = dq(net, net.const(rng.integers(-127, 128, (8, 8, 1, 1)).astype(s8)), .01, s8(0))
+    y = fq(net, net.op("Conv", y, w), .023, u8(128))
+    y = fq(net, net.op("HardSigmoid", y, alpha=1 / 6, beta=.5), 1 / 255, u8(0))
+    y = fq(net, net.op("Mul", x, y), .019, u8(110))
+    made["form-squeeze"] = net.model(fq(net, net.op("HardSwish", y), .013, u8(31))), dict(compare="off")
 
     # Weights alone.
     net = Net()

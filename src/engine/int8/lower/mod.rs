@@ -16,6 +16,7 @@ mod fold;
 mod movement;
 mod params;
 mod partition;
+mod primitive;
 mod product;
 mod quantize;
 mod reason;
@@ -28,7 +29,7 @@ pub use reason::Reason;
 
 use super::program::Program;
 use crate::onnx::Model;
-use crate::onnx::graph::{Cycle, Node, describe};
+use crate::onnx::graph::{Cycle, Node, NodeId, describe};
 use crate::onnx::shapes::Facts;
 use params::{is_dequantize, is_quantize};
 use state::Lowering;
@@ -53,6 +54,9 @@ pub struct Lowered {
     /// By the number in the nodes' attribute.
     pub regions: Vec<Program>,
     pub kept: Vec<Kept>,
+    /// Nodes of QuantizeLinear and DequantizeLinear that remain in the graph: by blocks, to 4 bits, or by scales that
+    /// are computed. All others are in regions, or spelled out as arithmetic.
+    pub quantizers: Vec<String>,
 }
 
 /// Why a graph could not be lowered at all; a single node that cannot stays in float instead.
@@ -89,8 +93,11 @@ pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
     });
     let kept = kept.collect();
     let regions = partition::rewrite(&mut model.graph, plan);
+    let left = primitive::spell_out(&mut model.graph, facts);
+    let describe_left = |&id: &NodeId| model.graph.node(id).map(describe);
+    let quantizers = left.iter().filter_map(describe_left).collect();
     model.opsets.insert(DOMAIN.to_owned(), 1);
-    Ok(Lowered { regions, kept })
+    Ok(Lowered { regions, kept, quantizers })
 }
 
 fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {

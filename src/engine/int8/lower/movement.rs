@@ -225,7 +225,7 @@ impl Lowering<'_> {
         let is_bytes = inputs.iter().all(|value| matches!(self.reps.get(value), Some(Rep::Int8(_))));
         let operands: Vec<Operand> = match is_bytes {
             true => inputs.iter().map(|&value| self.bytes(value)).collect::<Result<_, _>>()?,
-            false => inputs.iter().map(|&value| self.as_int8(value)).collect::<Result<_, _>>()?,
+            false => inputs.iter().map(|&value| self.rounded(value)).collect::<Result<_, _>>()?,
         };
         let first = operands.first().ok_or(Reason::Input)?.params;
         let alike = operands.iter().all(|operand| operand.params.agrees(&first));

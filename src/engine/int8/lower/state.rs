@@ -198,6 +198,19 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// A float tensor as int8 where all its readers lead to one QuantizeLinear through moves: rounded for that one.
+    pub fn rounded(&mut self, value: ValueId) -> Result<Operand, Reason> {
+        let exact = self.as_int8(value);
+        let (Err(_), Some(Rep::Curve { source, curve })) = (&exact, self.reps.get(&value).cloned()) else {
+            return exact;
+        };
+        let (Some(to), Type::Int8(params)) = (self.sink(value), self.draft.values[source.index()].ty) else {
+            return exact;
+        };
+        let table = quantized(&curve, &to.params).map(|q| q.clamp(to.low, to.high));
+        self.table(Operand { id: source, params }, table, to.params)
+    }
+
     /// A float tensor as a region computes or looks it up; `None` where no region has it.
     pub fn as_float(&mut self, value: ValueId) -> Result<Option<Id>, Reason> {
         if let Some(&id) = self.floats.get(&value) {

@@ -73,7 +73,7 @@ impl Lowering<'_> {
             return Err(Reason::Attribute("Indices"));
         }
         let is_bytes = matches!(self.reps.get(&input), Some(Rep::Int8(_)));
-        let from = if is_bytes { self.bytes(input)? } else { self.as_int8(input)? };
+        let from = if is_bytes { self.bytes(input)? } else { self.rounded(input)? };
         let made = self.emit_max_pool(node, from)?;
         if is_bytes {
             self.reps.insert(output, Rep::Int8(made.id));

@@ -3,6 +3,7 @@
 use super::super::function::{Binary, Unary};
 use crate::onnx::graph::{Graph, Node, ValueId};
 use crate::onnx::shapes::Facts;
+use crate::onnx::{ElementType, Tensor};
 use std::collections::HashMap;
 
 #[derive(Debug, Clone)]
@@ -37,7 +38,11 @@ pub fn evaluate(
     values: &HashMap<ValueId, Value>,
 ) -> Result<Vec<Value>, String> {
     let input = |i: usize| read(graph, values, node.input(i).ok_or("an input is missing")?);
-    let shape = facts.shape(node.output(0).unwrap()).ok_or("a shape is unknown")?;
+    // What lowering put in has the shape of its input.
+    let shape = match facts.shape(node.output(0).unwrap()) {
+        Some(shape) => shape,
+        None => input(0)?.shape,
+    };
     let unary = |function: Unary| {
         let made: Vec<f32> = input(0)?.floats().into_iter().map(|x| function.of(x)).collect();
         Ok(vec![Value::new(&made, shape.clone())])
@@ -63,6 +68,12 @@ pub fn evaluate(
             let (scale, shift) = (input(1)?.floats(), input(2)?.floats());
             rows(&input(0)?, |row| layer_norm(row, &scale, &shift))
         }
+        "Round" => unary(Unary::Round),
+        "Cast" => {
+            let from = facts.element(node.input(0).unwrap()).unwrap_or(ElementType::F32);
+            let to = i32::try_from(node.int("to").unwrap()).ok().and_then(ElementType::from_onnx);
+            cast(from, to.ok_or("a type is unknown")?, &input(0)?)
+        }
         "Split" => split(graph, facts, node, &input(0)?),
         "Concat" => {
             let parts: Vec<Value> = (0..node.inputs.len()).map(input).collect::<Result<_, String>>()?;
@@ -79,6 +90,20 @@ pub fn evaluate(
         "MaxPool" => max_pool(&input(0)?, node, shape),
         op => Err(format!("the tests do not run {op}")),
     }
+}
+
+/// Between floats and integers of up to 16 bits.
+fn cast(from: ElementType, to: ElementType, value: &Value) -> Result<Vec<Value>, String> {
+    let tensor = Tensor::new(from, value.shape.clone(), value.bytes.clone()).map_err(|e| e.to_string())?;
+    let numbers = tensor.to_f32s().or_else(|| Some(tensor.to_i64s()?.iter().map(|&i| i as f32).collect()));
+    let numbers = numbers.ok_or("not a number")?;
+    let bytes = match to {
+        ElementType::F32 => return Ok(vec![Value::new(&numbers, value.shape.clone())]),
+        ElementType::I16 => numbers.iter().flat_map(|&x| (x as i16).to_le_bytes()).collect(),
+        ElementType::U8 => numbers.iter().map(|&x| x as u8).collect(),
+        other => return Err(format!("the tests do not cast to {other}")),
+    };
+    Ok(vec![Value { bytes, shape: value.shape.clone() }])
 }
 
 fn binary(function: Binary, a: &Value, b: &Value, shape: Vec<usize>) -> Result<Vec<Value>, String> {

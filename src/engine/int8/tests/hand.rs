@@ -223,9 +223,13 @@ fn scales_of_no_use_stay_in_float_and_say_so() {
         assert!(lowered.regions.is_empty());
         let reason = &lowered.kept[0].reason;
         assert!(matches!(reason, Reason::Scale(s) if s.to_bits() == scale.to_bits()), "{reason}");
+        assert_eq!(lowered.quantizers, [""; 0]);
     }
-    let (_, _, lowered) = lowered(&round_trip(1.0, (ElementType::I16, vec![0, 0])), &InputShapes::new()).unwrap();
+    let (model, _, lowered) = lowered(&round_trip(1.0, (ElementType::I16, vec![2, 0])), &InputShapes::new()).unwrap();
     assert_eq!(lowered.kept[0].reason, Reason::Element(ElementType::I16));
+    let order = model.graph.order().unwrap();
+    let ops: Vec<_> = order.into_iter().map(|id| model.graph.node(id).unwrap().op.as_str()).collect();
+    assert_eq!(ops, ["Div", "Round", "Add", "Clip", "Cast", "Cast", "Sub", "Mul"]);
 }
 
 #[test]
