@@ -32,7 +32,7 @@
 //! tensor   ->
 //! config   ->
 //! bundle   -> tensor
-//! engine   -> tensor
+//! engine   -> tensor onnx
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy

@@ -45,12 +45,9 @@ fn accumulators_stay_within_32_bits_or_the_program_is_refused() {
 fn halves_round_to_even_and_clamps_hold() {
     let program = Program::new(dot(1, 2, 0)).unwrap();
     // (q - 3)·2/4 + 3: halves at even q.
-    let found: Vec<i8> = [3, 4, 5, 6, 7, 8, 127, -128]
+    let found: Vec<i8> = [3, 4, 5, 6, 7, 8, 127, 128_u8]
         .into_iter()
-        .map(|q| match &run(&program, vec![Data::Int8(vec![q])])[0] {
-            Data::Int8(values) => values[0],
-            other => panic!("{other:?}"),
-        })
+        .map(|q| run_bytes(&program, &[&[q]]).unwrap()[0][0].cast_signed())
         .collect();
     assert_eq!(found, [3, 3, 4, 5, 5, 5, 65, -63]);
 }
