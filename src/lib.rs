@@ -8,6 +8,7 @@
 //! sys/          disk, clock, process, real and faulty: the only place that renames, syncs, reads a clock
 //! onnx/         ModelProto (generated), graph, normalisation, shapes: the one ONNX front end
 //! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
+//! kernels/      int8 microkernels, packing, CPU detection; imports no sibling
 //! engine/       a model, its sessions and workers; slots: what is live
 //! bundle/       what a model is on disk and on the wire; no I/O
 //! store/        versions on disk and the journal: live, previous, trial
@@ -22,7 +23,7 @@
 //! device/       the roles of a device put together: engine, link, both on one console
 //! demo/         the whole story on one machine
 //! ```
-//! Rooms to come: `kernels` (the int8 engine), `pipeline` (sources), `compress`.
+//! Rooms to come: `pipeline` (sources), `compress`.
 //!
 //! # Arrows
 //! `tests/architecture.rs` holds this table against every `use crate::` in the source.
@@ -31,8 +32,9 @@
 //! onnx     ->
 //! tensor   ->
 //! config   ->
+//! kernels  ->
 //! bundle   -> tensor
-//! engine   -> tensor onnx
+//! engine   -> tensor onnx kernels
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy
@@ -62,6 +64,7 @@ pub mod demo;
 pub mod device;
 pub mod engine;
 pub mod ipc;
+pub mod kernels;
 pub mod link;
 pub mod mqtt;
 pub mod onnx;

@@ -125,6 +125,9 @@ impl Lowering<'_> {
         let taps = window.kernel[0] * window.kernel[1];
         let multipliers = (1..=taps).map(|count| from.params.scale / (params.scale * count as f32)).collect();
         let count_pads = node.int("count_include_pad").unwrap_or(0) != 0;
+        if count_pads && node.int("ceil_mode").unwrap_or(0) != 0 {
+            return Err(Reason::Attribute("count_include_pad with ceil_mode"));
+        }
         let op = Op::AveragePool(AveragePool { window, multipliers, count_pads });
         let made = self.emit_int8(op, vec![image], shape, params)?;
         Ok(Operand { id: self.unflatten(made.id, flat)?, params })

@@ -55,11 +55,11 @@ pub fn run_bytes(program: &Program, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>, In
 }
 
 /// What turns an ONNX byte into the signed domain and back, by exclusive or.
-fn flip(params: &QuantParams) -> u8 {
+pub fn flip(params: &QuantParams) -> u8 {
     if params.signed { 0 } else { 0x80 }
 }
 
-fn from_bytes(value: &Value, index: usize, bytes: &[u8]) -> Result<Data, InputError> {
+pub fn from_bytes(value: &Value, index: usize, bytes: &[u8]) -> Result<Data, InputError> {
     let size = match value.ty {
         Type::Int8(_) => 1,
         Type::F32 | Type::I32 => 4,
@@ -77,7 +77,7 @@ fn from_bytes(value: &Value, index: usize, bytes: &[u8]) -> Result<Data, InputEr
     })
 }
 
-fn to_bytes(value: &Value, data: &Data) -> Vec<u8> {
+pub fn to_bytes(value: &Value, data: &Data) -> Vec<u8> {
     let flip = match value.ty {
         Type::Int8(params) => flip(&params),
         Type::Dynamic | Type::F32 | Type::I32 => 0,
@@ -100,7 +100,8 @@ pub fn run(program: &Program, inputs: Vec<Data>) -> Vec<Data> {
     }
     let last = last_uses(program);
     for (index, step) in program.steps().iter().enumerate() {
-        let data = execute(&Frame { program, step, made: &made });
+        let inputs = step.inputs.iter().map(|id| made[id.index()].as_ref().expect("check found it to be made"));
+        let data = run_step(program, step, inputs.collect());
         made[step.output.index()] = Some(data);
         for id in step.inputs.iter().filter(|id| last[id.index()] == index) {
             made[id.index()] = None;
@@ -109,8 +110,16 @@ pub fn run(program: &Program, inputs: Vec<Data>) -> Vec<Data> {
     program.outputs().iter().map(|id| made[id.index()].clone().expect("check found the output to be made")).collect()
 }
 
+/// One step alone, of a program's own.
+///
+/// # Panics
+/// If the inputs do not fit the step.
+pub fn run_step(program: &Program, step: &Step, inputs: Vec<&Data>) -> Data {
+    execute(&Frame { program, step, inputs })
+}
+
 /// The number of the step behind which a value is needed no more.
-fn last_uses(program: &Program) -> Vec<usize> {
+pub fn last_uses(program: &Program) -> Vec<usize> {
     let mut last = vec![usize::MAX; program.values().len()];
     for (index, step) in program.steps().iter().enumerate() {
         step.inputs.iter().for_each(|id| last[id.index()] = index);
@@ -123,7 +132,7 @@ fn last_uses(program: &Program) -> Vec<usize> {
 struct Frame<'a> {
     program: &'a Program,
     step: &'a Step,
-    made: &'a [Option<Data>],
+    inputs: Vec<&'a Data>,
 }
 
 impl Frame<'_> {
@@ -136,7 +145,7 @@ impl Frame<'_> {
     }
 
     fn data(&self, index: usize) -> &Data {
-        self.made[self.step.inputs[index].index()].as_ref().expect("check found the input to be made")
+        self.inputs[index]
     }
 
     /// Int8 values, static or dynamic, with their zero point.

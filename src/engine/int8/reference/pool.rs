@@ -6,7 +6,7 @@ use super::elementwise::advance;
 use super::{Data, Frame};
 
 /// Calls with the pixels that each window meets, for each image and channel.
-fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8], [usize; 2]) -> T) -> Vec<T> {
+fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8]) -> T) -> Vec<T> {
     let (values, _) = frame.int8(0);
     let [h, w] = [frame.input(0).shape[2], frame.input(0).shape[3]];
     let [oh, ow] = [frame.output().shape[2], frame.output().shape[3]];
@@ -21,7 +21,7 @@ fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8], [usize; 
                     let columns = (0..window.kernel[1]).filter_map(|kx| window.meets(1, x, kx, w));
                     met.extend(columns.map(|column| plane[row * w + column]));
                 }
-                made.push(of(&met, [y, x]));
+                made.push(of(&met));
             }
         }
     }
@@ -29,27 +29,19 @@ fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8], [usize; 
 }
 
 pub(super) fn max(frame: &Frame, window: &Window) -> Data {
-    Data::Int8(windows(frame, window, |met, _| met.iter().copied().max().unwrap_or(i8::MIN)))
+    Data::Int8(windows(frame, window, |met| met.iter().copied().max().unwrap_or(i8::MIN)))
 }
 
 pub(super) fn average(frame: &Frame, pool: &AveragePool) -> Data {
     let (_, zero_point) = frame.int8(0);
     let out = frame.params();
-    let input = &frame.input(0).shape;
-    let counted =
-        |at: [usize; 2]| (0..2).map(|axis| within_pads(&pool.window, axis, at[axis], input[axis + 2])).product();
-    Data::Int8(windows(frame, &pool.window, |met, at| {
+    let taps = pool.window.kernel[0] * pool.window.kernel[1];
+    Data::Int8(windows(frame, &pool.window, |met| {
         let sum = met.iter().map(|&v| i32::from(v) - i32::from(zero_point)).sum();
-        let count: usize = if pool.count_pads { counted(at) } else { met.len() };
+        let count: usize = if pool.count_pads { taps } else { met.len() };
         let multiplier = pool.multipliers[count.max(1) - 1];
         round::requantize(sum, multiplier, out.zero_point, i8::MIN, i8::MAX)
     }))
-}
-
-/// Taps that lie in the image or its padding; a window rounded up may reach further.
-fn within_pads(window: &Window, axis: usize, output: usize, size: usize) -> usize {
-    let end = size + window.pads[axis] + window.pads[axis + 2];
-    (0..window.kernel[axis]).filter(|tap| output * window.stride[axis] + tap * window.dilation[axis] < end).count()
 }
 
 pub(super) fn mean(frame: &Frame, mean: &Mean) -> Data {

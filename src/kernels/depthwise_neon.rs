@@ -1,0 +1,159 @@
+#![allow(unsafe_code, reason = "vector instructions on pointers")]
+#![allow(clippy::needless_range_loop, reason = "registers go by their numbers")]
+//! Depthwise convolutions for Armv8.0: 16 channels, products of two taps in 16 bits, then into 32.
+//!
+//! Invariant: as for products, two −128·−128 never meet in 16 bits: such weights take taps one by one.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::depthwise::{Block, DepthwiseTier, General, Grouping, Inner};
+use super::neon::{load_16, quantize_16, store};
+
+pub(super) static TIER: DepthwiseTier = DepthwiseTier {
+    grouping: Grouping::Single,
+    lanes: &[1],
+    // SAFETY: the same contract.
+    general: |call, _| unsafe { i8_depthwise_16c_neon::<true>(call) },
+    // SAFETY: the same contract.
+    inner: Some(|call| unsafe { i8_depthwise_3x3_16c_neon(call) }),
+    // SAFETY: the same contract.
+    paired_minimum: Some(|call, _| unsafe { i8_depthwise_16c_neon::<false>(call) }),
+};
+
+/// # Safety
+/// The contract of [`General`].
+#[inline(never)]
+#[target_feature(enable = "neon")]
+unsafe fn i8_depthwise_16c_neon<const PAIRS: bool>(call: &General<'_>) {
+    let block = &call.block;
+    for pixel in 0..block.pixels {
+        // SAFETY: pixel and taps are the call's; each tap has 16 readable bytes and 16 weights.
+        unsafe {
+            let mut acc = load_bias(block);
+            let load = |tap: usize| (vld1q_s8(call.pixel(pixel, tap).cast()), vld1q_s8(block.weights.add(tap * 16)));
+            let mut tap = 0;
+            while tap < block.groups {
+                let (a, w) = load(tap);
+                if PAIRS && tap + 1 < block.groups {
+                    acc = add_two(acc, (a, w), load(tap + 1));
+                    tap += 2;
+                } else {
+                    acc = add_one(acc, a, w);
+                    tap += 1;
+                }
+            }
+            store_16(block, pixel, acc);
+        }
+    }
+}
+
+/// Weights stay in nine registers.
+///
+/// # Safety
+/// The contract of [`Inner`].
+#[inline(never)]
+#[target_feature(enable = "neon")]
+unsafe fn i8_depthwise_3x3_16c_neon(call: &Inner<'_>) {
+    let block = &call.block;
+    // SAFETY: nine taps of 16 weights; each tap of each pixel has 16 readable bytes.
+    unsafe {
+        let mut w = [vdupq_n_s8(0); 9];
+        for (tap, w) in w.iter_mut().enumerate() {
+            *w = vld1q_s8(block.weights.add(tap * 16));
+        }
+        let bias = load_bias(block);
+        let mut rows = call.rows;
+        for pixel in 0..block.pixels {
+            let load = |tap: usize| (vld1q_s8(rows[tap / 3].add(tap % 3 * call.steps[tap / 3]).cast()), w[tap]);
+            let mut acc = add_two(bias, load(0), load(1));
+            acc = add_two(acc, load(2), load(3));
+            acc = add_two(acc, load(4), load(5));
+            acc = add_two(acc, load(6), load(7));
+            let (a, w8) = load(8);
+            store_16(block, pixel, add_one(acc, a, w8));
+            for y in 0..3 {
+                rows[y] = rows[y].wrapping_add(call.steps[y] * call.stride);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The contract of [`Block`], of one lane.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn load_bias(block: &Block<'_>) -> [int32x4_t; 4] {
+    // SAFETY: 16 values.
+    unsafe {
+        [
+            vld1q_s32(block.bias),
+            vld1q_s32(block.bias.add(4)),
+            vld1q_s32(block.bias.add(8)),
+            vld1q_s32(block.bias.add(12)),
+        ]
+    }
+}
+
+/// The upper halves' products. In assembly: the compiler takes the halves of resident weights out of the loop, and then
+/// has to part every activation too.
+#[inline]
+#[target_feature(enable = "neon")]
+fn multiply_high(a: int8x16_t, w: int8x16_t) -> int16x8_t {
+    let product;
+    // SAFETY: registers alone.
+    unsafe {
+        asm!("smull2 {p:v}.8h, {a:v}.16b, {w:v}.16b", p = out(vreg) product, a = in(vreg) a, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    product
+}
+
+/// The upper halves' products, added.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_high(mut sum: int16x8_t, a: int8x16_t, w: int8x16_t) -> int16x8_t {
+    // SAFETY: registers alone.
+    unsafe {
+        asm!("smlal2 {p:v}.8h, {a:v}.16b, {w:v}.16b", p = inout(vreg) sum, a = in(vreg) a, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_two(acc: [int32x4_t; 4], one: (int8x16_t, int8x16_t), two: (int8x16_t, int8x16_t)) -> [int32x4_t; 4] {
+    let low = vmull_s8(vget_low_s8(one.0), vget_low_s8(one.1));
+    let low = vmlal_s8(low, vget_low_s8(two.0), vget_low_s8(two.1));
+    widen(acc, low, add_high(multiply_high(one.0, one.1), two.0, two.1))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_one(acc: [int32x4_t; 4], a: int8x16_t, w: int8x16_t) -> [int32x4_t; 4] {
+    widen(acc, vmull_s8(vget_low_s8(a), vget_low_s8(w)), multiply_high(a, w))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen(acc: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4] {
+    [
+        vaddw_s16(acc[0], vget_low_s16(low)),
+        vaddw_high_s16(acc[1], low),
+        vaddw_s16(acc[2], vget_low_s16(high)),
+        vaddw_high_s16(acc[3], high),
+    ]
+}
+
+/// # Safety
+/// The contract of [`Block`], of one lane; `pixel` is one of its pixels.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn store_16(block: &Block<'_>, pixel: usize, acc: [int32x4_t; 4]) {
+    // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel, and no more is stored.
+    unsafe {
+        let bytes = quantize_16(block.finish, acc, load_16(block.multipliers));
+        store(block.output.add(pixel * block.row_stride), block.channels, bytes);
+    }
+}

@@ -1,0 +1,308 @@
+#![allow(unsafe_code, reason = "bytes of an activation as weights")]
+//! Weights in the order in which a microkernel reads them.
+//!
+//! Invariant: the packed form holds whole strips, `[strip][tap][K / KR][NR][KR]`, zero-padded, so that kernels neither
+//! check for ends nor count; no sum of products can leave 31 bits (checked here, once).
+//! `bias' = b − z·Σw`, with the input's zero point z as stored, takes the zero point out of the inner loop.
+//! Weight zero points are subtracted from the weights where all differences fit into eight bits; where one does not,
+//! they stay beside the weights, and the driver corrects each row by its sum of inputs.
+//! Rejected: splitting such weights in two summands (twice the products).
+
+use super::storage::Storage;
+
+/// Why an operator cannot be made. Numbers are counts of values.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PackError {
+    #[error("{what}: {found} values, {wanted} needed")]
+    Length { what: &'static str, found: usize, wanted: usize },
+    #[error("output channel {channel}: sums may reach {reach}, and 2^31 - 1 is the most that 32 bits hold")]
+    Overflow { channel: usize, reach: i64 },
+    #[error("output channel {channel}: multiplier {multiplier} is not a finite number")]
+    Multiplier { channel: usize, multiplier: f32 },
+    #[error("no value is in the bounds {lo}..={hi}")]
+    Bounds { lo: i8, hi: i8 },
+    #[error("kernels for {isa} cannot run here: this CPU lacks it, or the storage is not its own")]
+    Isa { isa: super::Isa },
+}
+
+/// Int8 weights as they lie in a model, by strides: `[output channel][tap][input channel]`.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightView<'a> {
+    values: &'a [i8],
+    n: usize,
+    taps: usize,
+    k: usize,
+    strides: [usize; 3],
+    /// What makes values of stored bytes.
+    flip: u8,
+}
+
+impl<'a> WeightView<'a> {
+    /// A convolution's weights as ONNX has them: `[n][k][taps]`, taps being kernel height times width.
+    pub fn oihw(values: &'a [i8], n: usize, k: usize, taps: usize) -> Result<Self, PackError> {
+        Self::new(values, [n, taps, k], [k * taps, 1, taps])
+    }
+
+    /// `[n][taps][k]`.
+    pub fn ohwi(values: &'a [i8], n: usize, taps: usize, k: usize) -> Result<Self, PackError> {
+        Self::new(values, [n, taps, k], [taps * k, k, 1])
+    }
+
+    /// The right side of a matrix product: `[k][n]`.
+    pub fn matrix(values: &'a [i8], k: usize, n: usize) -> Result<Self, PackError> {
+        Self::new(values, [n, 1, k], [1, 0, n])
+    }
+
+    /// The right side of a product of activations, as stored: `n` columns of `k` values, `strides` bytes from one
+    /// column to the next and from one value to the next.
+    pub fn stored(
+        values: &'a [u8],
+        storage: Storage,
+        [n, k]: [usize; 2],
+        strides: [usize; 2],
+    ) -> Result<Self, PackError> {
+        let span = |count: usize, stride: usize| count.saturating_sub(1).saturating_mul(stride);
+        let wanted = span(n, strides[0]).saturating_add(span(k, strides[1])).saturating_add(1);
+        if values.len() < wanted {
+            return Err(PackError::Length { what: "right side", found: values.len(), wanted });
+        }
+        // SAFETY: the same bytes; every byte is a value of either type.
+        let values = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<i8>(), values.len()) };
+        Ok(Self { values, n, taps: 1, k, strides: [strides[0], 0, strides[1]], flip: storage.flip() })
+    }
+
+    fn new(values: &'a [i8], [n, taps, k]: [usize; 3], strides: [usize; 3]) -> Result<Self, PackError> {
+        if values.len() != n * taps * k {
+            return Err(PackError::Length { what: "weights", found: values.len(), wanted: n * taps * k });
+        }
+        Ok(Self { values, n, taps, k, strides, flip: 0 })
+    }
+
+    #[inline]
+    pub(super) fn at(&self, n: usize, tap: usize, k: usize) -> i8 {
+        let value = self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]];
+        value ^ self.flip.cast_signed()
+    }
+
+    /// Some input channels of one tap, from `k` on.
+    #[inline]
+    fn read(&self, n: usize, tap: usize, k: usize, to: &mut [i8]) {
+        let from = &self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]..];
+        let flip = self.flip.cast_signed();
+        if self.strides[2] == 1 {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from ^ flip);
+        } else {
+            to.iter_mut().zip(from.iter().step_by(self.strides[2])).for_each(|(to, from)| *to = from ^ flip);
+        }
+    }
+
+    /// Output channels, taps, input channels.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.n, self.taps, self.k]
+    }
+}
+
+/// How accumulators become bytes: see [`requantize`](super::requantize).
+#[derive(Debug, Clone, Copy)]
+pub struct Requant<'a> {
+    /// Input scale times weight scale over output scale; one for all channels or one each.
+    pub multipliers: &'a [f32],
+    pub zero_point: i8,
+    /// Clamp, as of a ReLU; −128 and 127 where there is none.
+    pub lo: i8,
+    pub hi: i8,
+    /// Applied to the requantized value, from stored byte to stored byte: an activation, or another scale.
+    pub table: Option<&'a [u8; 256]>,
+}
+
+impl Requant<'_> {
+    pub(super) fn check(&self) -> Result<(), PackError> {
+        let Self { lo, hi, .. } = *self;
+        if lo <= hi { Ok(()) } else { Err(PackError::Bounds { lo, hi }) }
+    }
+}
+
+/// A vector of bytes that begins on a cache line.
+#[derive(Debug, Clone)]
+pub(super) struct Lines {
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "read by kernels, through pointers")] [i8; 64]);
+
+impl Lines {
+    pub(super) fn zeroed(bytes: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
+    }
+
+    pub(super) fn values_mut(&mut self) -> &mut [i8] {
+        // SAFETY: lines are 64 values each, without gaps; borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const i8 {
+        self.lines.as_ptr().cast()
+    }
+}
+
+/// Packed weights of a product and what belongs to each output channel, padded to whole strips.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    pub n: usize,
+    pub k: usize,
+    pub taps: usize,
+    /// Steps of KR that cover K.
+    pub groups: usize,
+    pub strip_bytes: usize,
+    pub weights: Lines,
+    /// `b − z·Σw`, z as stored.
+    pub bias: Vec<i32>,
+    /// Σw.
+    pub sums: Vec<i32>,
+    pub multipliers: Vec<f32>,
+    /// Weight zero points that could not be subtracted; empty where all could.
+    pub zero_points: Vec<i32>,
+    /// Two weights that a kernel adds up in 16 bits are both −128.
+    pub has_paired_minimum: bool,
+}
+
+/// The dimensions of a tier's packing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pack {
+    pub nr: usize,
+    pub kr: usize,
+}
+
+impl Packed {
+    /// `zero_point` is the input's, as stored.
+    pub(super) fn new(
+        pack: Pack,
+        view: &WeightView<'_>,
+        zero_points: &[i8],
+        bias: &[i32],
+        multipliers: &[f32],
+        zero_point: i32,
+    ) -> Result<Self, PackError> {
+        let [n, taps, k] = view.shape();
+        let zeros = spread("weight zero points", zero_points, n, 0)?;
+        let bias = spread("bias", bias, n, 0)?;
+        let multipliers = spread("multipliers", multipliers, n, 1.0)?;
+        check_multipliers(&multipliers)?;
+        check_reach(view, &zeros, &bias)?;
+        let folds = fits(view, &zeros);
+        let mut packed = Self::blank(pack, [n, taps, k], folds);
+        packed.multipliers[..n].copy_from_slice(&multipliers);
+        packed.fill(pack, view, &zeros, &bias, zero_point);
+        Ok(packed)
+    }
+
+    /// Zeros, in which zero points fold into the weights or stand beside them.
+    pub(super) fn blank(pack: Pack, [n, taps, k]: [usize; 3], folds: bool) -> Self {
+        let groups = k.div_ceil(pack.kr);
+        let strip_bytes = taps * groups * pack.nr * pack.kr;
+        let strips = n.div_ceil(pack.nr);
+        Self {
+            n,
+            k,
+            taps,
+            groups,
+            strip_bytes,
+            weights: Lines::zeroed(strips * strip_bytes),
+            bias: vec![0; strips * pack.nr],
+            sums: vec![0; strips * pack.nr],
+            multipliers: vec![0.0; strips * pack.nr],
+            zero_points: if folds { Vec::new() } else { vec![0; strips * pack.nr] },
+            has_paired_minimum: false,
+        }
+    }
+
+    /// Puts all weights of a view of the same shape into their places. One zero point stands for all; no biases, for zeros.
+    pub(super) fn fill(&mut self, pack: Pack, view: &WeightView<'_>, zeros: &[i8], bias: &[i32], zero_point: i32) {
+        self.has_paired_minimum = false;
+        let folds = self.zero_points.is_empty();
+        let width = (self.taps * self.k) as i32;
+        for channel in 0..self.n {
+            let zero = zeros[if zeros.len() == 1 { 0 } else { channel }];
+            let sum = self.write_channel(pack, view, channel, if folds { zero } else { 0 });
+            let bias = bias.get(channel).copied().unwrap_or(0);
+            self.sums[channel] = sum;
+            self.bias[channel] = bias.wrapping_sub(zero_point.wrapping_mul(sum));
+            if !folds {
+                let zero = i32::from(zero);
+                self.zero_points[channel] = zero;
+                let all = zero_point.wrapping_mul(zero).wrapping_mul(width);
+                self.bias[channel] = self.bias[channel].wrapping_add(all);
+            }
+        }
+    }
+
+    /// Puts one output channel's weights into their places; their sum.
+    fn write_channel(&mut self, pack: Pack, view: &WeightView<'_>, channel: usize, subtract: i8) -> i32 {
+        let Pack { nr, kr } = pack;
+        let (mut place, mut sum) = (channel / nr * self.strip_bytes + channel % nr * kr, 0_i32);
+        let weights = self.weights.values_mut();
+        for tap in 0..self.taps {
+            for k in (0..self.k).step_by(kr) {
+                let group = &mut weights[place..][..kr.min(self.k - k)];
+                view.read(channel, tap, k, group);
+                for weight in group.iter_mut() {
+                    *weight = weight.wrapping_sub(subtract);
+                    sum = sum.wrapping_add(i32::from(*weight));
+                }
+                if let Some((low, high)) = group.split_at_checked(8) {
+                    let both = low.iter().zip(high).any(|pair| pair == (&i8::MIN, &i8::MIN));
+                    self.has_paired_minimum |= both;
+                }
+                place += nr * kr;
+            }
+        }
+        sum
+    }
+}
+
+/// One value for each of `n` channels, from none, one, or one each.
+pub(super) fn spread<T: Copy>(what: &'static str, values: &[T], n: usize, default: T) -> Result<Vec<T>, PackError> {
+    match values {
+        [] => Ok(vec![default; n]),
+        [one] => Ok(vec![*one; n]),
+        all if all.len() == n => Ok(all.to_vec()),
+        _ => Err(PackError::Length { what, found: values.len(), wanted: n }),
+    }
+}
+
+pub(super) fn check_multipliers(multipliers: &[f32]) -> Result<(), PackError> {
+    match multipliers.iter().position(|m| !m.is_finite()) {
+        Some(channel) => Err(PackError::Multiplier { channel, multiplier: multipliers[channel] }),
+        None => Ok(()),
+    }
+}
+
+/// Σ|w|·255 + |b| must stay below 2³¹, whatever the input and its zero point.
+pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> Result<(), PackError> {
+    let [n, taps, k] = view.shape();
+    let mut some = [0_i8; 64];
+    for channel in 0..n {
+        let (zero, mut sum) = (i32::from(zeros[channel]), 0_i64);
+        for (tap, first) in (0..taps).flat_map(|tap| (0..k).step_by(64).map(move |first| (tap, first))) {
+            let some = &mut some[..(k - first).min(64)];
+            view.read(channel, tap, first, some);
+            sum += i64::from(some.iter().map(|&w| (i32::from(w) - zero).abs()).sum::<i32>());
+        }
+        let reach = sum * 255 + i64::from(bias[channel]).abs();
+        if reach > i64::from(i32::MAX) {
+            return Err(PackError::Overflow { channel, reach });
+        }
+    }
+    Ok(())
+}
+
+/// Whether every weight less its zero point fits into eight bits.
+pub(super) fn fits(view: &WeightView<'_>, zeros: &[i8]) -> bool {
+    let [n, taps, k] = view.shape();
+    (0..n).all(|channel| {
+        let zero = zeros[channel];
+        zero == 0 || (0..taps).all(|tap| (0..k).all(|k| view.at(channel, tap, k).checked_sub(zero).is_some()))
+    })
+}
