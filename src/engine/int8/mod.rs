@@ -9,6 +9,7 @@
 
 mod check;
 mod display;
+pub mod fast;
 pub mod function;
 pub mod lower;
 pub mod op;

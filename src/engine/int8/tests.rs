@@ -3,8 +3,11 @@
 mod float;
 mod hand;
 
+use super::fast::Plan;
 use super::lower::{DOMAIN, Lowered, lower};
+use super::program::Program;
 use super::reference::run_bytes;
+use crate::kernels::Isa;
 use crate::onnx::graph::{Graph, NodeId, ValueId};
 use crate::onnx::normalise::normalise;
 use crate::onnx::shapes::{Facts, InputShapes};
@@ -13,6 +16,7 @@ use float::Value;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What the generator notes of a case.
 #[derive(Debug, Deserialize)]
@@ -78,8 +82,24 @@ fn region(
     let inputs: Vec<Vec<u8>> = node.inputs.iter().flatten().map(|&v| read(v)).collect::<Result<_, _>>()?;
     let slices: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let outputs = run_bytes(program, &slices).map_err(|e| e.to_string())?;
+    on_kernels(program, &slices, &outputs)?;
     let shapes = program.outputs().iter().map(|&id| program.value(id).shape.clone());
     Ok(outputs.into_iter().zip(shapes).map(|(bytes, shape)| Value { bytes, shape }).collect())
+}
+
+/// The fast executor gives the reference's bytes, on every instruction set of this CPU, run after run.
+fn on_kernels(program: &Program, inputs: &[&[u8]], wanted: &[Vec<u8>]) -> Result<(), String> {
+    for &isa in Isa::available() {
+        let plan = Plan::new(Arc::new(program.clone()), isa);
+        let mut state = plan.state();
+        for run in 0..2 {
+            let found = plan.run(&mut state, inputs).map_err(|e| e.to_string())?;
+            if found != wanted {
+                return Err(format!("{isa} and the reference disagree in run {run} of\n{program}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The model's outputs by name.
