@@ -213,7 +213,10 @@ impl At<'_> {
         let [oh, ow] = conv.window.output([h, w]).ok_or_else(shapes)?;
         self.shape(vec![n, m, oh, ow])?;
         let taps = per_group * kh * kw;
-        self.product(&conv.weights, &conv.bias, m, &|channel, k| channel * taps + k, &conv.finish)
+        let zero = |channel| zero_of(&conv.weights.zero_points, channel);
+        let far = |(channel, row): (usize, &[i8])| row.iter().map(|&w| (i64::from(w) - zero(channel)).abs()).sum();
+        let sums = || conv.weights.data.chunks_exact(taps.max(1)).enumerate().map(far).collect();
+        self.product(&conv.weights, &conv.bias, m, &conv.finish, sums)
     }
 
     fn linear(&self, linear: &Linear) -> Checked {
@@ -225,29 +228,35 @@ impl At<'_> {
             return Err(shapes());
         }
         self.shape(outer.iter().copied().chain([n]).collect())?;
-        self.product(&linear.weights, &linear.bias, n, &|channel, k| k * n + channel, &linear.finish)
+        let zero_points = &linear.weights.zero_points;
+        let sums = || {
+            let mut sums = vec![0; n];
+            for row in linear.weights.data.chunks_exact(n.max(1)) {
+                for (channel, (sum, &w)) in sums.iter_mut().zip(row).enumerate() {
+                    *sum += (i64::from(w) - zero_of(zero_points, channel)).abs();
+                }
+            }
+            sums
+        };
+        self.product(&linear.weights, &linear.bias, n, &linear.finish, sums)
     }
 
-    /// Lengths, types, and that Σ|w − z|·255 + |b| stays within 31 bits.
+    /// Lengths, types, and that Σ|w − z|·255 + |b| stays within 31 bits; `sums` are Σ|w − z| by output channel.
     fn product(
         &self,
         weights: &Weights,
         bias: &[i32],
         n: usize,
-        at: &dyn Fn(usize, usize) -> usize,
         finish: &Finish,
+        sums: impl Fn() -> Vec<i64>,
     ) -> Checked {
-        let count: usize = weights.shape.iter().product();
-        self.length("weights", weights.data.len(), count)?;
+        self.length("weights", weights.data.len(), weights.shape.iter().product())?;
         per_channel("weight zero points", weights.zero_points.len(), n)?;
         if !bias.is_empty() {
             self.length("the bias", bias.len(), n)?;
         }
         self.finish(finish, n)?;
-        for channel in 0..n {
-            let zero_point = i64::from(weights.zero_points[channel % weights.zero_points.len()]);
-            let sum = |sum: i64, k| sum + (i64::from(weights.data[at(channel, k)]) - zero_point).abs();
-            let largest = (0..count / n.max(1)).fold(0, sum);
+        for (channel, largest) in sums().into_iter().enumerate() {
             let reach = largest * 255 + bias.get(channel).map_or(0, |&b| i64::from(b).abs());
             if reach > i64::from(i32::MAX) {
                 return Err(Problem::Overflow { channel, reach });
@@ -375,6 +384,10 @@ impl At<'_> {
 
 fn per_channel(what: &'static str, found: usize, n: usize) -> Checked {
     if found == 1 || found == n { Ok(()) } else { Err(Problem::Length { what, found, wanted: n }) }
+}
+
+fn zero_of(zero_points: &[i8], channel: usize) -> i64 {
+    i64::from(zero_points[if zero_points.len() == 1 { 0 } else { channel }])
 }
 
 /// Equal parameters, whatever the ONNX type was.

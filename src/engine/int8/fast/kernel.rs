@@ -1,5 +1,6 @@
 //! The kernel that a step runs on.
 
+use super::super::function::{Binary, Unary};
 use super::super::op::{AveragePool, Conv, Finish, Linear, Mean, Op, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value};
 use super::super::reference::index;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Map {
     pub map: Indirection,
-    /// The input's zero point, and slack.
+    /// The input's zero point, and slack. For a dynamic input a run makes it.
     pub padding: Vec<u8>,
 }
 
@@ -33,6 +34,10 @@ pub(super) enum Kernel {
     /// Constants are there before the first run.
     Nothing,
     Quantize(Convert),
+    DynamicQuantize,
+    Float(Unary),
+    /// Operands of the output's shape.
+    FloatBinary(Binary),
     /// By stored byte.
     Dequantize(Box<[f32; 256]>),
     /// By stored byte.
@@ -109,16 +114,19 @@ impl At<'_> {
             Op::Mean(mean) => self.mean(mean),
             Op::Concat { axis } => Ok(self.concat(*axis)),
             Op::Reshape => Ok(self.is_same_order().then_some(Kernel::Copy)),
-            Op::DynamicQuantize
-            | Op::MatMul(_)
+            Op::DynamicQuantize => Ok(Some(Kernel::DynamicQuantize)),
+            Op::Float(function) => Ok(Some(Kernel::Float(*function))),
+            Op::FloatBinary(function) => {
+                let alike = self.inputs.iter().all(|input| input.shape == self.output.shape);
+                Ok(alike.then_some(Kernel::FloatBinary(*function)))
+            }
+            Op::MatMul(_)
             | Op::Softmax(_)
             | Op::Bilinear(_)
             | Op::Select { .. }
             | Op::Slice { .. }
             | Op::Pad { .. }
-            | Op::Transpose { .. }
-            | Op::Float(_)
-            | Op::FloatBinary(_) => Ok(None),
+            | Op::Transpose { .. } => Ok(None),
         }
     }
 
@@ -173,11 +181,6 @@ impl At<'_> {
         let channels = self.inputs[0].shape[1];
         if conv.group > 1 {
             return if conv.group == channels && m == channels { self.depthwise(conv) } else { Ok(None) };
-        }
-        // A padded pixel of a dynamic value has a zero point that is known at run time only.
-        let dynamic = Self::params(self.inputs[0]).is_none();
-        if dynamic && conv.window.pads != [0; 4] {
-            return Ok(None);
         }
         let pointwise = conv.window == Window::UNIT;
         let map = if pointwise { None } else { self.padded(&conv.window, depth) };

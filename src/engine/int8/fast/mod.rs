@@ -16,7 +16,7 @@ mod run;
 mod slots;
 
 use super::op::Op;
-use super::program::{Program, Type, ValueId};
+use super::program::{Program, Step, Type, ValueId};
 use super::reference::InputError;
 use crate::kernels::Isa;
 use kernel::Kernel;
@@ -31,6 +31,8 @@ pub struct Plan {
     /// One for each step.
     kernels: Vec<Kernel>,
     slots: Slots,
+    /// Values of four axes that lie in NCHW.
+    upright: Vec<ValueId>,
 }
 
 /// What one session needs to run a plan.
@@ -47,7 +49,8 @@ impl Plan {
     pub fn new(program: Arc<Program>, isa: Isa) -> Self {
         let slots = Slots::new(&program);
         let kernels = program.steps().iter().map(|step| kernel::build(&program, step, isa)).collect();
-        Self { program, isa, kernels, slots }
+        let upright = upright(&program);
+        Self { program, isa, kernels, slots, upright }
     }
 
     pub fn program(&self) -> &Program {
@@ -109,7 +112,16 @@ impl Plan {
 
     /// Whether a value lies in NHWC.
     fn is_turned(&self, id: ValueId) -> bool {
-        let is_float_input = self.program.value(id).ty == Type::F32 && self.program.inputs().contains(&id);
-        self.shape(id).len() == 4 && !is_float_input
+        self.shape(id).len() == 4 && !self.upright.contains(&id)
     }
+}
+
+/// Float inputs that nothing but a quantization reads: it turns them.
+fn upright(program: &Program) -> Vec<ValueId> {
+    let quantized = |id: &ValueId| {
+        let quantizes = |step: &Step| matches!(step.op, Op::Quantize | Op::DynamicQuantize);
+        let all = program.steps().iter().all(|step| quantizes(step) || !step.inputs.contains(id));
+        all && program.value(*id).ty == Type::F32 && !program.outputs().contains(id)
+    };
+    program.inputs().iter().copied().filter(quantized).collect()
 }

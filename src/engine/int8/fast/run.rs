@@ -5,13 +5,19 @@ use super::super::reference::{self, Data, InputError};
 use super::kernel::{Dense, Kernel, Map};
 use super::slots::Home;
 use super::{Plan, State, layout};
-use crate::kernels::{Dynamic, Rows, SLACK, Source, TileMut};
+use crate::kernels::{Convert, Dynamic, Image, Quantization, Rows, SLACK, Source, TileMut};
 
 impl Plan {
     pub(super) fn step(&self, state: &mut State, step: &Step, kernel: &Kernel) {
         match (kernel, self.home(step.output)) {
             (Kernel::Nothing, _) => {}
             (Kernel::Reference, _) => self.by_reference(state, step),
+            (Kernel::DynamicQuantize, Home::Bytes(slot)) => {
+                let mut output = std::mem::take(&mut state.bytes[slot]);
+                let count = self.program.value(step.output).count();
+                state.dynamic[slot] = self.dynamic(state, step.inputs[0], &mut output[..count]);
+                state.bytes[slot] = output;
+            }
             (_, Home::Bytes(slot)) => {
                 let mut output = std::mem::take(&mut state.bytes[slot]);
                 let count = self.program.value(step.output).count();
@@ -49,16 +55,7 @@ impl Plan {
     fn to_bytes(&self, state: &State, step: &Step, kernel: &Kernel, output: &mut [u8]) {
         let first = step.inputs[0];
         match kernel {
-            Kernel::Quantize(convert) => {
-                let from = self.floats(state, first);
-                if self.is_turned(step.output) && !self.is_turned(first) {
-                    let mut plain = vec![0; from.len()];
-                    convert.quantize(from, &mut plain);
-                    layout::to_nhwc(&plain, self.shape(first), output);
-                } else {
-                    convert.quantize(from, output);
-                }
-            }
+            Kernel::Quantize(convert) => self.quantize(state, first, convert, output),
             Kernel::Table(table) => crate::kernels::look_up(table, self.values(state, first), output),
             Kernel::Dense(dense) => self.dense(state, step, dense, output),
             Kernel::Depthwise { depthwise, map } => {
@@ -81,7 +78,12 @@ impl Plan {
             }
             Kernel::Concat { blocks } => self.concat(state, step, *blocks, output),
             Kernel::Copy => output.copy_from_slice(self.values(state, first)),
-            Kernel::Nothing | Kernel::Dequantize(_) | Kernel::Reference => panic!("a kernel that makes bytes"),
+            Kernel::Nothing
+            | Kernel::Dequantize(_)
+            | Kernel::DynamicQuantize
+            | Kernel::Float(_)
+            | Kernel::FloatBinary(_)
+            | Kernel::Reference => panic!("a kernel that makes bytes"),
         }
     }
 
@@ -93,8 +95,17 @@ impl Plan {
                 output.iter_mut().zip(from).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);
             }
             Kernel::Dense(dense) => self.dense_float(state, step, dense, output),
+            Kernel::Float(function) => {
+                let from = self.floats(state, first);
+                output.iter_mut().zip(from).for_each(|(to, &x)| *to = function.of(x));
+            }
+            Kernel::FloatBinary(function) => {
+                let (a, b) = (self.floats(state, first), self.floats(state, step.inputs[1]));
+                output.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (&a, &b))| *to = function.of(a, b));
+            }
             Kernel::Nothing
             | Kernel::Quantize(_)
+            | Kernel::DynamicQuantize
             | Kernel::Table(_)
             | Kernel::Depthwise { .. }
             | Kernel::Add(_)
@@ -139,14 +150,41 @@ impl Plan {
         };
         let by = Dynamic { input_zero_point, scale, bias };
         if let Some(map) = &dense.map {
-            let run =
-                |data: &[u8], output: &mut TileMut<'_, f32>| dense.gemm.run_dynamic(&source(data, map), &by, output);
-            return self.images(state, step, output, run);
+            let padding = vec![self.isa.storage().byte(input_zero_point); map.padding.len()];
+            let rows = Rows::Indirect { map: &map.map, padding: &padding };
+            return self.images(state, step, output, |data, output| {
+                dense.gemm.run_dynamic(&Source { data, rows }, &by, output);
+            });
         }
         let data = self.bytes(state, step.inputs[0]);
         let rows = output.len() / dense.n;
         let source = Source { data, rows: Rows::Direct { stride: dense.k } };
         dense.gemm.run_dynamic(&source, &by, &mut TileMut::new(output, rows, dense.n, dense.n));
+    }
+
+    fn quantize(&self, state: &State, id: ValueId, convert: &Convert, output: &mut [u8]) {
+        let from = self.floats(state, id);
+        match *self.shape(id) {
+            [_, channels, height, width] if !self.is_turned(id) => {
+                let image = Image { channels, height, width, pixel_stride: channels, border: [0; 4] };
+                let size = (channels * height * width).max(1);
+                for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
+                    convert.quantize_image(&image, from, to);
+                }
+            }
+            _ => convert.quantize(from, output),
+        }
+    }
+
+    /// Quantizes by the range that the values have.
+    fn dynamic(&self, state: &State, from: ValueId, output: &mut [u8]) -> (f32, i8) {
+        let (scale, zero_point) = reference::dynamic_params(self.floats(state, from));
+        match Convert::new(self.isa, self.isa.storage(), Quantization { scale, zero_point }) {
+            Ok(convert) => self.quantize(state, from, &convert, output),
+            // A scale that no kernel takes: values so small, or so large, are all alike.
+            Err(_) => output.fill(self.isa.storage().byte(zero_point)),
+        }
+        (scale, zero_point)
     }
 
     fn concat(&self, state: &State, step: &Step, blocks: usize, output: &mut [u8]) {

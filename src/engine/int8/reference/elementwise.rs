@@ -63,14 +63,19 @@ pub(super) fn float_binary(frame: &Frame, function: Binary) -> Data {
     Data::F32(broadcast(frame, |i, j| function.of(a[i], b[j])))
 }
 
-/// ONNX DynamicQuantizeLinear: to uint8, over a range that holds 0.
-pub(super) fn dynamic_quantize(values: &[f32]) -> Data {
+/// Scale and zero point of ONNX DynamicQuantizeLinear: to uint8, over a range that holds 0.
+pub(super) fn dynamic_params(values: &[f32]) -> (f32, i8) {
     let low = values.iter().copied().fold(0.0, f32::min);
     let high = values.iter().copied().fold(0.0, f32::max);
-    // All zeros: any scale will do; onnxruntime takes 1.
-    let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
+    let step = (high - low) / 255.0;
+    // All zeros, or next to it: onnxruntime takes 1 for zeros.
+    let scale = if step.is_normal() { step } else { 1.0 };
     let unsigned = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even() as u8;
-    let zero_point = (unsigned ^ 0x80).cast_signed();
+    (scale, (unsigned ^ 0x80).cast_signed())
+}
+
+pub(super) fn dynamic_quantize(values: &[f32]) -> Data {
+    let (scale, zero_point) = dynamic_params(values);
     let quantize = |&x: &f32| round::settle(x / scale, zero_point, i8::MIN, i8::MAX);
     Data::Dynamic { values: values.iter().map(quantize).collect(), scale, zero_point }
 }

@@ -217,6 +217,11 @@ fn dequantize(frame: &Frame, curve: &Arc<Curve>) -> Data {
     Data::F32(frame.int8(0).0.iter().map(|&v| curve[index(v)]).collect())
 }
 
+/// Scale and zero point of ONNX DynamicQuantizeLinear.
+pub fn dynamic_params(values: &[f32]) -> (f32, i8) {
+    elementwise::dynamic_params(values)
+}
+
 /// Where a value stands in a table.
 pub fn index(value: i8) -> usize {
     usize::from(value.cast_unsigned() ^ 0x80)
