@@ -10,7 +10,7 @@ use crate::device::{Child, Role};
 use crate::mqtt::{self, Backoff, Event, Handle};
 use crate::privacy::{Entry, Kind, Ledger, Status};
 use crate::publish::{InitOptions, Publication, Repository};
-use crate::sys::RealDisk;
+use crate::sys::{self, RealDisk};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -157,13 +157,15 @@ fn configuration(dir: &Path, broker: SocketAddr, device: DeviceId) -> String {
     let path = |name: &str| format!("{:?}", dir.join(name).to_string_lossy());
     format!(
         "[device]\nid = \"{device}\"\ngroups = [\"{GROUP}\"]\n\
-         [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{}]\n\
+         [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{}]\ndeny-network = {}\n\
          [link]\nbroker = \"mqtt://{broker}\"\nstate = {}\n",
         path("engine"),
         path("run/api.sock"),
         path("run/link.sock"),
         path("root.json"),
         path("factory/digits"),
+        // Where the system cannot, the story goes on and its verdict says so.
+        sys::can_deny_network(),
         path("link"),
     )
 }

@@ -188,7 +188,11 @@ fn demands(samples: &[Sample], acts: &[Act], refusals: &[Refusal], egress: &[Egr
             refused == Bad::ALL.len(),
             format!("{refused} of {}", Bad::ALL.len()),
         ),
-        demand("the engine cannot make an internet socket", denied, if denied { "refused" } else { "allowed" }.into()),
+        demand(
+            "the engine cannot make an internet socket",
+            denied,
+            if denied { "refused" } else { "allowed: this system takes no system call filters" }.into(),
+        ),
         demand(
             "the device told its state, and far less than it saw",
             kinds.contains(&Kind::Status) && left * 10 < seen,

@@ -1,6 +1,7 @@
 //! All roles on one console: this executable again, once for each role.
 
 use crate::config::Config;
+use crate::sys;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -59,7 +60,7 @@ impl Child {
     pub fn spawn(role: Role, config: &Path, log: Stdio) -> Result<Self, SuperviseError> {
         let failed = |e| SuperviseError::Spawn(role.name(), e);
         let program = std::env::current_exe().map_err(failed)?;
-        let mut command = Command::new(program);
+        let mut command = Command::from(sys::command(&program));
         command.arg(role.name()).arg("--config").arg(config).arg("--with-parent");
         // Its own process group: a Ctrl-C on the console goes to the parent, which stops it in order.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true).process_group(0);

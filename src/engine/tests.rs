@@ -178,6 +178,8 @@ fn a_long_chain_of_nodes_loads() {
 fn damaged_files_end_in_an_answer_within_bounded_time() {
     let whole = digits();
     load_digits(&whole).unwrap();
+    // Loading takes an emulated processor a second.
+    let rounds = if cfg!(target_arch = "aarch64") { 40 } else { 300 };
     let mut tries = 0;
     let mut check = |bytes: &[u8]| {
         let start = tokio::time::Instant::now();
@@ -192,7 +194,7 @@ fn damaged_files_end_in_an_answer_within_bounded_time() {
         check(&whole[..cut]);
     }
     let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-    for round in 0..300 {
+    for round in 0..rounds {
         let mut bytes = whole.clone();
         for _ in 0..=round % 4 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -203,7 +205,7 @@ fn damaged_files_end_in_an_answer_within_bounded_time() {
         }
         check(&bytes);
     }
-    assert!(tries > 300);
+    assert!(tries > rounds);
 }
 
 #[test]
@@ -265,9 +267,12 @@ async fn a_request_that_breaks_the_model_is_counted_and_harms_no_other() {
     assert_eq!(counts.latency.iter().sum::<u64>(), 3);
 }
 
+/// Of the matrices below. Arm cores, and what emulates them, take their while with less.
+const SIDE: usize = if cfg!(target_arch = "aarch64") { 160 } else { 512 };
+
 /// A model that takes a while: matrix products in a row.
 fn slow() -> Arc<Live> {
-    let n = 512;
+    let n = SIDE;
     let name = |i: usize| {
         if i == 0 {
             "x".to_owned()
@@ -286,7 +291,7 @@ fn slow() -> Arc<Live> {
 }
 
 fn square() -> Vec<Tensor> {
-    vec![Tensor::from_f32(vec![512, 512], &[0.0; 512 * 512]).unwrap()]
+    vec![Tensor::from_f32(vec![SIDE, SIDE], &[0.0; SIDE * SIDE]).unwrap()]
 }
 
 #[tokio::test]

@@ -223,6 +223,9 @@ impl Depthwise {
         spec: &DepthwiseSpec<'_>,
     ) -> Result<Self, PackError> {
         let (channels, taps) = (spec.channels, spec.kernel[0] * spec.kernel[1]);
+        if taps > usize::from(u16::MAX) {
+            return Err(PackError::Length { what: "taps", found: taps, wanted: usize::from(u16::MAX) });
+        }
         let view = WeightView::ohwi(spec.weights, channels, taps, 1)?;
         let zeros = spread("weight zero points", spec.weight_zero_points, channels, 0)?;
         let bias = spread("bias", spec.bias, channels, 0)?;

@@ -12,4 +12,7 @@ mod process;
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
 pub use disk::{Disk, DiskError, RealDisk};
 pub use faulty::{FaultyDisk, Torn};
-pub use process::{DenyError, boot_id, deny_network, network_is_denied, network_sockets, resident_bytes, seal_memory};
+pub use process::{
+    DenyError, RUNNER, boot_id, can_deny_network, command, deny_network, network_is_denied, network_sockets,
+    resident_bytes, seal_memory,
+};

@@ -5,6 +5,8 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
+use std::process::Command;
 
 /// This boot of the kernel, or zero where the kernel does not say. Tells a crash from a power cut.
 pub fn boot_id() -> u128 {
@@ -55,6 +57,33 @@ pub fn deny_network() -> Result<(), DenyError> {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn deny_network() -> Result<(), DenyError> {
     Err(DenyError::Arch(std::env::consts::ARCH))
+}
+
+/// Whether `deny_network` would work: not where the kernel was built without filters, nor under QEMU's
+/// user mode, which does not pass them on. Tried for real, in a thread that ends with the filter.
+pub fn can_deny_network() -> bool {
+    let allow_all = || -> Option<BpfProgram> {
+        let arch = std::env::consts::ARCH.try_into().ok()?;
+        let filter = SeccompFilter::new(BTreeMap::new(), SeccompAction::Allow, SeccompAction::Trap, arch);
+        filter.ok()?.try_into().ok()
+    };
+    let tried = std::thread::spawn(move || allow_all().is_some_and(|all| seccompiler::apply_filter(&all).is_ok()));
+    tried.join().unwrap_or(false)
+}
+
+/// Names the program that starts executables of this build: an emulator, a debugger, a profiler, with its
+/// arguments, separated by spaces.
+pub const RUNNER: &str = "SELVEDGE_RUNNER";
+
+/// A command that starts `program`, through what `SELVEDGE_RUNNER` names where that is set: an executable
+/// of another processor cannot start itself.
+pub fn command(program: &Path) -> Command {
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
 }
 
 /// Tries, from inside, to make an internet socket: true when the system refuses.

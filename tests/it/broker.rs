@@ -177,6 +177,7 @@ async fn an_engine_that_dies_on_probation_goes_back_and_takes_that_version_no_mo
     let quarantined = |status: &Status| status.outcomes.iter().any(|o| o.code == Code::Quarantined);
     let status = device.wait("the offer refused", quarantined).await;
     assert!(is_live(1)(&status), "{status:#?}");
+    load.answered_by(1).await;
     assert_eq!(Load::versions(&load.stop()), [1, 2, 1]);
 
     // What was fixed since is another version.

@@ -1,12 +1,13 @@
 //! `check` and `ledger` as people call them: what they say, and how they end.
 
+use crate::program;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
+    program::selvedge().args(args).output().unwrap()
 }
 
 fn mode(path: &Path, mode: u32) {
@@ -25,8 +26,9 @@ fn ready(dir: &Path) -> String {
     let d = dir.display();
     let text = format!(
         "[device]\nid = \"00112233445566778899aabbccddeeff\"\ngroups = [\"porch\"]\n[engine]\nstate = \"{d}/state\"\n\
-         socket = \"{d}/api.sock\"\nlink-socket = \"{d}/link.sock\"\nroot = \"{d}/root.json\"\n[link]\nstate = \"{d}/link\"\n\
-         username = \"porch\"\npassword-file = \"{d}/password\"\n"
+         socket = \"{d}/api.sock\"\nlink-socket = \"{d}/link.sock\"\nroot = \"{d}/root.json\"\n{}[link]\nstate = \"{d}/link\"\n\
+         username = \"porch\"\npassword-file = \"{d}/password\"\n",
+        program::wall()
     );
     let path = dir.join("selvedge.toml");
     fs::write(&path, text).unwrap();

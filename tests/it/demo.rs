@@ -1,28 +1,27 @@
 //! The demo as a user starts it. Needs nothing installed.
 
-use std::process::Command;
+use crate::program;
 use std::time::Duration;
 use tokio::time::Instant;
 
 fn demo(args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).arg("demo").args(args).output().unwrap()
+    program::selvedge().arg("demo").args(args).output().unwrap()
 }
 
 #[test]
 fn the_story_holds_ends_within_a_minute_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let output = Command::new(env!("CARGO_BIN_EXE_selvedge"))
-        .args(["demo", "--json"])
-        .env("TMPDIR", temporary.path())
-        .output()
-        .unwrap();
+    let output = program::selvedge().args(["demo", "--json"]).env("TMPDIR", temporary.path()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    // An emulator denies nothing: there the story says that this one demand does not hold, and ends with 1.
+    assert_eq!(output.status.success(), !program::emulated(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(start.elapsed() < Duration::from_secs(60));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let demands = report["demands"].as_array().unwrap();
-    assert!(demands.len() >= 9 && demands.iter().all(|demand| demand["held"] == true), "{told}");
+    let walled = |demand: &serde_json::Value| demand["what"] == "the engine cannot make an internet socket";
+    let holds = |demand: &serde_json::Value| demand["held"] == (!walled(demand) || !program::emulated());
+    assert!(demands.len() >= 9 && demands.iter().all(holds), "{told}");
     assert_eq!(report["acts"].as_array().unwrap().iter().map(|act| act["failed"].as_u64().unwrap()).sum::<u64>(), 0);
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "files are left");
 }

@@ -2,6 +2,7 @@
 //! client of its API that checks every answer; an operator with keys and a session.
 
 use crate::mqtt::QUICK;
+use crate::program;
 use crate::serve::harness::{Reply, held_out, json_request, load, models, post};
 use selvedge::bundle::{Bundle, topics};
 use selvedge::config::{Broker, DeviceId};
@@ -30,7 +31,6 @@ pub const ID: DeviceId = DeviceId([9; 16]);
 pub const GROUP: &str = "shop";
 /// How long anything may take that a test waits for.
 pub const LONG: Duration = Duration::from_secs(30);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_selvedge");
 
 /// Its directory and the processes that run now. Dropped, they are killed.
 pub struct Device {
@@ -47,7 +47,7 @@ impl Device {
         let config = format!(
             "[device]\nid = \"{ID}\"\ngroups = [\"{GROUP}\"]\n\
              [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{:?}]\nworkers = 2\n\
-             status-interval-seconds = 1\n\
+             status-interval-seconds = 1\n{}\
              [link]\nbroker = \"mqtt://127.0.0.1:{broker}\"\nstate = {}\nledger-limit-mib = 32\n\
              [log]\nlevel = \"{log}\"\n",
             path("engine"),
@@ -55,6 +55,7 @@ impl Device {
             path("link.sock"),
             path("root.json"),
             models().join("digits"),
+            program::wall(),
             path("link"),
         );
         fs::write(dir.path().join("selvedge.toml"), config).unwrap();
@@ -79,11 +80,16 @@ impl Device {
     }
 
     /// The command that starts a role, its log in a file; a core file would land in the device's directory.
+    /// (Of its guest an emulator writes one itself, whatever the guest forbids: there none is allowed.)
     pub fn command(&self, role: &str) -> Command {
         let log = self.path(&format!("{role}.log"));
         let log = File::options().create(true).append(true).open(log).unwrap();
+        let limit = if program::emulated() { "0" } else { "unlimited" };
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -c unlimited || true; exec \"$@\"", "sh", PROGRAM, role, "--config"]);
+        command
+            .args(["-c", &format!("ulimit -c {limit} || true; exec \"$@\""), "sh"])
+            .args(program::words())
+            .args([role, "--config"]);
         command.arg(self.path("selvedge.toml")).arg("--with-parent").current_dir(self.dir.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command
@@ -246,6 +252,19 @@ impl Load {
 
     pub fn seen(&self) -> Vec<(Instant, Seen)> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Until its newest answer is by that version.
+    pub async fn answered_by(&self, wanted: u32) {
+        let start = Instant::now();
+        let newest = |seen: &[(Instant, Seen)]| match seen.last() {
+            Some((_, Seen::Answer { version, .. })) => Some(*version),
+            Some((_, Seen::Lost | Seen::Refused(_))) | None => None,
+        };
+        while newest(&self.seen.lock().unwrap()) != Some(wanted) {
+            assert!(start.elapsed() < LONG, "version {wanted} does not answer");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn stop(self) -> Vec<(Instant, Seen)> {

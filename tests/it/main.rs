@@ -7,6 +7,9 @@ mod broker;
 mod broker_acl;
 mod commands;
 mod config;
+// Of the machine that builds, not of the one that is built for.
+#[cfg(not(target_arch = "aarch64"))]
+mod cross;
 mod demo;
 mod device;
 mod docs;
@@ -15,7 +18,9 @@ mod mosquitto;
 mod mqtt;
 mod operator;
 mod privacy;
+mod program;
 mod secrets;
 mod serve;
 mod status;
 mod systemd;
+mod vectors;

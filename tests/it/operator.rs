@@ -2,12 +2,11 @@
 //! update, back on purpose, a lost board. Needs mosquitto.
 
 use crate::mosquitto::{Mosquitto, free_port};
+use crate::program;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_selvedge");
 
 /// A directory with an operator's `repo` and a device's configuration and state.
 struct Site {
@@ -29,7 +28,7 @@ impl Site {
     }
 
     fn selvedge(&self, args: &[&str]) -> Output {
-        Command::new(PROGRAM).args(args).current_dir(self.dir.path()).output().unwrap()
+        program::selvedge().args(args).current_dir(self.dir.path()).output().unwrap()
     }
 
     /// With the broker's address at its end.
@@ -42,20 +41,21 @@ impl Site {
         let path = |name: &str| format!("{:?}", self.path(name));
         let text = format!(
             "[device]\nid = \"00112233445566778899aabbccddeeff\"\ngroups = [\"shop\"]\n\
-             [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{:?}]\n\
+             [engine]\nstate = {}\nsocket = {}\nlink-socket = {}\nroot = {}\nfactory = [{:?}]\n{}\
              [link]\nbroker = \"mqtt://127.0.0.1:{}\"\nstate = {}\n[proxy]\nlisten = \"127.0.0.1:{}\"\n",
             path("engine"),
             path("api.sock"),
             path("link.sock"),
             path("repo/metadata/1.root.json"),
             model("digits"),
+            program::wall(),
             self.broker.port(),
             path("link"),
             free_port(),
         );
         std::fs::write(self.path("selvedge.toml"), text).unwrap();
         let log = std::fs::File::create(self.path("log")).unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = program::selvedge();
         command.args(["run", "--config", "selvedge.toml"]).current_dir(self.dir.path());
         self.device = Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
     }

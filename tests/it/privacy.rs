@@ -369,7 +369,7 @@ fn a_process_that_gave_up_the_network_gets_out_through_a_listener_that_it_had_be
     }
     let outside = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = "privacy::a_process_that_gave_up_the_network_gets_out_through_a_listener_that_it_had_before";
-    let mut child = Command::new(std::env::current_exe().unwrap());
+    let mut child = sys::command(&std::env::current_exe().unwrap());
     child.args(["--exact", name, "--nocapture"]).env(ESCAPE, outside.local_addr().unwrap().port().to_string());
     let output = child.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

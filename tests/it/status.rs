@@ -1,14 +1,15 @@
 //! `selvedge status` against a real engine process, and a fleet on a real Mosquitto.
 
 use crate::mosquitto::{Mosquitto, RawClient};
+use crate::program;
 use selvedge::bundle::topics;
 use selvedge::privacy::Status;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 fn selvedge(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_selvedge")).args(args).output().unwrap()
+    program::selvedge().args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -30,16 +31,17 @@ impl Engine {
         }
         let at = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
-            "[device]\nid = \"00112233445566778899aabbccddeeff\"\n[engine]\nstate = {:?}\nsocket = {:?}\nlink-socket = {:?}\nroot = {:?}\nfactory = [{:?}]\n[link]\nstate = {:?}\n",
+            "[device]\nid = \"00112233445566778899aabbccddeeff\"\n[engine]\nstate = {:?}\nsocket = {:?}\nlink-socket = {:?}\nroot = {:?}\nfactory = [{:?}]\n{}[link]\nstate = {:?}\n",
             at("state"),
             at("run/api.sock"),
             at("run/link.sock"),
             at("root.json"),
             model.display().to_string(),
+            program::wall(),
             at("link"),
         );
         std::fs::write(dir.path().join("selvedge.toml"), config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        let mut command = program::selvedge();
         command.args(["engine", "--config"]).arg(dir.path().join("selvedge.toml"));
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let engine = Self { dir, process };

@@ -1,7 +1,7 @@
 //! What `check` looks at.
 
 use crate::config::{Broker, Config, DeviceId, IdError};
-use crate::sys::{Clock as _, Disk as _, RealClock, RealDisk};
+use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk};
 use serde::Serialize;
 use std::fs::Metadata;
 use std::io;
@@ -230,12 +230,13 @@ fn password(broker: &Broker) -> Finding {
 /// What the engine gives up the network with.
 fn seccomp(deny_network: bool) -> Finding {
     let what = "network denial";
-    let supported = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
-    match (deny_network, supported) {
+    match (deny_network, sys::can_deny_network()) {
         (true, true) => Finding::ok(what, "the engine will give up the network"),
-        (true, false) => {
-            Finding::error(what, "this kernel has no seccomp filters", "use one with CONFIG_SECCOMP_FILTER")
-        }
+        (true, false) => Finding::error(
+            what,
+            "this system takes no system call filters",
+            "use a kernel with CONFIG_SECCOMP_FILTER; under an emulator, set deny-network = false",
+        ),
         (false, _) => Finding::warning(
             what,
             "switched off",

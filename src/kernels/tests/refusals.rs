@@ -55,6 +55,19 @@ fn what_does_not_fit_together_is_refused() {
     assert!(matches!(gemm(&spec(view, &[1, 2])), Err(PackError::Length { what: "bias", wanted: 3, .. })));
     let requant = Requant { multipliers: &[0.1, f32::NAN, 0.1], ..REQUANT };
     assert!(matches!(gemm(&GemmSpec { requant, ..spec(view, &[]) }), Err(PackError::Multiplier { channel: 1, .. })));
+    let spec_of = |kernel: [usize; 2], weights| DepthwiseSpec {
+        weights,
+        channels: 1,
+        kernel,
+        weight_zero_points: &[],
+        bias: &[],
+        input_zero_point: 0,
+        requant: REQUANT,
+    };
+    let many = vec![0; 256 * 256];
+    let depthwise = |kernel, weights| Depthwise::new(Isa::Scalar, Storage::S8, &spec_of(kernel, weights));
+    assert!(depthwise([257, 255], &many[..257 * 255]).is_ok());
+    assert!(matches!(depthwise([256, 256], &many), Err(PackError::Length { what: "taps", found: 65_536, .. })));
     let requant = Requant { lo: 3, hi: 2, ..REQUANT };
     assert_eq!(gemm(&GemmSpec { requant, ..spec(view, &[]) }).unwrap_err(), PackError::Bounds { lo: 3, hi: 2 });
     for isa in Isa::ALL {

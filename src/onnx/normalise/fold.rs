@@ -4,7 +4,7 @@
 //! was made from, small ones apart. Where the budget ends, nodes stay, and the model is still right.
 
 use super::{NormaliseError, branches, evaluate, opset, quantize};
-use crate::onnx::graph::{Attribute, Declared, Graph, NodeId, Uses, ValueId};
+use crate::onnx::graph::{Attribute, Declared, Dim, Graph, NodeId, Uses, ValueId};
 use crate::onnx::shapes::{Fact, Facts, InputShapes, Item};
 use crate::onnx::tensor::{ElementType, Tensor};
 use std::collections::BTreeMap;
@@ -184,8 +184,7 @@ impl<'a> Folder<'a> {
         let mut open = items.iter().filter(|item| **item == Item::Known(-1)).count();
         let mut settled = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
-            let copies =
-                matches!((item, dims.get(at)), (Item::Symbol(a), Some(crate::onnx::graph::Dim::Symbol(b))) if a == b);
+            let copies = matches!((item, dims.get(at)), (Item::Symbol(a), Some(Dim::Symbol(b))) if a == b);
             settled.push(match item {
                 Item::Known(value) => *value,
                 Item::Symbol(_) if copies && !allow_zero => 0,

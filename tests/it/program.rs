@@ -1,0 +1,26 @@
+//! The executable under test, started through an emulator where it is not of this machine
+//! (`SELVEDGE_RUNNER`, which `tests/aarch64/run` sets).
+
+use selvedge::sys;
+use std::path::Path;
+use std::process::Command;
+
+pub fn selvedge() -> Command {
+    sys::command(Path::new(env!("CARGO_BIN_EXE_selvedge")))
+}
+
+/// The words that start it, for a command line of another program.
+pub fn words() -> Vec<String> {
+    let command = selvedge();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_str().expect("the path is text").to_owned()).collect()
+}
+
+pub fn emulated() -> bool {
+    std::env::var_os(sys::RUNNER).is_some()
+}
+
+/// A line for the section `[engine]`: an emulator passes no system call filter on to the kernel.
+pub fn wall() -> &'static str {
+    if emulated() { "deny-network = false\n" } else { "" }
+}
