@@ -231,34 +231,9 @@ impl Op {
         }
     }
 
-    /// Whether values pass through unchanged.
-    pub fn moves(&self) -> bool {
-        match self {
-            Self::Concat { .. }
-            | Self::MaxPool(_)
-            | Self::Select { .. }
-            | Self::Slice { .. }
-            | Self::Pad { .. }
-            | Self::Transpose { .. }
-            | Self::Reshape => true,
-            Self::Constant(_)
-            | Self::FloatConstant(_)
-            | Self::Quantize
-            | Self::Dequantize(_)
-            | Self::DynamicQuantize
-            | Self::Table(_)
-            | Self::Conv(_)
-            | Self::Linear(_)
-            | Self::MatMul(_)
-            | Self::Add(_)
-            | Self::Mul(_)
-            | Self::AveragePool(_)
-            | Self::Mean(_)
-            | Self::Softmax(_)
-            | Self::Bilinear(_)
-            | Self::Float(_)
-            | Self::FloatBinary(_) => false,
-        }
+    /// A tensor of the file.
+    pub fn is_constant(&self) -> bool {
+        matches!(self, Self::Constant(_) | Self::FloatConstant(_))
     }
 }
 

@@ -17,7 +17,7 @@ mod slots;
 
 use super::op::Op;
 use super::program::{Program, Step, Type, ValueId};
-use super::reference::InputError;
+use super::reference::{self, InputError};
 use crate::kernels::Isa;
 use kernel::Kernel;
 use slots::{Home, Slots};
@@ -74,12 +74,8 @@ impl Plan {
             floats: self.slots.floats.iter().map(|&size| vec![0.0; size]).collect(),
             dynamic: vec![(1.0, 0); self.slots.bytes.len()],
         };
-        for step in self.program.steps() {
-            let data = match &step.op {
-                Op::Constant(data) => super::reference::Data::Int8(data.to_vec()),
-                Op::FloatConstant(data) => super::reference::Data::F32(data.to_vec()),
-                _ => continue,
-            };
+        for step in self.program.steps().iter().filter(|step| step.op.is_constant()) {
+            let data = reference::run_step(&self.program, step, Vec::new());
             self.store(&mut state, step.output, &data);
         }
         state

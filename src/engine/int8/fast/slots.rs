@@ -1,6 +1,5 @@
 //! Which values share memory.
 
-use super::super::op::Op;
 use super::super::program::{Program, Type, ValueId};
 use super::super::reference::last_uses;
 use crate::kernels::SLACK;
@@ -58,12 +57,12 @@ impl Slots {
             homes[id.index()]
         };
         // Constants are written once, and inputs before the first step.
-        let constants = program.steps().iter().filter(|step| is_constant(&step.op)).map(|step| step.output);
+        let constants = program.steps().iter().filter(|step| step.op.is_constant()).map(|step| step.output);
         for id in program.inputs().iter().copied().chain(constants) {
             settle(id, &mut bytes, &mut floats);
         }
         let mut made = vec![None; program.values().len()];
-        for (index, step) in program.steps().iter().enumerate().filter(|(_, step)| !is_constant(&step.op)) {
+        for (index, step) in program.steps().iter().enumerate().filter(|(_, step)| !step.op.is_constant()) {
             made[step.output.index()] = Some(settle(step.output, &mut bytes, &mut floats));
             for id in step.inputs.iter().chain([&step.output]) {
                 let unread = last[id.index()] == usize::MAX && *id == step.output && !program.outputs().contains(id);
@@ -79,8 +78,4 @@ impl Slots {
         }
         Self { homes, bytes: bytes.sizes, floats: floats.sizes }
     }
-}
-
-fn is_constant(op: &Op) -> bool {
-    matches!(op, Op::Constant(_) | Op::FloatConstant(_))
 }

@@ -4,7 +4,6 @@
 //! enters regions from float. A path that leaves a region through float comes back at a higher level, so steps of one
 //! level that are connected make a convex region.
 
-use super::super::op::Op;
 use super::super::program::{Draft, Program, Step, ValueId as Id};
 use super::reason::Reason;
 use super::state::{Lowering, Rep};
@@ -153,7 +152,7 @@ fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, ord
                 None => outside.get(input).map(|value| floats.get(value).map_or(1, |level| level + 1)),
             };
             let level = lowering.draft.steps[step].inputs.iter().filter_map(of).max();
-            levels[step] = level.or(if is_constant(&lowering.draft.steps[step]) { None } else { Some(1) });
+            levels[step] = level.or(if lowering.draft.steps[step].op.is_constant() { None } else { Some(1) });
         }
         let Some(node) = lowering.graph.node(id).filter(|_| demand.nodes.contains(&id)) else { continue };
         let of = |value: ValueId| match demand.given.get(&value) {
@@ -166,10 +165,6 @@ fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, ord
         });
     }
     levels
-}
-
-fn is_constant(step: &Step) -> bool {
-    matches!(step.op, Op::Constant(_) | Op::FloatConstant(_))
 }
 
 /// Steps of one level that read from each other, by their first; constants stand alone.
@@ -251,7 +246,7 @@ fn build(
             renamed.insert(id, own);
             match makers.get(&id) {
                 Some(maker) if members.contains(maker) => {}
-                Some(&maker) if is_constant(&lowering.draft.steps[maker]) => {
+                Some(&maker) if lowering.draft.steps[maker].op.is_constant() => {
                     let op = lowering.draft.steps[maker].op.clone();
                     draft.steps.push(Step { op, inputs: Vec::new(), output: own });
                 }

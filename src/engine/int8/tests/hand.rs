@@ -1,11 +1,13 @@
 //! Programs made by hand, the shipped models, and what lowering must refuse.
 
+use super::super::fast::Plan;
 use super::super::function::{Unary, exponentials};
 use super::super::lower::{DOMAIN, Reason};
 use super::super::op::{Conv, Finish, Linear, Op, Weights, Window};
 use super::super::program::{Draft, Program, QuantParams, Type};
 use super::super::reference::{Data, run, run_bytes};
 use super::{SafeTensors, lowered, vectors};
+use crate::kernels::Isa;
 use crate::onnx::ElementType;
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
@@ -13,6 +15,7 @@ use crate::onnx::proto::{
 use crate::onnx::proto::{TensorShapeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto};
 use crate::onnx::shapes::InputShapes;
 use prost::Message as _;
+use std::sync::Arc;
 
 const PARAMS: QuantParams = QuantParams { scale: 0.5, zero_point: 3, signed: true };
 
@@ -235,4 +238,77 @@ fn a_round_trip_is_one_region() {
     let input: Vec<u8> = [0.25_f32, 0.75, -1e9, 1e9].iter().flat_map(|v| v.to_le_bytes()).collect();
     let output: Vec<u8> = [0.0_f32, 1.0, -64.0, 63.5].iter().flat_map(|v| v.to_le_bytes()).collect();
     assert_eq!(run_bytes(&lowered.regions[0], &[&input]).unwrap(), [output]);
+}
+
+/// A generator of numbers that look random, the same each time.
+struct Lcg(u64);
+
+impl Lcg {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % end as u64) as usize
+    }
+
+    /// Extremes as often as all else together.
+    fn byte(&mut self) -> i8 {
+        match self.below(8) {
+            0 | 1 => -128,
+            2 | 3 => 127,
+            _ => (self.below(256) as u8).cast_signed(),
+        }
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+}
+
+/// Convolutions of any stride, padding, dilation, group and zero points; every second one makes floats.
+fn any_conv(random: &mut Lcg) -> Option<Program> {
+    let group = [1, 1, 2, 5][random.below(4)];
+    let depth = if random.below(2) == 0 { 1 } else { 1 + random.below(9) };
+    let (c, m) = (group * depth, group * (1 + random.below(3)));
+    let kernel = [1 + random.below(3), 1 + random.below(3)];
+    let window = Window {
+        kernel,
+        stride: [1 + random.below(2), 1 + random.below(3)],
+        dilation: [1 + random.below(2), 1],
+        pads: std::array::from_fn(|i| random.below(kernel[i % 2])),
+    };
+    let (h, w) = (1 + random.below(7), 1 + random.below(9));
+    let [oh, ow] = window.output([h, w])?;
+    let params = QuantParams { scale: 0.1, zero_point: random.byte(), signed: random.below(2) == 0 };
+    let count = m * depth * kernel[0] * kernel[1];
+    let zero_points = if random.below(2) == 0 { vec![0] } else { random.bytes(m) };
+    let bias: Vec<i32> = (0..m).map(|_| random.below(20_000) as i32 - 10_000).collect();
+    let multipliers: Vec<f32> = (0..m).map(|_| (1 + random.below(999)) as f32 * 1e-5).collect();
+    let (finish, ty) = match random.below(2) {
+        0 => (Finish::Requantize { multipliers: multipliers.into(), low: -90, high: 101 }, Type::Int8(PARAMS)),
+        _ => (Finish::Float { scales: multipliers.into(), bias: (0..m).map(|i| i as f32).collect() }, Type::F32),
+    };
+    let shape = vec![m, depth, kernel[0], kernel[1]];
+    let weights = Weights { data: random.bytes(count).into(), shape, zero_points: zero_points.into() };
+    let mut draft = Draft::default();
+    let input = draft.value(vec![1 + random.below(2), c, h, w], Type::Int8(params));
+    draft.inputs.push(input);
+    let shape = vec![draft.values[0].shape[0], m, oh, ow];
+    let op = Op::Conv(Conv { weights, bias: bias.into(), window, group, finish });
+    let output = draft.step(op, vec![input], shape, ty);
+    draft.outputs.push(output);
+    Some(Program::new(draft).unwrap())
+}
+
+#[test]
+fn any_convolution_runs_on_kernels_as_the_reference_has_it() {
+    let mut random = Lcg(1);
+    let mut fast = 0;
+    for _ in 0..400 {
+        let Some(program) = any_conv(&mut random) else { continue };
+        let count = program.value(program.inputs()[0]).count();
+        let input: Vec<u8> = random.bytes(count).into_iter().map(i8::cast_unsigned).collect();
+        let wanted = run_bytes(&program, &[&input]).unwrap();
+        super::on_kernels(&program, &[&input], &wanted).unwrap();
+        fast += usize::from(Plan::new(Arc::new(program), Isa::best()).slow().next().is_none());
+    }
+    assert!(fast > 150, "only {fast} had a kernel");
 }
