@@ -271,7 +271,7 @@ impl At<'_> {
             return Err(Problem::Type);
         }
         let fits = match finish {
-            Finish::Requantize { multipliers, low, high } => {
+            Finish::Requantize { multipliers, low, high, .. } => {
                 per_channel("multipliers", multipliers.len(), n)?;
                 multipliers.iter().try_for_each(|&m| finite(m))?;
                 is_int8(self.output.ty) && !dynamic && low <= high

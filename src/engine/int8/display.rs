@@ -106,11 +106,12 @@ fn window(window: &Window, f: &mut Formatter<'_>) -> Result {
 
 fn finish(finish: &Finish, f: &mut Formatter<'_>) -> Result {
     match finish {
-        Finish::Requantize { multipliers, low, high } => {
+        Finish::Requantize { multipliers, low, high, table, .. } => {
             if multipliers.len() > 1 {
                 f.write_str(" per channel")?;
             }
-            clamp(*low, *high, f)
+            clamp(*low, *high, f)?;
+            f.write_str(if table.is_some() { " table" } else { "" })
         }
         Finish::Float { .. } => f.write_str(" to float"),
         Finish::Accumulator => f.write_str(" to int32"),

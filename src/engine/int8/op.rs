@@ -29,12 +29,15 @@ pub struct Weights {
 /// What becomes of an accumulator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finish {
-    /// `rint(clamp(f32(acc)·m, low − zp, high − zp)) + zp`, with the output's zero point.
+    /// `rint(clamp(f32(acc)·m, low − zp, high − zp)) + zp`, then the table, if there is one.
     Requantize {
         /// Input scale times weight scale over output scale: one for all output channels, or one each.
         multipliers: Arc<[f32]>,
+        /// The output's, or what it is before the table.
+        zero_point: i8,
         low: i8,
         high: i8,
+        table: Option<Arc<Table>>,
     },
     /// `f32(acc)·scale + bias`, rounded after each. Behind an input of dynamic parameters, that input's scale comes
     /// into the scale first.

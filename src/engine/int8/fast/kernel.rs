@@ -1,7 +1,7 @@
 //! The kernel that a step runs on.
 
 use super::super::function::{Binary, Unary};
-use super::super::op::{AveragePool, Conv, Finish, Linear, Mean, Op, Window};
+use super::super::op::{AveragePool, Conv, Finish, Linear, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value};
 use super::super::reference::index;
 use super::layout::axis_nhwc;
@@ -95,10 +95,7 @@ impl At<'_> {
                 let by_byte = std::array::from_fn(|byte| curve[index(self.storage.value(byte as u8))]);
                 Ok(Some(Kernel::Dequantize(Box::new(by_byte))))
             }
-            Op::Table(table) => {
-                let by_byte = |byte| self.storage.byte(table[index(self.storage.value(byte as u8))]);
-                Ok(Some(Kernel::Table(Box::new(std::array::from_fn(by_byte)))))
-            }
+            Op::Table(table) => Ok(Some(Kernel::Table(Box::new(self.by_byte(table))))),
             Op::Conv(conv) => self.conv(conv),
             Op::Linear(linear) => self.linear(linear),
             Op::Add(add) => self.add(add.rb, add.low, add.high),
@@ -212,8 +209,9 @@ impl At<'_> {
         finish: &Finish,
         [k, n]: [usize; 2],
     ) -> Result<Option<Dense>, PackError> {
+        let table = self.table(finish);
         let (requant, float_bias) = match finish {
-            Finish::Requantize { .. } => match self.requant(finish) {
+            Finish::Requantize { .. } => match self.requant(finish, table.as_ref()) {
                 Some(requant) => (requant, None),
                 None => return Ok(None),
             },
@@ -229,19 +227,32 @@ impl At<'_> {
         Ok(Some(Dense { gemm, map: None, k, n, float_bias, zero_point }))
     }
 
-    fn requant<'f>(&self, finish: &'f Finish) -> Option<Requant<'f>> {
-        let zero_point = Self::params(self.output)?.zero_point;
+    fn requant<'f>(&self, finish: &'f Finish, table: Option<&'f [u8; 256]>) -> Option<Requant<'f>> {
         match finish {
-            Finish::Requantize { multipliers, low, high } => {
-                Some(Requant { multipliers, zero_point, lo: *low, hi: *high, table: None })
+            Finish::Requantize { multipliers, zero_point, low, high, .. } => {
+                Some(Requant { multipliers, zero_point: *zero_point, lo: *low, hi: *high, table })
             }
+            Finish::Float { .. } | Finish::Accumulator => None,
+        }
+    }
+
+    /// From stored byte to stored byte.
+    fn by_byte(&self, table: &Table) -> [u8; 256] {
+        std::array::from_fn(|byte| self.storage.byte(table[index(self.storage.value(byte as u8))]))
+    }
+
+    fn table(&self, finish: &Finish) -> Option<[u8; 256]> {
+        match finish {
+            Finish::Requantize { table, .. } => table.as_ref().map(|table| self.by_byte(table)),
             Finish::Float { .. } | Finish::Accumulator => None,
         }
     }
 
     fn depthwise(&self, conv: &Conv) -> Built {
         let channels = conv.weights.shape[0];
-        let (Some(requant), Some(params)) = (self.requant(&conv.finish), Self::params(self.inputs[0])) else {
+        let table = self.table(&conv.finish);
+        let requant = self.requant(&conv.finish, table.as_ref());
+        let (Some(requant), Some(params)) = (requant, Self::params(self.inputs[0])) else {
             return Ok(None);
         };
         let spec = DepthwiseSpec {

@@ -13,6 +13,7 @@
 mod dynamic;
 mod elementwise;
 mod fold;
+mod fuse;
 mod movement;
 mod params;
 mod partition;

@@ -266,7 +266,7 @@ fn build(
             outputs.push(name(step.output));
         }
     }
-    Ok(Region { program: Program::new(draft)?, inputs, outputs })
+    Ok(Region { program: Program::new(super::fuse::fuse(draft))?, inputs, outputs })
 }
 
 /// Puts the regions into the graph.

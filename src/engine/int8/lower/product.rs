@@ -215,7 +215,7 @@ impl Lowering<'_> {
     pub fn emit_mat_mul(&mut self, a: Operand, b: Operand, shape: Vec<usize>, to: Sink) -> Result<Operand, Reason> {
         let Sink { params, low, high } = to;
         let multipliers = Arc::new([a.params.scale * b.params.scale / params.scale]);
-        let finish = Finish::Requantize { multipliers, low, high };
+        let finish = Finish::Requantize { multipliers, zero_point: params.zero_point, low, high, table: None };
         let made = self.emit_int8(Op::MatMul(finish), vec![a.id, b.id], shape, params)?;
         self.bound(made.id, low, high);
         Ok(made)
@@ -253,7 +253,8 @@ impl Lowering<'_> {
         };
         if let Some(bias) = bias {
             let multipliers = scales.iter().map(|scale| scale / params.scale).collect();
-            let op = product.op(bias, Finish::Requantize { multipliers, low, high });
+            let op = product
+                .op(bias, Finish::Requantize { multipliers, zero_point: params.zero_point, low, high, table: None });
             let made = self.emit_int8(op, vec![product.input], product.output.clone(), params);
             if made.is_ok() || !matches!(product.bias, Bias::Floats(_)) {
                 let made = made?;

@@ -2,16 +2,18 @@
 
 use super::super::op::{Conv, Finish, Linear};
 use super::super::round;
-use super::{Data, Frame};
+use super::{Data, Frame, index};
 
 /// Accumulators to a value, channel by channel.
 fn finish(frame: &Frame, finish: &Finish, accumulators: &[i32], channel: impl Fn(usize) -> usize) -> Data {
     let each = accumulators.iter().enumerate();
     let of = |list: &[f32], i: usize| list[if list.len() == 1 { 0 } else { channel(i) }];
     match finish {
-        Finish::Requantize { multipliers, low, high } => {
-            let zero_point = frame.params().zero_point;
-            let one = |(i, &acc)| round::requantize(acc, of(multipliers, i), zero_point, *low, *high);
+        Finish::Requantize { multipliers, zero_point, low, high, table } => {
+            let one = |(i, &acc)| {
+                let value = round::requantize(acc, of(multipliers, i), *zero_point, *low, *high);
+                table.as_ref().map_or(value, |table| table[index(value)])
+            };
             Data::Int8(each.map(one).collect())
         }
         Finish::Float { scales, bias } => {

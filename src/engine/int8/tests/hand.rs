@@ -26,7 +26,7 @@ fn dot(k: usize, weight: i8, bias: i32) -> Draft {
     draft.inputs.push(input);
     let data = std::iter::repeat_n(weight, k).collect();
     let weights = Weights { data, shape: vec![k, 1], zero_points: [0].into() };
-    let finish = Finish::Requantize { multipliers: [0.25].into(), low: -100, high: 100 };
+    let finish = Finish::Requantize { multipliers: [0.25].into(), zero_point: 3, low: -100, high: 100, table: None };
     let op = Op::Linear(Linear { weights, bias: [bias].into(), finish });
     let output = draft.step(op, vec![input], vec![1, 1], Type::Int8(PARAMS));
     draft.outputs.push(output);
@@ -93,7 +93,7 @@ fn a_program_is_listed() {
         bias: [].into(),
         window: Window { kernel: [3, 3], pads: [1; 4], stride: [2, 2], dilation: [1, 1] },
         group: 2,
-        finish: Finish::Requantize { multipliers: [0.1, 0.2].into(), low: 0, high: 127 },
+        finish: Finish::Requantize { multipliers: [0.1, 0.2].into(), zero_point: 3, low: 0, high: 127, table: None },
     };
     let output = draft.step(Op::Conv(conv), vec![bytes], vec![1, 2, 2, 2], Type::Int8(PARAMS));
     draft.outputs.push(output);
@@ -283,7 +283,11 @@ fn any_conv(random: &mut Lcg) -> Option<Program> {
     let bias: Vec<i32> = (0..m).map(|_| random.below(20_000) as i32 - 10_000).collect();
     let multipliers: Vec<f32> = (0..m).map(|_| (1 + random.below(999)) as f32 * 1e-5).collect();
     let (finish, ty) = match random.below(2) {
-        0 => (Finish::Requantize { multipliers: multipliers.into(), low: -90, high: 101 }, Type::Int8(PARAMS)),
+        0 => {
+            let multipliers = multipliers.into();
+            let table = (random.below(2) == 0).then(|| Arc::new(std::array::from_fn(|i| (i as u8).cast_signed())));
+            (Finish::Requantize { multipliers, zero_point: 3, low: -90, high: 101, table }, Type::Int8(PARAMS))
+        }
         _ => (Finish::Float { scales: multipliers.into(), bias: (0..m).map(|i| i as f32).collect() }, Type::F32),
     };
     let shape = vec![m, depth, kernel[0], kernel[1]];
