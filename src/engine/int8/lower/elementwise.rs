@@ -6,6 +6,7 @@
 use super::super::function::{Binary, Unary, exponentials};
 use super::super::op::{Add, Curve, Mul, Op, Softmax};
 use super::super::program::{QuantParams, Type};
+use super::super::round;
 use super::params::resolve_axis;
 use super::reason::Reason;
 use super::sink::Sink;
@@ -216,6 +217,9 @@ impl Lowering<'_> {
         let rb = sign * (pair.b.params.scale / params.scale);
         let zero = |operand: &Operand| f32::from(operand.params.zero_point);
         let c = f32::from(params.zero_point) - zero(&pair.a).mul_add(ra, rb * zero(&pair.b));
+        if let Some(made) = self.of_one(pair, |a, b| round::add(a, b, [ra, rb, c], low, high))? {
+            return Ok(made);
+        }
         let op = Op::Add(Add { ra, rb, c, low, high });
         let made = self.emit_int8(op, vec![pair.a.id, pair.b.id], pair.shape.clone(), params)?;
         self.bound(made.id, low, high);
@@ -225,10 +229,25 @@ impl Lowering<'_> {
     pub fn emit_mul(&mut self, pair: &Pair) -> Result<Operand, Reason> {
         let Sink { params, low, high } = pair.to;
         let multiplier = pair.a.params.scale * pair.b.params.scale / params.scale;
+        let (za, zb) = (i32::from(pair.a.params.zero_point), i32::from(pair.b.params.zero_point));
+        let product = |a: i8, b: i8| (i32::from(a) - za) * (i32::from(b) - zb);
+        let one = |a, b| round::multiply(product(a, b), multiplier, params.zero_point, low, high);
+        if let Some(made) = self.of_one(pair, one)? {
+            return Ok(made);
+        }
         let op = Op::Mul(Mul { multiplier, low, high });
         let made = self.emit_int8(op, vec![pair.a.id, pair.b.id], pair.shape.clone(), params)?;
         self.bound(made.id, low, high);
         Ok(made)
+    }
+
+    /// One table, where both operands are tables of one value: x·sigmoid(x) with a pair behind each.
+    fn of_one(&mut self, pair: &Pair, function: impl Fn(i8, i8) -> i8) -> Result<Option<Operand>, Reason> {
+        let ((root, a), (other, b)) = (self.root(pair.a), self.root(pair.b));
+        if root.id != other.id || self.shape_of(root.id) != pair.shape {
+            return Ok(None);
+        }
+        self.table(root, std::array::from_fn(|i| function(a[i], b[i])), pair.to.params).map(Some)
     }
 
     pub fn visit_softmax(&mut self, node: &Node) -> Result<(), Reason> {

@@ -3,7 +3,7 @@
 //! Invariant: every step was checked when it was made. A representation never rounds what the graph does not round.
 
 use super::super::check::check_step;
-use super::super::op::{Curve, Op};
+use super::super::op::{Curve, Op, Table};
 use super::super::program::{Draft, QuantParams, Step, Type, ValueId as Id};
 use super::super::reference::index;
 use super::super::round;
@@ -55,6 +55,8 @@ pub(super) struct Lowering<'a> {
     pub reasons: BTreeMap<NodeId, Reason>,
     /// Smallest and largest value that an int8 value can have, where less than all.
     bounds: HashMap<Id, (i8, i8)>,
+    /// Values that are a table of another one, which is none itself.
+    tables: HashMap<Id, (Id, Arc<Table>)>,
 }
 
 impl<'a> Lowering<'a> {
@@ -71,6 +73,7 @@ impl<'a> Lowering<'a> {
             place: 0,
             reasons: BTreeMap::new(),
             bounds: HashMap::new(),
+            tables: HashMap::new(),
         }
     }
 
@@ -121,15 +124,37 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A table, unless it changes neither a value that can occur nor the parameters.
-    pub fn table(&mut self, from: Operand, table: [i8; 256], params: QuantParams) -> Result<Operand, Reason> {
-        let (low, high) = self.bounds.get(&from.id).copied().unwrap_or((i8::MIN, i8::MAX));
-        let same = from.params.agrees(&params) && (low..=high).all(|value| table[index(value)] == value);
-        if same && from.params.signed == params.signed {
+    /// A table, unless it changes neither a value that can occur nor the parameters. A table of a table is one table.
+    pub fn table(&mut self, from: Operand, table: Table, params: QuantParams) -> Result<Operand, Reason> {
+        if self.changes_nothing(from, &table, params) {
             return Ok(from);
         }
-        let shape = self.shape_of(from.id);
-        self.emit_int8(Op::Table(Arc::new(table)), vec![from.id], shape, params)
+        let (root, inner) = self.root(from);
+        let whole = inner.map(|value| table[index(value)]);
+        if self.changes_nothing(root, &whole, params) {
+            return Ok(root);
+        }
+        let shape = self.shape_of(root.id);
+        let whole = Arc::new(whole);
+        let made = self.emit_int8(Op::Table(Arc::clone(&whole)), vec![root.id], shape, params)?;
+        self.tables.insert(made.id, (root.id, whole));
+        Ok(made)
+    }
+
+    fn changes_nothing(&self, from: Operand, table: &Table, params: QuantParams) -> bool {
+        let (low, high) = self.bounds.get(&from.id).copied().unwrap_or((i8::MIN, i8::MAX));
+        let same = || (low..=high).all(|value| table[index(value)] == value);
+        from.params.agrees(&params) && from.params.signed == params.signed && same()
+    }
+
+    /// The value of which this one is a table, and the table; itself otherwise.
+    pub fn root(&self, of: Operand) -> (Operand, Table) {
+        let same = std::array::from_fn(|i| (i as u8 ^ 0x80).cast_signed());
+        let Some((root, table)) = self.tables.get(&of.id) else { return (of, same) };
+        match self.draft.values[root.index()].ty {
+            Type::Int8(params) => (Operand { id: *root, params }, **table),
+            Type::Dynamic | Type::F32 | Type::I32 => (of, same),
+        }
     }
 
     /// To other parameters: the value that it stands for is quantized anew.
