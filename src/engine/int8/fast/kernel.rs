@@ -3,8 +3,8 @@
 use super::super::function::{Binary, Unary};
 use super::super::op::{AveragePool, Conv, Finish, Linear, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value};
-use super::super::reference::index;
-use super::layout::axis_nhwc;
+use super::super::reference::{Data, index, run_step};
+use super::layout::{axis_nhwc, to_nchw, to_nhwc};
 use crate::kernels::{self, BinarySpec, Convert, Depthwise, DepthwiseSpec, Gemm, GemmSpec, Geometry, Indirection};
 use crate::kernels::{Isa, PackError, Quantization, Requant, SLACK, Storage, WeightView};
 use std::sync::Arc;
@@ -66,6 +66,11 @@ pub(super) enum Kernel {
     },
     /// The same bytes in the same order.
     Copy,
+    /// Where each byte comes from; `None` stands for the byte beside it.
+    Gather {
+        places: Vec<Option<u32>>,
+        fill: u8,
+    },
     Reference,
 }
 
@@ -81,7 +86,8 @@ struct At<'a> {
 pub(super) fn build(program: &Program, step: &Step, isa: Isa) -> Kernel {
     let inputs = step.inputs.iter().map(|&id| program.value(id)).collect();
     let at = At { inputs, output: program.value(step.output), isa, storage: isa.storage() };
-    at.kernel(&step.op).ok().flatten().unwrap_or(Kernel::Reference)
+    let built = at.kernel(&step.op).ok().flatten();
+    built.or_else(|| at.gather(program, step)).unwrap_or(Kernel::Reference)
 }
 
 type Built = Result<Option<Kernel>, PackError>;
@@ -146,7 +152,11 @@ impl At<'_> {
     /// Kernels know sums of two tensors of one shape, or of a value for each channel.
     fn binary(&self, lo: i8, hi: i8) -> Option<BinarySpec> {
         let [a, b] = [self.inputs[0], self.inputs[1]];
-        let by_channel = b.shape.len() == 4 && a.shape.len() == 4 && b.shape == [1, a.shape[1], 1, 1];
+        // What lies innermost in memory: channels of images, the last axis of others.
+        let inner = if a.shape.len() == 4 { Some(&a.shape[1]) } else { a.shape.last() };
+        let at = if b.shape.len() == 4 { b.shape.get(1) } else { b.shape.last() };
+        let fits_ranks = a.shape.len() != 4 || b.shape.len() == 4;
+        let by_channel = fits_ranks && inner.is_some() && at == inner && Some(&b.count()) == inner;
         let fits = a.shape == self.output.shape && (b.shape == a.shape || by_channel);
         let (a, b, output) = (Self::quantization(a)?, Self::quantization(b)?, Self::quantization(self.output)?);
         fits.then_some(BinarySpec { a, b, output, lo, hi })
@@ -299,6 +309,35 @@ impl At<'_> {
         Some(Kernel::Concat { blocks: shape[..axis].iter().product() })
     }
 
+    /// A movement by places: the reference moves numbers of places instead of values.
+    fn gather(&self, program: &Program, step: &Step) -> Option<Kernel> {
+        Self::params(self.output)?;
+        let fill = if let Op::Pad { value, .. } = step.op { value } else { 0 };
+        let moves = matches!(
+            step.op,
+            Op::Pad { .. } | Op::Select { .. } | Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape
+        );
+        if !moves {
+            return None;
+        }
+        // Above every int8 value, so that what was filled in is told apart.
+        let first = 256;
+        let count = i32::try_from(self.inputs[0].count()).ok()?.checked_add(first)?;
+        let numbers: Vec<i32> = (first..count).collect();
+        let Data::I32(moved) = run_step(program, step, vec![&Data::I32(numbers)]) else { return None };
+        let from = stored_places(&self.inputs[0].shape);
+        let place = |&number: &i32| {
+            let logical = usize::try_from(number.checked_sub(first)?).ok()?;
+            from.get(logical).copied()
+        };
+        let logical: Vec<Option<u32>> = moved.iter().map(place).collect();
+        let mut places = logical.clone();
+        if let [_, _, _, _] = self.output.shape.as_slice() {
+            to_nhwc(&logical, &self.output.shape, &mut places);
+        }
+        Some(Kernel::Gather { places, fill: self.storage.byte(fill) })
+    }
+
     /// Whether a reshape leaves the bytes as they lie.
     fn is_same_order(&self) -> bool {
         // NHWC is NCHW where there is one channel, or one pixel.
@@ -313,4 +352,15 @@ impl At<'_> {
         };
         Self::params(self.output).is_some() && ((plain(from) && plain(to)) || row(from, to))
     }
+}
+
+/// Where each value of a tensor, counted in NCHW, lies in memory.
+fn stored_places(shape: &[usize]) -> Vec<u32> {
+    let count: usize = shape.iter().product();
+    let plain: Vec<u32> = (0..count as u32).collect();
+    let mut places = plain.clone();
+    if let [_, _, _, _] = shape {
+        to_nchw(&plain, shape, &mut places);
+    }
+    places
 }

@@ -77,6 +77,11 @@ impl Plan {
                 }
             }
             Kernel::Concat { blocks } => self.concat(state, step, *blocks, output),
+            Kernel::Gather { places, fill } => {
+                let from = self.values(state, first);
+                let pick = |place: &Option<u32>| place.map_or(*fill, |place| from[place as usize]);
+                output.iter_mut().zip(places).for_each(|(to, place)| *to = pick(place));
+            }
             Kernel::Copy => output.copy_from_slice(self.values(state, first)),
             Kernel::Nothing
             | Kernel::Dequantize(_)
@@ -115,6 +120,7 @@ impl Plan {
             | Kernel::GlobalAverage { .. }
             | Kernel::Concat { .. }
             | Kernel::Copy
+            | Kernel::Gather { .. }
             | Kernel::Reference => panic!("a kernel that makes floats"),
         }
     }
