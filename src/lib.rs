@@ -34,7 +34,7 @@
 //! config   ->
 //! kernels  ->
 //! bundle   -> tensor
-//! engine   -> tensor
+//! engine   -> tensor onnx kernels
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy

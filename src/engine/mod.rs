@@ -13,6 +13,7 @@
 mod backend;
 mod graph;
 mod guard;
+pub mod int8;
 mod live;
 mod model;
 mod workers;

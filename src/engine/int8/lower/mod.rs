@@ -1,0 +1,137 @@
+//! Quantized ONNX graphs to int8 regions and what stays in float.
+//!
+//! Invariant: the graph that comes out computes what the one that went in does, up to the rounding that QuantizeLinear
+//! asks for; every region is convex; a node that cannot be lowered stays, with a reason.
+//! Not here: reading files, shapes (`onnx`), running anything.
+//!
+//! One walk in order of execution gives each ONNX value a representation ([`state::Rep`]): an 8-bit tensor, a function
+//! of one, a float tensor that a region computes. Nothing is removed on the way: afterwards the graph's outputs demand
+//! what they need from regions first, and what no demand reaches is dead.
+//! Rejected: rewriting patterns one after another (each exporter spells them in its own way, and a pattern that misses
+//! by one node leaves a convolution in float); fusing by name of the exporter.
+
+mod dynamic;
+mod elementwise;
+mod fold;
+mod fuse;
+mod movement;
+mod params;
+mod partition;
+mod primitive;
+mod product;
+mod quantize;
+mod reason;
+mod resize;
+mod sink;
+mod state;
+mod window;
+
+pub use reason::Reason;
+
+use super::program::Program;
+use crate::onnx::Model;
+use crate::onnx::graph::{Cycle, Node, NodeId, describe};
+use crate::onnx::shapes::Facts;
+use params::{is_dequantize, is_quantize};
+use state::Lowering;
+
+/// Domain of the operator that stands for a region.
+pub const DOMAIN: &str = "ai.selvedge";
+/// The operator that stands for a region: its attribute `region` is the region's number.
+pub const OPERATOR: &str = "Int8Region";
+
+/// A node that stays in float.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// Name, operator and version.
+    pub node: String,
+    pub op: String,
+    pub reason: Reason,
+}
+
+/// What came of a graph.
+#[derive(Debug, Clone, Default)]
+pub struct Lowered {
+    /// By the number in the nodes' attribute.
+    pub regions: Vec<Program>,
+    pub kept: Vec<Kept>,
+    /// Nodes of QuantizeLinear and DequantizeLinear that remain in the graph: by blocks, to 4 bits, or by scales that
+    /// are computed. All others are in regions, or spelled out as arithmetic.
+    pub quantizers: Vec<String>,
+}
+
+/// Why a graph could not be lowered at all; a single node that cannot stays in float instead.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    #[error(transparent)]
+    Cycle(#[from] Cycle),
+    #[error("region {region}")]
+    Region { region: usize, source: super::CheckError },
+}
+
+/// Moves what is quantized into regions. `facts` are of this graph; values with a dimension that is not known stay.
+///
+/// # Errors
+/// When the graph has a circle, or a region that was made is not well formed.
+pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
+    let order = model.graph.order()?;
+    let mut lowering = Lowering::new(&model.graph, facts);
+    for (place, &id) in order.iter().enumerate() {
+        let Some(node) = model.graph.node(id) else { continue };
+        lowering.place = place;
+        // A node ahead may have taken this one in.
+        if node.outputs.iter().flatten().any(|output| lowering.reps.contains_key(output)) {
+            continue;
+        }
+        if let Err(reason) = visit(&mut lowering, node) {
+            lowering.reasons.insert(id, reason);
+        }
+    }
+    let plan = partition::plan(lowering, &order)?;
+    let kept = plan.kept.iter().filter_map(|(id, reason)| {
+        let node = model.graph.node(*id)?;
+        Some(Kept { node: describe(node), op: node.op.clone(), reason: reason.clone() })
+    });
+    let kept = kept.collect();
+    let regions = partition::rewrite(&mut model.graph, plan);
+    let left = primitive::spell_out(&mut model.graph, facts);
+    let describe_left = |&id: &NodeId| model.graph.node(id).map(describe);
+    let quantizers = left.iter().filter_map(describe_left).collect();
+    model.opsets.insert(DOMAIN.to_owned(), 1);
+    Ok(Lowered { regions, kept, quantizers })
+}
+
+fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {
+    if is_quantize(node) {
+        return lowering.visit_quantize(node);
+    }
+    if is_dequantize(node) {
+        return lowering.visit_dequantize(node);
+    }
+    if let Some(function) = elementwise::unary(lowering, node) {
+        return lowering.visit_unary(node, function);
+    }
+    if let Some(function) = elementwise::binary(node) {
+        return lowering.visit_binary(node, function);
+    }
+    match (node.domain.as_str(), node.op.as_str()) {
+        ("", "Conv") => lowering.visit_conv(node),
+        ("", "Gemm") => lowering.visit_gemm(node),
+        ("", "MatMul") => lowering.visit_mat_mul(node),
+        ("", "Concat") => lowering.visit_concat(node),
+        ("", "MaxPool" | "GlobalMaxPool") => lowering.visit_max_pool(node),
+        ("", "AveragePool" | "GlobalAveragePool" | "ReduceMean") => lowering.visit_average(node),
+        ("", "Softmax") => lowering.visit_softmax(node),
+        ("", "Resize" | "Upsample") => lowering.visit_resize(node),
+        (
+            "",
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Slice" | "Split" | "Gather" | "Pad"
+            | "DepthToSpace" | "SpaceToDepth" | "Dropout",
+        ) => lowering.visit_movement(node),
+        ("", "DynamicQuantizeLinear") => lowering.visit_dynamic_quantize(node),
+        ("", "ConvInteger" | "MatMulInteger") => lowering.visit_integer_product(node),
+        ("com.microsoft", "DynamicQuantizeMatMul" | "MatMulIntegerToFloat") => lowering.visit_fused_dynamic(node),
+        ("" | "com.microsoft", _) => lowering.visit_q_operator(node),
+        (_, _) => Err(Reason::Operator),
+    }
+}
