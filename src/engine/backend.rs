@@ -6,6 +6,7 @@
 
 use super::graph::chain;
 use super::model::{LoadError, RunError, Side, form};
+use super::region::{self, Region};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::sync::Arc;
 use tract_onnx::pb::ModelProto;
@@ -22,13 +23,15 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn compile(proto: &ModelProto, outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+    /// `regions` are what the graph's nodes of that kind name.
+    pub(super) fn compile(proto: &ModelProto, regions: &[Region], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
         let broken = |e: TractError| LoadError::Graph(chain(&e));
-        let framework = tract_onnx::onnx()
+        let mut framework = tract_onnx::onnx()
             .with_ignore_output_shapes(true)
             .with_ignore_output_types(true)
             .with_ignore_value_info(true);
-        let inferred = framework.model_for_proto_model(proto).map_err(broken)?;
+        region::register(&mut framework);
+        let inferred = region::with(regions, || framework.model_for_proto_model(proto)).map_err(broken)?;
         let typed = inferred.into_typed().map_err(broken)?;
         check_sizes(&typed)?;
         let optimized = typed.into_optimized().map_err(broken)?;

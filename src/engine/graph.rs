@@ -4,6 +4,7 @@
 //! order, weights that fill their shapes, and operators that the engine has heard of.
 //! Not here: whether the nodes fit together; typing the graph (`backend`) shows that.
 
+use super::int8;
 use super::model::{LoadError, Side};
 use crate::tensor::{DataType, TensorSpec};
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, TensorShape
 use tract_onnx::prelude::Framework as _;
 
 /// The importer compares every node with every other in places; more would take minutes.
-const MAX_NODES: usize = 20_000;
+pub(super) const MAX_NODES: usize = 20_000;
 const MAX_RANK: usize = 16;
 
 /// Operators outside of ONNX's own domains that tract takes for what they are. It looks at the
@@ -109,6 +110,7 @@ fn is_known(node: &NodeProto, known: &OnnxOpRegister) -> bool {
     let in_domain = match node.domain.as_str() {
         "" | "ai.onnx" | "ai.onnx.ml" => true,
         "com.microsoft" => MICROSOFT.contains(&node.op_type.as_str()),
+        int8::lower::DOMAIN => return node.op_type == int8::lower::OPERATOR,
         _ => false,
     };
     in_domain && known.0.contains_key(&node.op_type) && !loses_output_type(node)

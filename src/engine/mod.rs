@@ -16,6 +16,7 @@ mod guard;
 pub mod int8;
 mod live;
 mod model;
+mod region;
 mod workers;
 
 #[cfg(test)]

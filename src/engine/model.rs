@@ -1,7 +1,8 @@
 //! A loaded model and the sessions that run it.
 
 use super::backend::Program;
-use super::{graph, guard};
+use super::{graph, guard, region};
+use crate::kernels::IsaError;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub enum LoadError {
     Graph(String),
     #[error("the graph breaks an assumption at {place}; check it with onnx.checker, and please report it")]
     Panicked { place: String },
+    #[error(transparent)]
+    Isa(#[from] IsaError),
     #[error("start the loading thread")]
     Thread(#[source] std::io::Error),
 }
@@ -130,8 +133,13 @@ impl Model {
     }
 
     fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+        let divided = region::divide(onnx, inputs)?;
+        let (onnx, regions) = match &divided {
+            Some(divided) => (&*divided.graph, &*divided.regions),
+            None => (onnx, &[][..]),
+        };
         let proto = graph::read(onnx, inputs, outputs)?;
-        let program = Program::compile(&proto, outputs)?;
+        let program = Program::compile(&proto, regions, outputs)?;
         let is_straight = graph::is_straight(&proto);
         Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into(), is_straight })
     }

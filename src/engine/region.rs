@@ -1,0 +1,221 @@
+//! Int8 regions as operators of tract's: it gives them their inputs and schedules them between float nodes.
+//!
+//! Invariant: whatever thread runs it, a region gives what its program says; states for that are kept and used again,
+//! at most as many as have run at once.
+//! Not here: which nodes are in a region (`int8::lower`), what one computes (`int8`).
+//! Rejected: tract's own state of a node (a new one for each run, see `backend`: the memory would be made anew).
+
+use super::graph;
+use super::int8::fast::{Plan, State};
+use super::int8::lower::{self, Kept};
+use super::int8::program::{Program, Type, Value};
+use crate::kernels::{Isa, IsaError};
+use crate::onnx::shapes::InputShapes;
+use crate::onnx::{self, Limits};
+use crate::tensor::TensorSpec;
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+/// The instruction set to use instead of the best, by name.
+const ISA: &str = "SELVEDGE_ISA";
+
+/// A graph whose quantized parts are regions, each a node that names its number.
+#[derive(Debug)]
+pub(super) struct Divided {
+    /// ONNX.
+    pub graph: Vec<u8>,
+    pub regions: Vec<Region>,
+}
+
+/// Takes the quantized parts out of a model. `None` where there are none, or where this front end refuses the file:
+/// what is wrong with it, the other one says.
+pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
+    let isa = Isa::select(std::env::var(ISA).ok().as_deref())?;
+    let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
+    let Ok(mut model) = onnx::Model::from_bytes(file, &limits) else { return Ok(None) };
+    if !is_quantized(&model) {
+        return Ok(None);
+    }
+    let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+    let Ok(facts) = onnx::normalise::normalise(&mut model, &shapes) else { return Ok(None) };
+    let lowered = match lower::lower(&mut model, &facts) {
+        Ok(lowered) if !lowered.regions.is_empty() => lowered,
+        Ok(_) => return Ok(None),
+        Err(error) => {
+            tracing::warn!(%error, "runs in float");
+            return Ok(None);
+        }
+    };
+    tell(&lowered.kept, isa, &lowered.regions);
+    let Ok(proto) = model.to_proto() else { return Ok(None) };
+    let regions = lowered.regions.into_iter().map(|program| Region::new(program, isa)).collect();
+    Ok(Some(Divided { graph: prost::Message::encode_to_vec(&proto), regions }))
+}
+
+fn is_quantized(model: &onnx::Model) -> bool {
+    let says = |op: &str| op.starts_with("QLinear") || op.starts_with("QGemm") || op.contains("Integer");
+    let quantizer =
+        |op: &str| op.ends_with("QuantizeLinear") || op.starts_with("DynamicQuantize") || op == "DequantizeLinear";
+    model.graph.nodes().any(|(_, node)| says(&node.op) || quantizer(&node.op))
+}
+
+fn tell(kept: &[Kept], isa: Isa, regions: &[Program]) {
+    let macs: u64 = regions.iter().map(Program::macs).sum();
+    tracing::info!(regions = regions.len(), %isa, int8_macs = macs, float_nodes = kept.len(), "int8");
+    for kept in kept.iter().take(20) {
+        tracing::debug!(node = kept.node, reason = %kept.reason, "stays float");
+    }
+}
+
+/// One region, made ready for this CPU.
+#[derive(Clone)]
+pub(super) struct Region(Arc<Shared>);
+
+struct Shared {
+    plan: Plan,
+    idle: Mutex<Vec<State>>,
+}
+
+impl Region {
+    fn new(program: Program, isa: Isa) -> Self {
+        Self(Arc::new(Shared { plan: Plan::new(Arc::new(program), isa), idle: Mutex::default() }))
+    }
+
+    fn ends(&self, ids: impl Fn(&Program) -> &[super::int8::program::ValueId]) -> Vec<&Value> {
+        let program = self.0.plan.program();
+        ids(program).iter().map(|&id| program.value(id)).collect()
+    }
+
+    fn inputs(&self) -> Vec<&Value> {
+        self.ends(Program::inputs)
+    }
+
+    fn outputs(&self) -> Vec<&Value> {
+        self.ends(Program::outputs)
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({} steps)", self.0.plan.program().steps().len())
+    }
+}
+
+/// The same region, not an equal one.
+impl PartialEq for Region {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Region {}
+
+fn datum_type(value: &Value) -> TractResult<DatumType> {
+    match value.ty {
+        Type::Int8(params) => Ok(if params.signed { DatumType::I8 } else { DatumType::U8 }),
+        Type::F32 => Ok(DatumType::F32),
+        Type::I32 => Ok(DatumType::I32),
+        Type::Dynamic => bail!("a dynamically quantized value at the border of a region"),
+    }
+}
+
+thread_local! {
+    /// Those of the model that this thread imports: tract makes operators by bare functions.
+    static IMPORTED: RefCell<Vec<Region>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Imports a graph with those regions in it.
+pub(super) fn with<T>(regions: &[Region], import: impl FnOnce() -> T) -> T {
+    /// Clears the list however the import ends.
+    struct Clear;
+    impl Drop for Clear {
+        fn drop(&mut self) {
+            IMPORTED.with_borrow_mut(Vec::clear);
+        }
+    }
+    let _clear = Clear;
+    IMPORTED.with_borrow_mut(|imported| regions.clone_into(imported));
+    import()
+}
+
+/// Makes regions known to tract.
+pub(super) fn register(framework: &mut tract_onnx::Onnx) {
+    framework.op_register.insert(lower::OPERATOR, import);
+}
+
+fn import(_: &tract_onnx::model::ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let number: usize = node.get_attr("region")?;
+    let region = IMPORTED.with_borrow(|imported| imported.get(number).cloned());
+    let region = region.with_context(|| format!("there is no int8 region {number}"))?;
+    Ok((expand(region), vec![]))
+}
+
+impl Expansion for Region {
+    fn name(&self) -> StaticName {
+        lower::OPERATOR.into()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.outputs().len())
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, self.inputs().len())?;
+        check_output_arity(outputs, self.outputs().len())?;
+        let ends = self.inputs().into_iter().zip(inputs).chain(self.outputs().into_iter().zip(outputs));
+        for (value, proxy) in ends {
+            let shape: TVec<TDim> = value.shape.iter().map(|dim| dim.to_dim()).collect();
+            s.equals(&proxy.datum_type, datum_type(value)?)?;
+            s.equals(&proxy.shape, shape)?;
+        }
+        Ok(())
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        model.wire_node(prefix, self.clone(), inputs)
+    }
+}
+
+impl Op for Region {
+    fn name(&self) -> StaticName {
+        lower::OPERATOR.into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Region {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let idle = || self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let mut state = kept.unwrap_or_else(|| self.0.plan.state());
+        let bytes: Vec<&[u8]> = inputs.iter().map(|input| input.as_bytes()).collect();
+        let results = self.0.plan.run(&mut state, &bytes)?;
+        idle().push(state);
+        let tensor = |(value, bytes): (&Value, Vec<u8>)| {
+            let mut tensor = Tensor::zero_dt(datum_type(value)?, &value.shape)?;
+            tensor.as_bytes_mut().copy_from_slice(&bytes);
+            Ok(tensor.into_tvalue())
+        };
+        self.outputs().into_iter().zip(results).map(tensor).collect()
+    }
+}
+
+impl TypedOp for Region {
+    fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        self.outputs().into_iter().map(|value| Ok(datum_type(value)?.fact(&*value.shape))).collect()
+    }
+
+    as_op!();
+}
