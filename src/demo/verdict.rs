@@ -3,6 +3,7 @@
 use super::load::{Sample, accuracy, quantile};
 use super::offers::Bad;
 use crate::privacy::{Code, Entry, Kind, Outcome, Stage, Verdict, totals};
+use crate::sys;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -191,7 +192,12 @@ fn demands(samples: &[Sample], acts: &[Act], refusals: &[Refusal], egress: &[Egr
         demand(
             "the engine cannot make an internet socket",
             denied,
-            if denied { "refused" } else { "allowed: this system takes no system call filters" }.into(),
+            match (denied, sys::can_deny_network()) {
+                (true, _) => "refused",
+                (false, true) => "allowed, though this system takes system call filters",
+                (false, false) => "allowed: this system takes no system call filters",
+            }
+            .into(),
         ),
         demand(
             "the device told its state, and far less than it saw",

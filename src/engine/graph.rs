@@ -4,8 +4,8 @@
 //! order, weights that fill their shapes, and operators that the engine has heard of.
 //! Not here: whether the nodes fit together; typing the graph (`backend`) shows that.
 
-use super::int8;
 use super::model::{LoadError, Side};
+use super::{int8, region};
 use crate::tensor::{DataType, TensorSpec};
 use std::collections::BTreeSet;
 use tract_onnx::model::OnnxOpRegister;
@@ -37,8 +37,17 @@ const MICROSOFT: [&str; 13] = [
 ];
 
 /// Reads the file and brings its ends into the form that the manifest states.
-pub(super) fn read(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<ModelProto, LoadError> {
-    let framework = tract_onnx::onnx();
+/// `regions` is how many int8 regions the graph may name: a file from outside may name none.
+pub(super) fn read(
+    onnx: &[u8],
+    regions: usize,
+    inputs: &[TensorSpec],
+    outputs: &[TensorSpec],
+) -> Result<ModelProto, LoadError> {
+    let mut framework = tract_onnx::onnx();
+    if regions > 0 {
+        region::register(&mut framework);
+    }
     let format = |e: tract_onnx::prelude::TractError| LoadError::Format(chain(&e));
     let mut model = framework.proto_model_for_read(&mut &onnx[..]).map_err(format)?;
     let graph = model.graph.as_mut().ok_or_else(|| LoadError::Format("there is no graph in it".into()))?;
@@ -110,7 +119,8 @@ fn is_known(node: &NodeProto, known: &OnnxOpRegister) -> bool {
     let in_domain = match node.domain.as_str() {
         "" | "ai.onnx" | "ai.onnx.ml" => true,
         "com.microsoft" => MICROSOFT.contains(&node.op_type.as_str()),
-        int8::lower::DOMAIN => return node.op_type == int8::lower::OPERATOR,
+        // Known only where the graph is one that this program has divided.
+        int8::lower::DOMAIN => return known.0.contains_key(&node.op_type) && node.op_type == int8::lower::OPERATOR,
         _ => false,
     };
     in_domain && known.0.contains_key(&node.op_type) && !loses_output_type(node)

@@ -1,7 +1,8 @@
 //! A loaded model and the sessions that run it.
 
 use super::backend::Program;
-use super::{graph, guard, region};
+use super::region::{self, Region};
+use super::{graph, guard};
 use crate::kernels::IsaError;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
@@ -132,13 +133,30 @@ impl Model {
         })
     }
 
+    /// With its quantized parts in int8, where that can be had; else all of it in float.
     fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
-        let divided = region::divide(onnx, inputs)?;
-        let (onnx, regions) = match &divided {
-            Some(divided) => (&*divided.graph, &*divided.regions),
-            None => (onnx, &[][..]),
+        let int8 = || {
+            let Some(divided) = region::divide(onnx, inputs)? else { return Ok(None) };
+            Self::compile(&divided.graph, &divided.regions, inputs, outputs).map(Some)
         };
-        let proto = graph::read(onnx, inputs, outputs)?;
+        match guard::catch(int8) {
+            Ok(Ok(Some(model))) => return Ok(model),
+            Ok(Ok(None)) => {}
+            Ok(Err(LoadError::Isa(error))) => return Err(error.into()),
+            // The author knows the nodes of the original: its errors are the ones to tell.
+            Ok(Err(error)) => tracing::warn!(%error, "not in int8: trying in float"),
+            Err(panic) => tracing::warn!(place = panic.0, "not in int8: trying in float"),
+        }
+        Self::compile(onnx, &[], inputs, outputs)
+    }
+
+    fn compile(
+        onnx: &[u8],
+        regions: &[Region],
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<Self, LoadError> {
+        let proto = graph::read(onnx, regions.len(), inputs, outputs)?;
         let program = Program::compile(&proto, regions, outputs)?;
         let is_straight = graph::is_straight(&proto);
         Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into(), is_straight })

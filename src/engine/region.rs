@@ -7,12 +7,14 @@
 
 use super::graph;
 use super::int8::fast::{Plan, State};
-use super::int8::lower::{self, Kept};
+use super::int8::lower::{self, LowerError};
 use super::int8::program::{Program, Type, Value};
 use crate::kernels::{Isa, IsaError};
+use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
 use crate::onnx::{self, Limits};
 use crate::tensor::TensorSpec;
+use prost::Message as _;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,20 @@ use tract_onnx::tract_hir::internal::*;
 
 /// The instruction set to use instead of the best, by name.
 const ISA: &str = "SELVEDGE_ISA";
+
+/// What the regions of one model may take for each run at the same time, in bytes.
+const MAX_MEMORY: usize = 2 << 30;
+
+/// Why a model's quantized parts stay float.
+#[derive(Debug, thiserror::Error)]
+enum DivideError {
+    #[error(transparent)]
+    Normalise(#[from] NormaliseError),
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    #[error("a run would take {0} bytes, the limit is {MAX_MEMORY}")]
+    Memory(usize),
+}
 
 /// A graph whose quantized parts are regions, each a node that names its number.
 #[derive(Debug)]
@@ -34,26 +50,39 @@ pub(super) struct Divided {
 /// Takes the quantized parts out of a model. `None` where there are none, or where this front end refuses the file:
 /// what is wrong with it, the other one says.
 pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
-    let isa = Isa::select(std::env::var(ISA).ok().as_deref())?;
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
     let Ok(mut model) = onnx::Model::from_bytes(file, &limits) else { return Ok(None) };
-    if !is_quantized(&model) {
+    if !is_quantized(&model) || names_regions(&model) {
         return Ok(None);
     }
-    let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
-    let Ok(facts) = onnx::normalise::normalise(&mut model, &shapes) else { return Ok(None) };
-    let lowered = match lower::lower(&mut model, &facts) {
-        Ok(lowered) if !lowered.regions.is_empty() => lowered,
-        Ok(_) => return Ok(None),
+    let isa = Isa::select(std::env::var(ISA).ok().as_deref())?;
+    match lowered(&mut model, inputs, isa) {
+        Ok(regions) if regions.is_empty() => Ok(None),
+        Ok(regions) => Ok(model.to_proto().ok().map(|proto| Divided { graph: proto.encode_to_vec(), regions })),
         Err(error) => {
-            tracing::warn!(%error, "runs in float");
-            return Ok(None);
+            tracing::warn!(%error, "the quantized parts run in float");
+            Ok(None)
         }
-    };
-    tell(&lowered.kept, isa, &lowered.regions);
-    let Ok(proto) = model.to_proto() else { return Ok(None) };
-    let regions = lowered.regions.into_iter().map(|program| Region::new(program, isa)).collect();
-    Ok(Some(Divided { graph: prost::Message::encode_to_vec(&proto), regions }))
+    }
+}
+
+/// The regions of a model, which names them by their numbers afterwards.
+fn lowered(model: &mut onnx::Model, inputs: &[TensorSpec], isa: Isa) -> Result<Vec<Region>, DivideError> {
+    let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+    let facts = onnx::normalise::normalise(model, &shapes)?;
+    let lowered = lower::lower(model, &facts)?;
+    let macs: u64 = lowered.regions.iter().map(Program::macs).sum();
+    let regions: Vec<Region> = lowered.regions.into_iter().map(|program| Region::new(program, isa)).collect();
+    let memory = regions.iter().map(|region| region.0.plan.memory()).sum();
+    if memory > MAX_MEMORY {
+        return Err(DivideError::Memory(memory));
+    }
+    let slow: Vec<_> = regions.iter().flat_map(|region| region.0.plan.slow()).collect();
+    tracing::debug!(regions = regions.len(), %isa, macs, float_nodes = lowered.kept.len(), ?slow, "int8");
+    for kept in lowered.kept.iter().take(20) {
+        tracing::debug!(node = kept.node, reason = %kept.reason, "stays float");
+    }
+    Ok(regions)
 }
 
 fn is_quantized(model: &onnx::Model) -> bool {
@@ -63,12 +92,9 @@ fn is_quantized(model: &onnx::Model) -> bool {
     model.graph.nodes().any(|(_, node)| says(&node.op) || quantizer(&node.op))
 }
 
-fn tell(kept: &[Kept], isa: Isa, regions: &[Program]) {
-    let macs: u64 = regions.iter().map(Program::macs).sum();
-    tracing::info!(regions = regions.len(), %isa, int8_macs = macs, float_nodes = kept.len(), "int8");
-    for kept in kept.iter().take(20) {
-        tracing::debug!(node = kept.node, reason = %kept.reason, "stays float");
-    }
+/// A file from outside that takes a part of it for a region of ours: whoever reads it otherwise refuses it.
+fn names_regions(model: &onnx::Model) -> bool {
+    model.graph.nodes().any(|(_, node)| node.domain == lower::DOMAIN)
 }
 
 /// One region, made ready for this CPU.
@@ -219,3 +245,6 @@ impl TypedOp for Region {
 
     as_op!();
 }
+
+#[cfg(test)]
+mod tests;

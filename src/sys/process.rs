@@ -41,6 +41,13 @@ const SOCKET: i64 = 198;
 /// unit denies that one): see `systemd/selvedge-engine.service` for the outer wall.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub fn deny_network() -> Result<(), DenyError> {
+    let program = network_filter()?;
+    seccompiler::apply_filter_all_threads(&program).map_err(DenyError::Install)
+}
+
+/// The filter that `deny_network` installs.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn network_filter() -> Result<BpfProgram, DenyError> {
     let unix = rustix::net::AddressFamily::UNIX.as_raw();
     let other_family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(unix))
         .and_then(|condition| SeccompRule::new(vec![condition]))
@@ -48,10 +55,15 @@ pub fn deny_network() -> Result<(), DenyError> {
     let arch = std::env::consts::ARCH.try_into().map_err(DenyError::Build)?;
     let refused = SeccompAction::Errno(rustix::io::Errno::AFNOSUPPORT.raw_os_error().unsigned_abs());
     let rules = BTreeMap::from([(SOCKET, vec![other_family])]);
-    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)
-        .and_then(TryInto::try_into)
-        .map_err(DenyError::Build)?;
-    seccompiler::apply_filter_all_threads(&program).map_err(DenyError::Install)
+    SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).and_then(TryInto::try_into).map_err(DenyError::Build)
+}
+
+/// Whether `deny_network` would work: not where the kernel was built without filters, nor under QEMU's
+/// user mode, which does not pass them on. Tried for real, in a thread that ends with the filter.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub fn can_deny_network() -> bool {
+    let try_it = || network_filter().is_ok_and(|filter| seccompiler::apply_filter(&filter).is_ok());
+    std::thread::spawn(try_it).join().unwrap_or(false)
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -59,20 +71,12 @@ pub fn deny_network() -> Result<(), DenyError> {
     Err(DenyError::Arch(std::env::consts::ARCH))
 }
 
-/// Whether `deny_network` would work: not where the kernel was built without filters, nor under QEMU's
-/// user mode, which does not pass them on. Tried for real, in a thread that ends with the filter.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn can_deny_network() -> bool {
-    let allow_all = || -> Option<BpfProgram> {
-        let arch = std::env::consts::ARCH.try_into().ok()?;
-        let filter = SeccompFilter::new(BTreeMap::new(), SeccompAction::Allow, SeccompAction::Trap, arch);
-        filter.ok()?.try_into().ok()
-    };
-    let tried = std::thread::spawn(move || allow_all().is_some_and(|all| seccompiler::apply_filter(&all).is_ok()));
-    tried.join().unwrap_or(false)
+    false
 }
 
-/// Names the program that starts executables of this build: an emulator, a debugger, a profiler, with its
-/// arguments, separated by spaces.
+/// Names the emulator that starts executables of this build, with its arguments, separated by spaces.
 pub const RUNNER: &str = "SELVEDGE_RUNNER";
 
 /// A command that starts `program`, through what `SELVEDGE_RUNNER` names where that is set: an executable

@@ -17,7 +17,7 @@ pub fn words() -> Vec<String> {
 }
 
 pub fn emulated() -> bool {
-    std::env::var_os(sys::RUNNER).is_some()
+    std::env::var(sys::RUNNER).is_ok_and(|runner| !runner.trim().is_empty())
 }
 
 /// A line for the section `[engine]`: an emulator passes no system call filter on to the kernel.

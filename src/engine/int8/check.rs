@@ -10,6 +10,8 @@ use super::program::{Draft, QuantParams, Step, Type, Value, ValueId};
 pub enum CheckError {
     #[error("step {step} ({op}): {problem}")]
     Step { step: usize, op: &'static str, problem: Problem },
+    #[error("a tensor of shape {0:?} takes more than {MAX_BYTES} bytes")]
+    Size(Vec<usize>),
     #[error("{0} is not there, or not made before the program ends")]
     Missing(ValueId),
 }
@@ -37,10 +39,20 @@ pub enum Problem {
     Range,
 }
 
+/// What one value may take, in bytes, as 32-bit numbers.
+const MAX_BYTES: usize = 1 << 30;
+
 type Checked = Result<(), Problem>;
 
 pub fn check(draft: &Draft) -> Result<(), CheckError> {
     let mut made = vec![false; draft.values.len()];
+    let too_large = |value: &&Value| {
+        let bytes = value.shape.iter().try_fold(4, |bytes: usize, &dim| bytes.checked_mul(dim));
+        bytes.is_none_or(|bytes| bytes > MAX_BYTES)
+    };
+    if let Some(value) = draft.values.iter().find(too_large) {
+        return Err(CheckError::Size(value.shape.clone()));
+    }
     for &id in &draft.inputs {
         *made.get_mut(id.index()).ok_or(CheckError::Missing(id))? = true;
     }

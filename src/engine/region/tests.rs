@@ -1,0 +1,87 @@
+//! What runs in int8 and what does not, and files that mean harm.
+
+use super::super::fixture::{FLOAT, bytes, model, node, number, spec, value, weights};
+use super::super::model::{LoadError, Model};
+use super::divide;
+use crate::onnx;
+use crate::tensor::TensorSpec;
+
+const INT8: u64 = 3;
+
+fn shipped(name: &str) -> Vec<u8> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    std::fs::read(dir.join(name).join("model.onnx")).unwrap()
+}
+
+fn image() -> [TensorSpec; 1] {
+    [spec("image", &[1, 1, 8, 8])]
+}
+
+#[test]
+fn a_shipped_model_is_one_region_and_nothing_else() {
+    for name in ["digits", "digits-adapted"] {
+        let divided = divide(&shipped(name), &image()).unwrap().unwrap();
+        assert_eq!(divided.regions.len(), 1);
+        let left = onnx::Model::from_bytes(&divided.graph, &onnx::Limits::default()).unwrap();
+        let ops: Vec<_> = left.graph.nodes().map(|(_, node)| node.op.clone()).collect();
+        assert_eq!(ops, ["Int8Region"]);
+    }
+}
+
+/// `y = DequantizeLinear(QuantizeLinear(x))`, through `middle` from `d` to `m` in float and back.
+fn quantized(middle: &[Vec<u8>], shape: &[&str]) -> Vec<u8> {
+    let mut graph = vec![
+        weights("scale", &[], FLOAT, &bytes(9, &0.5_f32.to_le_bytes())),
+        weights("zero", &[], INT8, &bytes(9, &[0])),
+        node("QuantizeLinear", &["x", "scale", "zero"], &["q"], &[]),
+        node("DequantizeLinear", &["q", "scale", "zero"], &["d"], &[]),
+        node("QuantizeLinear", &["m", "scale", "zero"], &["r"], &[]),
+        node("DequantizeLinear", &["r", "scale", "zero"], &["y"], &[]),
+        value(11, "x", FLOAT, &["1", "4"]),
+        value(12, "y", FLOAT, shape),
+    ];
+    graph.extend_from_slice(middle);
+    model(&graph)
+}
+
+fn load(onnx: &[u8], y: &[usize]) -> Result<Model, LoadError> {
+    Model::load(onnx, &[spec("x", &[1, 4])], &[spec("y", y)])
+}
+
+#[test]
+fn a_quantized_function_answers_as_its_standard_says() {
+    let onnx = quantized(&[node("Relu", &["d"], &["m"], &[])], &["1", "4"]);
+    assert!(divide(&onnx, &[spec("x", &[1, 4])]).unwrap().is_some());
+    let mut session = load(&onnx, &[1, 4]).unwrap().session().unwrap();
+    // Ties go to the even step of 0.5; 1,000 saturates at 127 steps.
+    let input = crate::tensor::Tensor::from_f32(vec![1, 4], &[-3.0, 0.75, 1.25, 1000.0]).unwrap();
+    assert_eq!(session.run(&[input]).unwrap()[0].to_f32().unwrap(), [0.0, 1.0, 1.0, 63.5]);
+}
+
+#[test]
+fn a_float_model_is_left_alone() {
+    assert!(divide(&super::super::fixture::unary("Relu"), &[spec("x", &[2, 4])]).unwrap().is_none());
+    assert!(divide(b"no model", &[]).unwrap().is_none());
+}
+
+#[test]
+fn a_tensor_too_large_for_a_board_is_refused_within_a_region_too() {
+    let pads = [0_i64, 0, 999_999, 999_996].map(i64::to_le_bytes).concat();
+    let middle = [weights("pads", &[4], 7, &bytes(9, &pads)), node("Pad", &["d", "pads"], &["m"], &[])];
+    let onnx = quantized(&middle, &["1000000", "1000000"]);
+    assert!(divide(&onnx, &[spec("x", &[1, 4])]).unwrap().is_none());
+    let huge = load(&onnx, &[1_000_000, 1_000_000]);
+    assert!(matches!(huge, Err(LoadError::HugeTensor { .. })), "{huge:?}");
+}
+
+#[test]
+fn a_file_cannot_name_a_region_of_ours() {
+    let region = bytes(5, &[bytes(1, b"region"), number(20, 2), number(3, 0)].concat());
+    let foreign = [bytes(7, b"ai.selvedge"), region].concat();
+    for middle in ["Relu", "Int8Region"] {
+        let middle = node(middle, &["d"], &["m"], if middle == "Int8Region" { &foreign } else { &[] });
+        let loaded = load(&quantized(&[middle.clone()], &["1", "4"]), &[1, 4]);
+        let named = middle.windows(10).any(|text| text == b"Int8Region");
+        assert_eq!(matches!(loaded, Err(LoadError::Unsupported(_))), named, "{loaded:?}");
+    }
+}
