@@ -5,8 +5,8 @@
 //! Not here: manifests and versions on disk (`bundle`, `store`), what to do with a bad model
 //! (`update`), HTTP (`serve`).
 //!
-//! tract runs everything for now. It is named in `backend` and `graph` alone, so that the int8
-//! regions can take its place piece by piece without a caller that changes.
+//! Quantized parts of a graph run as regions of ours (`int8`), each an operator to tract (`region`), which runs what
+//! stays in float. It is named in `backend`, `graph` and `region` alone.
 //! Rejected: a pool of sessions behind one lock for all models (a slow model would hold up the
 //! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
 

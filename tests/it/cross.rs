@@ -56,6 +56,7 @@ impl Machine {
     /// None, with the reason, where cross is missing or another version.
     fn new() -> Option<Self> {
         let Some(cross) = on_path("cross") else {
+            assert!(std::env::var_os("CI").is_none(), "tests/run installs cross");
             eprintln!("skipped: cross is not installed");
             return None;
         };
@@ -69,6 +70,7 @@ impl Machine {
         let version = machine.call(&["--version"]);
         let found = String::from_utf8_lossy(&version.stdout);
         if found.lines().next() != Some(VERSION) {
+            assert!(std::env::var_os("CI").is_none(), "tests/run installs {VERSION}, found {found:?}");
             eprintln!("skipped: {VERSION} is needed, found {found:?}");
             return None;
         }
