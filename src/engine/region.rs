@@ -52,7 +52,7 @@ pub(super) struct Divided {
 pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
     let Ok(mut model) = onnx::Model::from_bytes(file, &limits) else { return Ok(None) };
-    if !is_quantized(&model) || names_regions(&model) {
+    if !is_quantized(&model) || names_regions(&model.graph) {
         return Ok(None);
     }
     let isa = Isa::select(std::env::var(ISA).ok().as_deref())?;
@@ -72,7 +72,9 @@ fn lowered(model: &mut onnx::Model, inputs: &[TensorSpec], isa: Isa) -> Result<V
     let facts = onnx::normalise::normalise(model, &shapes)?;
     let lowered = lower::lower(model, &facts)?;
     let macs: u64 = lowered.regions.iter().map(Program::macs).sum();
-    let regions: Vec<Region> = lowered.regions.into_iter().map(|program| Region::new(program, isa)).collect();
+    let mut budget = Plan::BUDGET;
+    let regions: Vec<Region> =
+        lowered.regions.into_iter().map(|program| Region::new(program, isa, &mut budget)).collect();
     let memory = regions.iter().map(|region| region.0.plan.memory()).sum();
     if memory > MAX_MEMORY {
         return Err(DivideError::Memory(memory));
@@ -93,8 +95,8 @@ fn is_quantized(model: &onnx::Model) -> bool {
 }
 
 /// A file from outside that takes a part of it for a region of ours: whoever reads it otherwise refuses it.
-fn names_regions(model: &onnx::Model) -> bool {
-    model.graph.nodes().any(|(_, node)| node.domain == lower::DOMAIN)
+fn names_regions(graph: &onnx::graph::Graph) -> bool {
+    graph.nodes().any(|(_, node)| node.domain == lower::DOMAIN || node.subgraphs().any(names_regions))
 }
 
 /// One region, made ready for this CPU.
@@ -107,8 +109,9 @@ struct Shared {
 }
 
 impl Region {
-    fn new(program: Program, isa: Isa) -> Self {
-        Self(Arc::new(Shared { plan: Plan::new(Arc::new(program), isa), idle: Mutex::default() }))
+    fn new(program: Program, isa: Isa, budget: &mut usize) -> Self {
+        let plan = Plan::within(Arc::new(program), isa, budget);
+        Self(Arc::new(Shared { plan, idle: Mutex::default() }))
     }
 
     fn ends(&self, ids: impl Fn(&Program) -> &[super::int8::program::ValueId]) -> Vec<&Value> {

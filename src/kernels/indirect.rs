@@ -51,6 +51,9 @@ impl Geometry {
     }
 }
 
+/// Of a map: 256 MiB.
+const MAX_ENTRIES: usize = 1 << 26;
+
 /// Offsets of pixels in bytes: `[output pixel][tap]`.
 #[derive(Debug, Clone)]
 pub struct Indirection {
@@ -72,8 +75,11 @@ impl Indirection {
             return Err(GeometryError::TooLarge(*geometry));
         }
         let mut map = Self { offsets: Vec::new(), taps: 0, reach: 0, padded: false, geometry: *geometry, output };
+        let taps = geometry.kernel[0].checked_mul(geometry.kernel[1]);
+        let entries = taps.and_then(|taps| output[0].checked_mul(output[1])?.checked_mul(taps));
+        let entries = entries.filter(|&entries| entries <= MAX_ENTRIES).ok_or(GeometryError::TooLarge(*geometry))?;
         map.taps = geometry.kernel[0] * geometry.kernel[1];
-        map.offsets.reserve_exact(output[0] * output[1] * map.taps);
+        map.offsets.reserve_exact(entries);
         for y in 0..output[0] {
             for x in 0..output[1] {
                 map.push_window(y, x);

@@ -10,7 +10,7 @@ use super::program::{Draft, QuantParams, Step, Type, Value, ValueId};
 pub enum CheckError {
     #[error("step {step} ({op}): {problem}")]
     Step { step: usize, op: &'static str, problem: Problem },
-    #[error("a tensor of shape {0:?} takes more than {MAX_BYTES} bytes")]
+    #[error("a tensor of shape {0:?} is empty, or takes more than {MAX_BYTES} bytes")]
     Size(Vec<usize>),
     #[error("{0} is not there, or not made before the program ends")]
     Missing(ValueId),
@@ -37,6 +37,8 @@ pub enum Problem {
     Scale(f32),
     #[error("an axis, start or index lies outside of the tensor")]
     Range,
+    #[error("a tensor of shape {0:?} is empty, or takes more than {MAX_BYTES} bytes")]
+    Size(Vec<usize>),
 }
 
 /// What one value may take, in bytes, as 32-bit numbers.
@@ -44,13 +46,15 @@ const MAX_BYTES: usize = 1 << 30;
 
 type Checked = Result<(), Problem>;
 
+/// Whether there is something in a tensor, and not too much.
+pub fn is_of_a_size(shape: &[usize]) -> bool {
+    let bytes = shape.iter().try_fold(4, |bytes: usize, &dim| bytes.checked_mul(dim));
+    bytes.is_some_and(|bytes| (1..=MAX_BYTES).contains(&bytes))
+}
+
 pub fn check(draft: &Draft) -> Result<(), CheckError> {
     let mut made = vec![false; draft.values.len()];
-    let too_large = |value: &&Value| {
-        let bytes = value.shape.iter().try_fold(4, |bytes: usize, &dim| bytes.checked_mul(dim));
-        bytes.is_none_or(|bytes| bytes > MAX_BYTES)
-    };
-    if let Some(value) = draft.values.iter().find(too_large) {
+    if let Some(value) = draft.values.iter().find(|value| !is_of_a_size(&value.shape)) {
         return Err(CheckError::Size(value.shape.clone()));
     }
     for &id in &draft.inputs {
@@ -83,6 +87,14 @@ struct At<'a> {
 pub fn check_step(draft: &Draft, step: &Step) -> Checked {
     let inputs: Vec<_> = step.inputs.iter().map(|id| &draft.values[id.index()]).collect();
     let at = At { inputs, output: &draft.values[step.output.index()] };
+    let weights = match &step.op {
+        Op::Conv(conv) => Some(&conv.weights.shape),
+        Op::Linear(linear) => Some(&linear.weights.shape),
+        _ => None,
+    };
+    if let Some(shape) = [Some(&at.output.shape), weights].into_iter().flatten().find(|shape| !is_of_a_size(shape)) {
+        return Err(Problem::Size(shape.clone()));
+    }
     if let Type::Int8(params) = at.output.ty {
         positive(params.scale)?;
     }

@@ -244,8 +244,12 @@ impl Window {
     /// One value, moving by one.
     pub const UNIT: Self = Self { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: [0; 4] };
 
-    /// Height and width of the output; `None` where the window does not fit or cannot move.
+    /// Values in one window at most.
+    pub const MAX_TAPS: usize = 1 << 16;
+
+    /// Height and width of the output; `None` where the window does not fit, cannot move, or is too large.
     pub fn output(&self, input: [usize; 2]) -> Option<[usize; 2]> {
+        self.kernel[0].checked_mul(self.kernel[1]).filter(|&taps| taps <= Self::MAX_TAPS)?;
         let side = |i: usize| {
             let reach = self.kernel[i].checked_sub(1)?.checked_mul(self.dilation[i])?.checked_add(1)?;
             let padded = input[i].checked_add(self.pads[i])?.checked_add(self.pads[i + 2])?;

@@ -69,7 +69,6 @@ fn a_tensor_too_large_for_a_board_is_refused_within_a_region_too() {
     let pads = [0_i64, 0, 999_999, 999_996].map(i64::to_le_bytes).concat();
     let middle = [weights("pads", &[4], 7, &bytes(9, &pads)), node("Pad", &["d", "pads"], &["m"], &[])];
     let onnx = quantized(&middle, &["1000000", "1000000"]);
-    assert!(divide(&onnx, &[spec("x", &[1, 4])]).unwrap().is_none());
     let huge = load(&onnx, &[1_000_000, 1_000_000]);
     assert!(matches!(huge, Err(LoadError::HugeTensor { .. })), "{huge:?}");
 }
@@ -82,4 +81,79 @@ fn a_file_cannot_name_a_region_of_ours() {
         let loaded = load(&quantized(&[node(op, &["d"], &["m"], rest)], &["1", "4"]), &[1, 4]);
         assert_eq!(matches!(loaded, Err(LoadError::Unsupported(_))), is_ours, "{loaded:?}");
     }
+}
+
+#[test]
+fn ways_without_number_to_a_quantizer_are_not_all_walked() {
+    let mut middle: Vec<_> = (0..12)
+        .map(|i| {
+            let (from, to) = (if i == 0 { "d".into() } else { format!("v{i}") }, format!("v{}", i + 1));
+            let axis = bytes(5, &[bytes(1, b"axis"), number(20, 2), number(3, 1)].concat());
+            node("Concat", &[&*from; 10], &[&to], &axis)
+        })
+        .collect();
+    middle.push(node("Relu", &["v12"], &["m"], &[]));
+    let start = tokio::time::Instant::now();
+    let _ = divide(&quantized(&middle, &["1", "4"]), &[spec("x", &[1, 4])]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn empty_tensors_of_endless_rows_are_not_walked() {
+    let empty = |name| weights(name, &[1 << 62, 0], FLOAT, &[]);
+    let axis = bytes(5, &[bytes(1, b"axis"), number(20, 2), number(3, 1)].concat());
+    let middle =
+        [empty("a"), empty("b"), node("Concat", &["a", "b"], &["none"], &axis), node("Relu", &["d"], &["m"], &[])];
+    assert!(divide(&quantized(&middle, &["1", "4"]), &[spec("x", &[1, 4])]).unwrap().is_some());
+}
+
+#[test]
+fn windows_and_pads_beyond_all_measure_stay_out_of_regions() {
+    let ints = |name: &[u8], values: [u64; 4]| {
+        let values: Vec<u8> = values.iter().flat_map(|&value| number(8, value)).collect();
+        bytes(5, &[bytes(1, name), number(20, 7), values].concat())
+    };
+    let side = 1 << 20;
+    let kernel = bytes(5, &[bytes(1, b"kernel_shape"), number(20, 7), number(8, side), number(8, side)].concat());
+    let rest = [kernel, ints(b"pads", [side - 1; 4])].concat();
+    let shape = [1_i64, 1, 2, 2].map(i64::to_le_bytes).concat();
+    let back = [1_i64, 4].map(i64::to_le_bytes).concat();
+    for pool in ["MaxPool", "AveragePool"] {
+        let middle = [
+            weights("image", &[4], 7, &bytes(9, &shape)),
+            weights("row", &[2], 7, &bytes(9, &back)),
+            node("Reshape", &["d", "image"], &["i"], &[]),
+            node(pool, &["i"], &["p"], &rest),
+            node("Reshape", &["p", "row"], &["m"], &[]),
+        ];
+        assert!(divide(&quantized(&middle, &["1", "4"]), &[spec("x", &[1, 4])]).is_ok());
+    }
+    let pads = [0_i64, 0, 1 << 40, 0].map(i64::to_le_bytes).concat();
+    let mode = bytes(5, &[bytes(1, b"mode"), number(20, 3), bytes(4, b"edge")].concat());
+    let middle = [weights("pads", &[4], 7, &bytes(9, &pads)), node("Pad", &["d", "pads"], &["m"], &mode)];
+    assert!(divide(&quantized(&middle, &["1", "4"]), &[spec("x", &[1, 4])]).is_ok());
+}
+
+/// As many rows as columns: only the shape of C says which it is added to.
+#[test]
+fn a_bias_of_gemm_by_rows_is_not_taken_for_one_by_columns() {
+    let floats = |values: [f32; 2]| bytes(9, &values.map(f32::to_le_bytes).concat());
+    let onnx = model(&[
+        weights("scale", &[], FLOAT, &bytes(9, &0.5_f32.to_le_bytes())),
+        weights("one", &[], FLOAT, &bytes(9, &1.0_f32.to_le_bytes())),
+        weights("zero", &[], INT8, &bytes(9, &[0])),
+        weights("w", &[2, 2], INT8, &bytes(9, &[1, 0, 0, 1])),
+        weights("c", &[2, 1], FLOAT, &floats([10.0, 20.0])),
+        node("QuantizeLinear", &["x", "scale", "zero"], &["q"], &[]),
+        node("DequantizeLinear", &["q", "scale", "zero"], &["d"], &[]),
+        node("DequantizeLinear", &["w", "one", "zero"], &["v"], &[]),
+        node("Gemm", &["d", "v", "c"], &["g"], &[]),
+        node("QuantizeLinear", &["g", "scale", "zero"], &["r"], &[]),
+        node("DequantizeLinear", &["r", "scale", "zero"], &["y"], &[]),
+        value(11, "x", FLOAT, &["2", "2"]),
+        value(12, "y", FLOAT, &["2", "2"]),
+    ]);
+    let mut session = Model::load(&onnx, &[spec("x", &[2, 2])], &[spec("y", &[2, 2])]).unwrap().session().unwrap();
+    let input = crate::tensor::Tensor::from_f32(vec![2, 2], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!(session.run(&[input]).unwrap()[0].to_f32().unwrap(), [11.0, 12.0, 23.0, 24.0]);
 }

@@ -82,6 +82,51 @@ struct At<'a> {
     storage: Storage,
 }
 
+/// What a kernel for the step takes at most while it is made: maps, places, packed weights; in bytes.
+pub(super) fn cost(program: &Program, step: &Step) -> usize {
+    let made = &program.value(step.output).shape;
+    let count = program.value(step.output).count();
+    let map = |window: &Window| {
+        let pixels = if let [_, _, h, w] = made.as_slice() { h * w } else { 0 };
+        pixels.saturating_mul(window.kernel[0] * window.kernel[1]).saturating_mul(size_of::<u32>())
+    };
+    // Strips of up to 64 columns; values of a tap fill up groups of up to 16.
+    let packed = |n: usize, taps: usize, k: usize| {
+        n.next_multiple_of(64).saturating_mul(taps).saturating_mul(k.next_multiple_of(16))
+    };
+    match &step.op {
+        Op::Conv(conv) => {
+            let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
+            map(&conv.window).saturating_add(packed(m, kh * kw, c))
+        }
+        Op::Linear(linear) => {
+            let &[k, n] = linear.weights.shape.as_slice() else { return 0 };
+            packed(n, 1, k)
+        }
+        Op::MaxPool(window) => map(window),
+        Op::AveragePool(pool) => map(&pool.window),
+        // Places are counted, moved and turned: each as large as a machine word, or two.
+        Op::Select { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Transpose { .. } | Op::Reshape => {
+            count.saturating_mul(6 * size_of::<usize>())
+        }
+        Op::Constant(_)
+        | Op::FloatConstant(_)
+        | Op::Quantize
+        | Op::Dequantize(_)
+        | Op::DynamicQuantize
+        | Op::Table(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Concat { .. }
+        | Op::Mean(_)
+        | Op::Softmax(_)
+        | Op::Bilinear(_)
+        | Op::MatMul(_)
+        | Op::Float(_)
+        | Op::FloatBinary(_) => 0,
+    }
+}
+
 /// The step's kernel; the reference where there is none, or where the kernels refuse.
 pub(super) fn build(program: &Program, step: &Step, isa: Isa) -> Kernel {
     let inputs = step.inputs.iter().map(|&id| program.value(id)).collect();

@@ -45,10 +45,25 @@ pub struct State {
 }
 
 impl Plan {
+    /// What maps and packed weights of one model may take, in bytes.
+    pub const BUDGET: usize = 1 << 30;
+
     /// `isa` must be available on this CPU; steps that its kernels do not know run by the reference.
     pub fn new(program: Arc<Program>, isa: Isa) -> Self {
+        Self::within(program, isa, &mut { Self::BUDGET })
+    }
+
+    /// As `new`; kernels pay from the budget before they take memory, and steps that cannot run by the reference.
+    pub fn within(program: Arc<Program>, isa: Isa, budget: &mut usize) -> Self {
         let slots = Slots::new(&program);
-        let kernels = program.steps().iter().map(|step| kernel::build(&program, step, isa)).collect();
+        let mut kernel = |step: &Step| match budget.checked_sub(kernel::cost(&program, step)) {
+            Some(left) => {
+                *budget = left;
+                kernel::build(&program, step, isa)
+            }
+            None => Kernel::Reference,
+        };
+        let kernels = program.steps().iter().map(&mut kernel).collect();
         let upright = upright(&program);
         Self { program, isa, kernels, slots, upright }
     }

@@ -41,7 +41,8 @@ impl Lowering<'_> {
             return Err(Reason::Computed);
         }
         let scale = source.output(1).ok_or(Reason::Computed)?;
-        let tail = self.tail(output, scale).ok_or(Reason::Attribute("what follows the integer product"))?;
+        let channel = if node.op == "ConvInteger" { self.shape(output)?.len().saturating_sub(2) } else { 0 };
+        let tail = self.tail(output, scale, channel).ok_or(Reason::Attribute("what follows the integer product"))?;
         self.product_to_float(node, input, (b, node.input(3)), tail)
     }
 
@@ -85,8 +86,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Follows an accumulator through Cast and Mul.
-    fn tail(&self, accumulator: ValueId, scale: ValueId) -> Option<Tail> {
+    /// Follows an accumulator through Cast and Mul. `channel` is the axis of channels, counted from the last.
+    fn tail(&self, accumulator: ValueId, scale: ValueId, channel: usize) -> Option<Tail> {
         let (cast, _) = self.uses.only(accumulator)?;
         let cast = self.graph.node(cast).filter(|node| node.is("Cast"))?;
         let to = i64::from(ElementType::F32.to_onnx());
@@ -94,12 +95,12 @@ impl Lowering<'_> {
         let (mul, input) = self.uses.only(float)?;
         let mul = self.graph.node(mul).filter(|node| node.is("Mul"))?;
         let factor = mul.input(1 - input)?;
-        let weight_scales = self.weight_scales(factor, scale)?;
+        let weight_scales = self.weight_scales(factor, scale, channel)?;
         Some(Tail { output: mul.output(0)?, weight_scales })
     }
 
     /// The weight scales in a product of scales.
-    fn weight_scales(&self, factor: ValueId, scale: ValueId) -> Option<Vec<f32>> {
+    fn weight_scales(&self, factor: ValueId, scale: ValueId, channel: usize) -> Option<Vec<f32>> {
         if factor == scale {
             return Some(vec![1.0]);
         }
@@ -109,6 +110,10 @@ impl Lowering<'_> {
             (a, b) if b == scale => a,
             (_, _) => return None,
         };
+        let shape = self.graph.constant(other)?.shape();
+        if shape.iter().rev().enumerate().any(|(axis, &dim)| dim != 1 && axis != channel) {
+            return None;
+        }
         let scales = self.float_constant(other)?;
         scales.into_iter().map(|scale| checked_scale(scale).ok()).collect()
     }

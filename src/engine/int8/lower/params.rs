@@ -75,6 +75,9 @@ pub(super) fn checked_scale(scale: f32) -> Result<f32, Reason> {
     if scale.is_normal() && scale > 0.0 { Ok(scale) } else { Err(Reason::Scale(scale)) }
 }
 
+/// Scales or zero points of one tensor.
+const MAX_SCALES: usize = 1 << 20;
+
 impl Lowering<'_> {
     /// A constant of float type, as f32.
     pub fn float_constant(&self, value: ValueId) -> Option<Vec<f32>> {
@@ -84,18 +87,17 @@ impl Lowering<'_> {
 
     /// The one element of a float constant.
     pub fn scalar(&self, value: ValueId) -> Option<f32> {
-        match self.float_constant(value)?.as_slice() {
-            &[one] => Some(one),
-            _ => None,
-        }
+        // By its length first: a large constant is not to be turned for each node that reads it.
+        self.graph.constant(value).filter(|tensor| tensor.len() == 1)?;
+        self.float_constant(value)?.first().copied()
     }
 
     /// Scales, one or several.
     pub fn scales(&self, value: Option<ValueId>) -> Result<Vec<f32>, Reason> {
-        let scales = value.and_then(|value| self.float_constant(value)).ok_or(Reason::Computed)?;
-        if scales.is_empty() {
-            return Err(Reason::Computed);
-        }
+        let fits = |value: &ValueId| {
+            self.graph.constant(*value).is_some_and(|tensor| (1..=MAX_SCALES).contains(&tensor.len()))
+        };
+        let scales = value.filter(fits).and_then(|value| self.float_constant(value)).ok_or(Reason::Computed)?;
         scales.into_iter().map(checked_scale).collect()
     }
 
@@ -106,6 +108,9 @@ impl Lowering<'_> {
         let tensor = self.graph.constant(value).ok_or(Reason::Computed)?;
         if tensor.element() != element {
             return Err(Reason::Element(tensor.element()));
+        }
+        if !(1..=MAX_SCALES).contains(&tensor.len()) {
+            return Err(Reason::Computed);
         }
         Ok(signed_bytes(tensor).ok_or(Reason::Element(element))?.to_vec())
     }

@@ -144,7 +144,13 @@ impl Lowering<'_> {
         }
         let input = self.as_int8(x).map_err(|reason| self.weights_only(w, reason))?;
         let weights = columns(self.weights(w)?, node.int("transB").unwrap_or(0) != 0)?;
-        let bias = self.bias(node.input(2), input.params.scale, &weights.scales)?;
+        let bias = node.input(2);
+        // By rows it would be something else, even where there are as many rows as columns.
+        let by_column = |shape: Vec<usize>| shape.iter().rev().skip(1).all(|&dim| dim == 1);
+        if bias.is_some_and(|bias| !self.facts.shape(bias).is_some_and(by_column)) {
+            return Err(Reason::Attribute("C that is not added by columns"));
+        }
+        let bias = self.bias(bias, input.params.scale, &weights.scales)?;
         self.linear(input.id, input.params.scale, &weights, bias, output)
     }
 

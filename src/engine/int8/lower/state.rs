@@ -2,7 +2,7 @@
 //!
 //! Invariant: every step was checked when it was made. A representation never rounds what the graph does not round.
 
-use super::super::check::check_step;
+use super::super::check::{check_step, is_of_a_size};
 use super::super::op::{Curve, Op, Table};
 use super::super::program::{Draft, QuantParams, Step, Type, ValueId as Id};
 use super::super::reference::index;
@@ -79,8 +79,8 @@ impl<'a> Lowering<'a> {
 
     pub fn shape(&self, value: ValueId) -> Result<Vec<usize>, Reason> {
         let shape = self.facts.shape(value).ok_or(Reason::Shape)?;
-        // Empty tensors are nobody's hot path.
-        if shape.contains(&0) { Err(Reason::Shape) } else { Ok(shape) }
+        // Empty tensors are nobody's hot path. What is too large is known before anything is made for it.
+        if is_of_a_size(&shape) { Ok(shape) } else { Err(Reason::Shape) }
     }
 
     pub fn shape_of(&self, id: Id) -> Vec<usize> {
