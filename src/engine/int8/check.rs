@@ -87,10 +87,10 @@ struct At<'a> {
 pub fn check_step(draft: &Draft, step: &Step) -> Checked {
     let inputs: Vec<_> = step.inputs.iter().map(|id| &draft.values[id.index()]).collect();
     let at = At { inputs, output: &draft.values[step.output.index()] };
-    let weights = match &step.op {
-        Op::Conv(conv) => Some(&conv.weights.shape),
-        Op::Linear(linear) => Some(&linear.weights.shape),
-        _ => None,
+    let weights = if let Op::Conv(Conv { weights, .. }) | Op::Linear(Linear { weights, .. }) = &step.op {
+        Some(&weights.shape)
+    } else {
+        None
     };
     if let Some(shape) = [Some(&at.output.shape), weights].into_iter().flatten().find(|shape| !is_of_a_size(shape)) {
         return Err(Problem::Size(shape.clone()));
