@@ -1,7 +1,7 @@
 //! The fast executor: a program on the kernels of this CPU, in memory that is planned once.
 //!
-//! Invariant: the bytes of the reference, whatever the CPU. A run allocates nothing but what the reference needs for a
-//! step that has no kernel, and its outputs.
+//! Invariant: the bytes of the reference, whatever the CPU. A run allocates its outputs, what the reference needs for a
+//! step that has no kernel, and small buffers for inputs that are turned and for products that end in float.
 //! Not here: threads (kernels hand out tiles; one thread takes them all here), what a step means (`reference`).
 //!
 //! Inside, a value of four axes lies in NHWC, others as they are; int8 is stored as the kernels want it. A region's
