@@ -9,7 +9,7 @@ use super::graph;
 use super::int8::fast::{Plan, State};
 use super::int8::lower::{self, LowerError};
 use super::int8::program::{Program, Type, Value};
-use crate::kernels::{Isa, IsaError};
+use crate::kernels::{Isa, IsaError, Threads};
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
 use crate::onnx::{self, Limits};
@@ -110,7 +110,7 @@ struct Shared {
 
 impl Region {
     fn new(program: Program, isa: Isa, budget: &mut usize) -> Self {
-        let plan = Plan::within(Arc::new(program), isa, budget);
+        let plan = Plan::within(Arc::new(program), isa, Threads::alone(), budget);
         Self(Arc::new(Shared { plan, idle: Mutex::default() }))
     }
 
@@ -230,14 +230,12 @@ impl EvalOp for Region {
         let kept = idle().pop();
         let mut state = kept.unwrap_or_else(|| self.0.plan.state());
         let bytes: Vec<&[u8]> = inputs.iter().map(|input| input.as_bytes()).collect();
-        let results = self.0.plan.run(&mut state, &bytes)?;
+        let tensor = |value: &Value| Tensor::zero_dt(datum_type(value)?, &value.shape);
+        let mut results: Vec<Tensor> = self.outputs().into_iter().map(tensor).collect::<TractResult<_>>()?;
+        let mut places: Vec<&mut [u8]> = results.iter_mut().map(|result| result.as_bytes_mut()).collect();
+        self.0.plan.run_into(&mut state, &bytes, &mut places, &mut |_| {})?;
         idle().push(state);
-        let tensor = |(value, bytes): (&Value, Vec<u8>)| {
-            let mut tensor = Tensor::zero_dt(datum_type(value)?, &value.shape)?;
-            tensor.as_bytes_mut().copy_from_slice(&bytes);
-            Ok(tensor.into_tvalue())
-        };
-        self.outputs().into_iter().zip(results).map(tensor).collect()
+        Ok(results.into_iter().map(Tensor::into_tvalue).collect())
     }
 }
 

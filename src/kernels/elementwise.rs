@@ -92,6 +92,17 @@ impl Add {
         Ok(Self { here: Here::new(isa, storage)?, line: Line::new(spec, storage, [ra, rb, c])? })
     }
 
+    /// By `[ra, rb, c]` for values of the signed domain, with the output's zero point in c, and clamped to both bounds.
+    /// A difference has a negative ratio.
+    ///
+    /// # Errors
+    /// If a coefficient is not a number of use, or this CPU lacks `isa`.
+    pub fn by(isa: Isa, storage: Storage, by: [f32; 3], [lo, hi]: [i8; 2]) -> Result<Self, PackError> {
+        let any = Quantization { scale: 1.0, zero_point: 0 };
+        let spec = BinarySpec { a: any, b: any, output: any, lo, hi };
+        Ok(Self { here: Here::new(isa, storage)?, line: Line::new(&spec, storage, by)? })
+    }
+
     /// `b` is repeated along `a` if it is shorter: one value for each channel of NHWC.
     ///
     /// # Panics

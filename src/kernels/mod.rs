@@ -45,7 +45,9 @@ mod pack;
 mod pool;
 mod round;
 mod scalar;
+mod softmax;
 mod storage;
+mod threads;
 mod tile;
 mod walk;
 
@@ -61,7 +63,9 @@ pub use isa::{Isa, IsaError};
 pub use pack::{PackError, Requant, WeightView};
 pub use pool::{AveragePool, MaxPool};
 pub use round::requantize;
+pub use softmax::Softmax;
 pub use storage::Storage;
+pub use threads::Threads;
 pub use tile::{Grid, TileMut};
 
 /// Bytes that must follow a tensor's last value in its slice.

@@ -9,6 +9,7 @@ mod guard;
 mod loops;
 mod products;
 mod refusals;
+mod threads;
 mod vectors;
 
 use super::depthwise::{DepthwiseTier, depthwise_tier};

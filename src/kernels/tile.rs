@@ -67,8 +67,11 @@ impl<'a, T> TileMut<'a, T> {
         unsafe { self.origin.add(row * self.row_stride + column) }
     }
 
-    /// One row of this tile.
-    pub(super) fn row(&mut self, row: usize) -> &mut [T] {
+    /// The values of one of this tile's rows.
+    ///
+    /// # Panics
+    /// If it has no such row.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
         let width = self.columns.len();
         if width == 0 {
             return &mut [];

@@ -7,7 +7,7 @@ use super::fast::Plan;
 use super::lower::{DOMAIN, Lowered, lower};
 use super::program::Program;
 use super::reference::run_bytes;
-use crate::kernels::Isa;
+use crate::kernels::{Isa, Threads};
 use crate::onnx::graph::{Graph, NodeId, ValueId};
 use crate::onnx::normalise::normalise;
 use crate::onnx::shapes::{Facts, InputShapes};
@@ -16,7 +16,7 @@ use float::Value;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// What the generator notes of a case.
 #[derive(Debug, Deserialize)]
@@ -87,15 +87,20 @@ fn region(
     Ok(outputs.into_iter().zip(shapes).map(|(bytes, shape)| Value { bytes, shape }).collect())
 }
 
-/// The fast executor gives the reference's bytes, on every instruction set of this CPU, run after run.
+/// The fast executor gives the reference's bytes, on every instruction set of this CPU, alone and with helpers, run
+/// after run.
 fn on_kernels(program: &Program, inputs: &[&[u8]], wanted: &[Vec<u8>]) -> Result<(), String> {
-    for &isa in Isa::available() {
-        let plan = Plan::new(Arc::new(program.clone()), isa);
+    static HELPED: LazyLock<Threads> = LazyLock::new(|| Threads::new(3).unwrap());
+    let program = Arc::new(program.clone());
+    let plans = Isa::available().iter().flat_map(|&isa| [(isa, Threads::alone()), (isa, HELPED.clone())]);
+    for (isa, threads) in plans {
+        let count = threads.count();
+        let plan = Plan::within(Arc::clone(&program), isa, threads, &mut { Plan::BUDGET });
         let mut state = plan.state();
         for run in 0..2 {
             let found = plan.run(&mut state, inputs).map_err(|e| e.to_string())?;
             if found != wanted {
-                return Err(format!("{isa} and the reference disagree in run {run} of\n{program}"));
+                return Err(format!("{isa} on {count} threads and the reference disagree in run {run} of\n{program}"));
             }
         }
     }

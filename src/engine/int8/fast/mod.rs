@@ -1,26 +1,35 @@
 //! The fast executor: a program on the kernels of this CPU, in memory that is planned once.
 //!
-//! Invariant: the bytes of the reference, whatever the CPU. A run allocates its outputs, what the reference needs for a
-//! step that has no kernel, and small buffers for inputs that are turned and for products that end in float.
-//! Not here: threads (kernels hand out tiles; one thread takes them all here), what a step means (`reference`).
+//! Invariant: the bytes of the reference, whatever the CPU and the number of threads. A run allocates nothing but what
+//! the reference needs for a step that has no kernel.
+//! Not here: what a step means (`reference`), threads (`kernels` has them; kernels hand out tiles).
 //!
-//! Inside, a value of four axes lies in NHWC, others as they are; int8 is stored as the kernels want it. A region's
-//! float inputs come in NCHW, and are turned as they are quantized.
+//! Inside, images lie in NHWC and all else as ONNX has it (`layout`); int8 is stored as the kernels want it.
 //! Memory: values whose lives do not overlap share a slot; a slot is as large as the largest of its values.
-//! Rejected: one arena with offsets (steps read and write it at once, which safe Rust does not express); padding of
+//! Rejected: one arena with offsets (stages read and write it at once, which safe Rust does not express); padding of
 //! channels to 16 (kernels may read beyond a pixel, for that meets zero weights).
 
+mod dense;
+mod ends;
 mod kernel;
 mod layout;
+mod movement;
+mod pointwise;
+mod product;
 mod run;
 mod slots;
+mod stage;
 
-use super::op::Op;
-use super::program::{Program, Step, Type, ValueId};
+pub use stage::Stage;
+
+use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
-use crate::kernels::Isa;
+use crate::kernels::{Gemm, Isa, Threads};
 use kernel::Kernel;
+use layout::Layout;
+use product::Product;
 use slots::{Home, Slots};
+use stage::Builder;
 use std::sync::Arc;
 
 /// A program made ready for one instruction set. Sessions share it.
@@ -28,11 +37,12 @@ use std::sync::Arc;
 pub struct Plan {
     program: Arc<Program>,
     isa: Isa,
-    /// One for each step.
-    kernels: Vec<Kernel>,
+    threads: Threads,
+    /// By value.
+    layouts: Vec<Layout>,
+    stages: Vec<Stage>,
+    products: Vec<Product>,
     slots: Slots,
-    /// Values of four axes that lie in NCHW.
-    upright: Vec<ValueId>,
 }
 
 /// What one session needs to run a plan.
@@ -42,52 +52,76 @@ pub struct State {
     floats: Vec<Vec<f32>>,
     /// Scale and zero point of dynamic values, by slot of bytes.
     dynamic: Vec<(f32, i8)>,
+    scratch: Scratch,
+}
+
+/// What stages use besides values.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// A pixel of zero points that are known at run time.
+    padding: Vec<u8>,
+    /// The right side of a product of two activations.
+    signed: Vec<i8>,
+    /// By number of the product.
+    products: Vec<Gemm>,
 }
 
 impl Plan {
     /// What maps and packed weights of one model may take, in bytes.
     pub const BUDGET: usize = 1 << 30;
 
-    /// `isa` must be available on this CPU; steps that its kernels do not know run by the reference.
+    /// On one thread. `isa` must be available on this CPU; steps that its kernels do not know run by the reference.
     pub fn new(program: Arc<Program>, isa: Isa) -> Self {
-        Self::within(program, isa, &mut { Self::BUDGET })
+        Self::within(program, isa, Threads::alone(), &mut { Self::BUDGET })
     }
 
     /// As `new`; kernels pay from the budget before they take memory, and steps that cannot run by the reference.
-    pub fn within(program: Arc<Program>, isa: Isa, budget: &mut usize) -> Self {
-        let slots = Slots::new(&program);
-        let mut kernel = |step: &Step| match budget.checked_sub(kernel::cost(&program, step)) {
-            Some(left) => {
-                *budget = left;
-                kernel::build(&program, step, isa)
-            }
-            None => Kernel::Reference,
-        };
-        let kernels = program.steps().iter().map(&mut kernel).collect();
-        let upright = upright(&program);
-        Self { program, isa, kernels, slots, upright }
+    pub fn within(program: Arc<Program>, isa: Isa, threads: Threads, budget: &mut usize) -> Self {
+        let layouts = layout::layouts(&program);
+        let mut builder = Builder { program: &program, layouts: &layouts, isa, budget, products: Vec::new() };
+        let stages = builder.stages();
+        let products = builder.products;
+        let slots = Slots::new(&program, &layouts, &stages);
+        Self { program, isa, threads, layouts, stages, products, slots }
     }
 
     pub fn program(&self) -> &Program {
         &self.program
     }
 
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// In the order in which they run.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
     /// Steps that run by the reference, by name.
     pub fn slow(&self) -> impl Iterator<Item = &'static str> {
-        let each = self.program.steps().iter().zip(&self.kernels);
-        each.filter(|(_, kernel)| matches!(kernel, Kernel::Reference)).map(|(step, _)| step.op.name())
+        let slow = self.stages.iter().filter(|stage| matches!(stage.kernel, Kernel::Reference));
+        slow.flat_map(|stage| stage.steps.iter().map(|&step| self.program.steps()[step].op.name()))
     }
 
     /// Memory for one session, in bytes.
     pub fn memory(&self) -> usize {
-        self.slots.bytes.iter().sum::<usize>() + self.slots.floats.iter().sum::<usize>() * 4
+        let products: usize = self.products.iter().map(Product::right).sum();
+        self.slots.bytes.iter().sum::<usize>() + self.slots.floats.iter().sum::<usize>() * 4 + products
     }
 
     pub fn state(&self) -> State {
+        let padding = self.stages.iter().map(|stage| stage.kernel.padding()).max().unwrap_or(0);
+        let right = self.products.iter().map(Product::right).max().unwrap_or(0);
         let mut state = State {
             bytes: self.slots.bytes.iter().map(|&size| vec![0; size]).collect(),
             floats: self.slots.floats.iter().map(|&size| vec![0.0; size]).collect(),
             dynamic: vec![(1.0, 0); self.slots.bytes.len()],
+            scratch: Scratch {
+                padding: vec![0; padding],
+                signed: vec![0; right],
+                products: self.products.iter().map(|product| product.gemm.clone()).collect(),
+            },
         };
         for step in self.program.steps().iter().filter(|step| step.op.is_constant()) {
             let data = reference::run_step(&self.program, step, Vec::new());
@@ -101,38 +135,55 @@ impl Plan {
     /// # Errors
     /// When inputs do not have the number or sizes that the program states.
     pub fn run(&self, state: &mut State, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>, InputError> {
+        let sizes = self.program.outputs().iter().map(|&id| self.bytes_outside(id).unwrap_or(0));
+        let mut outputs: Vec<Vec<u8>> = sizes.map(|size| vec![0; size]).collect();
+        let mut places: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        self.run_into(state, inputs, &mut places, &mut |_| {})?;
+        Ok(outputs)
+    }
+
+    /// As `run`, into outputs that have the sizes of the program's; allocates nothing where no step is [slow](Self::slow).
+    /// `after` is told the number of each stage that ended, in order.
+    ///
+    /// # Errors
+    /// When inputs do not have the number or sizes that the program states.
+    ///
+    /// # Panics
+    /// When outputs do not.
+    pub fn run_into(
+        &self,
+        state: &mut State,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        after: &mut dyn FnMut(usize),
+    ) -> Result<(), InputError> {
         if inputs.len() != self.program.inputs().len() {
             return Err(InputError::Count { wanted: self.program.inputs().len(), found: inputs.len() });
         }
+        assert_eq!(outputs.len(), self.program.outputs().len(), "outputs");
         for (index, (&id, bytes)) in self.program.inputs().iter().zip(inputs).enumerate() {
             self.enter(state, id, index, bytes)?;
         }
-        for (step, kernel) in self.program.steps().iter().zip(&self.kernels) {
-            self.step(state, step, kernel);
+        for (number, stage) in self.stages.iter().enumerate() {
+            self.stage(state, stage);
+            after(number);
         }
-        Ok(self.program.outputs().iter().map(|&id| self.leave(state, id)).collect())
+        for (&id, output) in self.program.outputs().iter().zip(outputs) {
+            assert_eq!(Some(output.len()), self.bytes_outside(id), "bytes of an output");
+            self.leave(state, id, output);
+        }
+        Ok(())
     }
 
     fn home(&self, id: ValueId) -> Home {
         self.slots.homes[id.index()]
     }
 
+    fn layout(&self, id: ValueId) -> Layout {
+        self.layouts[id.index()]
+    }
+
     fn shape(&self, id: ValueId) -> &[usize] {
         &self.program.value(id).shape
     }
-
-    /// Whether a value lies in NHWC.
-    fn is_turned(&self, id: ValueId) -> bool {
-        self.shape(id).len() == 4 && !self.upright.contains(&id)
-    }
-}
-
-/// Float inputs that nothing but a quantization reads: it turns them.
-fn upright(program: &Program) -> Vec<ValueId> {
-    let quantized = |id: &ValueId| {
-        let quantizes = |step: &Step| matches!(step.op, Op::Quantize | Op::DynamicQuantize);
-        let all = program.steps().iter().all(|step| quantizes(step) || !step.inputs.contains(id));
-        all && program.value(*id).ty == Type::F32 && !program.outputs().contains(id)
-    };
-    program.inputs().iter().copied().filter(quantized).collect()
 }

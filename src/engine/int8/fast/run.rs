@@ -1,248 +1,318 @@
-//! One step at a time.
+//! One stage at a time.
 
-use super::super::program::{Step, Type, Value, ValueId};
-use super::super::reference::{self, Data, InputError};
-use super::kernel::{Dense, Kernel, Map};
+use super::super::program::{Type, Value, ValueId};
+use super::super::reference::{self, Data};
+use super::kernel::Kernel;
+use super::layout::{self, Layout};
 use super::slots::Home;
-use super::{Plan, State, layout};
-use crate::kernels::{Convert, Dynamic, Image, Quantization, Rows, SLACK, Source, TileMut};
+use super::stage::Stage;
+use super::{Plan, Scratch, State};
+use crate::kernels::{Convert, Image, Quantization, SLACK, TileMut};
+
+/// Products of int8 values in a tile that is worth handing to another thread: some µs. Tests part their small programs.
+const TILE: usize = if cfg!(test) { 100 } else { 1 << 17 };
+/// What reading and writing one value costs, in products.
+const VALUE: usize = 16;
+/// Tiles for each thread, so that a thread that comes late leaves its part to others.
+const TILES: usize = 5;
+
+/// A stage at work, with everything but its output.
+pub(super) struct Scope<'a> {
+    pub plan: &'a Plan,
+    pub state: &'a State,
+    pub stage: &'a Stage,
+}
 
 impl Plan {
-    pub(super) fn step(&self, state: &mut State, step: &Step, kernel: &Kernel) {
-        match (kernel, self.home(step.output)) {
-            (Kernel::Nothing, _) => {}
-            (Kernel::Reference, _) => self.by_reference(state, step),
-            (Kernel::DynamicQuantize, Home::Bytes(slot)) => {
+    pub(super) fn stage(&self, state: &mut State, stage: &Stage) {
+        if matches!(stage.kernel, Kernel::Reference) {
+            return self.by_reference(state, stage);
+        }
+        let count = self.layout(stage.output).count(self.shape(stage.output));
+        let mut scratch = std::mem::take(&mut state.scratch);
+        match self.home(stage.output) {
+            Home::Bytes(slot) => {
                 let mut output = std::mem::take(&mut state.bytes[slot]);
-                let count = self.program.value(step.output).count();
-                state.dynamic[slot] = self.dynamic(state, step.inputs[0], &mut output[..count]);
+                let scope = Scope { plan: self, state, stage };
+                let dynamic = scope.to_bytes(&mut scratch, &mut output[..count]);
                 state.bytes[slot] = output;
+                state.dynamic[slot] = dynamic.unwrap_or(state.dynamic[slot]);
             }
-            (_, Home::Bytes(slot)) => {
-                let mut output = std::mem::take(&mut state.bytes[slot]);
-                let count = self.program.value(step.output).count();
-                self.to_bytes(state, step, kernel, &mut output[..count]);
-                state.bytes[slot] = output;
-            }
-            (_, Home::Floats(slot)) => {
+            Home::Floats(slot) => {
                 let mut output = std::mem::take(&mut state.floats[slot]);
-                let count = self.program.value(step.output).count();
-                self.to_floats(state, step, kernel, &mut output[..count]);
+                Scope { plan: self, state, stage }.to_floats(&mut scratch, &mut output[..count]);
                 state.floats[slot] = output;
             }
+            Home::None => {}
         }
+        state.scratch = scratch;
+    }
+
+    fn by_reference(&self, state: &mut State, stage: &Stage) {
+        let load = |&id: &ValueId| self.load(state, id);
+        let mut inputs: Vec<Data> = stage.inputs.iter().map(load).collect();
+        for &step in &stage.steps {
+            let made = reference::run_step(&self.program, &self.program.steps()[step], inputs.iter().collect());
+            inputs = vec![made];
+        }
+        if let Some(made) = inputs.first() {
+            self.store(state, stage.output, made);
+        }
+    }
+}
+
+impl Scope<'_> {
+    fn value(&self, id: ValueId) -> &Value {
+        self.plan.program.value(id)
+    }
+
+    pub fn shape(&self, id: ValueId) -> &[usize] {
+        self.plan.shape(id)
+    }
+
+    /// Elements from one row of the output to the next: channels of images, the last axis of others.
+    pub fn width(&self) -> usize {
+        let output = self.stage.output;
+        self.plan.layout(output).sizes(self.shape(output)).last().copied().unwrap_or(1)
     }
 
     /// An int8 value with the slack behind it.
-    fn bytes<'s>(&self, state: &'s State, id: ValueId) -> &'s [u8] {
-        match self.home(id) {
-            Home::Bytes(slot) => &state.bytes[slot][..self.program.value(id).count() + SLACK],
-            Home::Floats(_) => panic!("an int8 value"),
+    pub fn bytes(&self, id: ValueId) -> &[u8] {
+        match self.plan.home(id) {
+            Home::Bytes(slot) => &self.state.bytes[slot][..self.plan.layout(id).bytes(self.shape(id))],
+            Home::Floats(_) | Home::None => panic!("an int8 value"),
         }
     }
 
-    fn values<'s>(&self, state: &'s State, id: ValueId) -> &'s [u8] {
-        &self.bytes(state, id)[..self.program.value(id).count()]
+    pub fn values(&self, id: ValueId) -> &[u8] {
+        let bytes = self.bytes(id);
+        &bytes[..bytes.len() - SLACK]
     }
 
-    fn floats<'s>(&self, state: &'s State, id: ValueId) -> &'s [f32] {
-        match self.home(id) {
-            Home::Floats(slot) => &state.floats[slot][..self.program.value(id).count()],
-            Home::Bytes(_) => panic!("a float value"),
+    pub fn floats(&self, id: ValueId) -> &[f32] {
+        match self.plan.home(id) {
+            Home::Floats(slot) => &self.state.floats[slot][..self.value(id).count()],
+            Home::Bytes(_) | Home::None => panic!("a float value"),
         }
     }
 
-    fn to_bytes(&self, state: &State, step: &Step, kernel: &Kernel, output: &mut [u8]) {
-        let first = step.inputs[0];
-        match kernel {
-            Kernel::Quantize(convert) => self.quantize(state, first, convert, output),
-            Kernel::Table(table) => crate::kernels::look_up(table, self.values(state, first), output),
-            Kernel::Dense(dense) => self.dense(state, step, dense, output),
-            Kernel::Depthwise { depthwise, map } => {
-                self.images(state, step, output, |input, output| depthwise.run(input, &map.map, &map.padding, output));
+    /// Scale and zero point of a value that has them from this run.
+    pub fn dynamic_params(&self, id: ValueId) -> Option<(f32, i8)> {
+        match (self.value(id).ty, self.plan.home(id)) {
+            (Type::Dynamic, Home::Bytes(slot)) => Some(self.state.dynamic[slot]),
+            (Type::Dynamic | Type::Int8(_) | Type::F32 | Type::I32, _) => None,
+        }
+    }
+
+    /// Hands the output out in tiles that begin at multiples of `steps` (rows, columns), each value of it so many
+    /// products dear; all of it to the caller where it is small.
+    pub fn share<T: Send>(
+        &self,
+        mut output: TileMut<'_, T>,
+        steps: [usize; 2],
+        cost: usize,
+        work: impl Fn(&mut TileMut<'_, T>) + Sync,
+    ) {
+        let threads = &self.plan.threads;
+        let (rows, columns) = (output.rows().len(), output.columns().len());
+        let total = rows.saturating_mul(columns).saturating_mul(cost.max(1));
+        if threads.count() == 1 || total < 2 * TILE {
+            return work(&mut output);
+        }
+        let tiles = (total / TILE).clamp(2, threads.count() * TILES);
+        let high = rows.div_ceil(tiles).next_multiple_of(steps[0].max(1));
+        // Columns are parted where rows do not suffice.
+        let across = tiles.div_ceil(rows.div_ceil(high));
+        let wide = columns.div_ceil(across).next_multiple_of(steps[1].max(1));
+        let grid = output.grid(high, wide);
+        threads.run(&|| {
+            while let Some(mut tile) = grid.take() {
+                work(&mut tile);
             }
-            Kernel::Add(add) => add.run(self.values(state, first), self.values(state, step.inputs[1]), output),
-            Kernel::Mul(mul) => mul.run(self.values(state, first), self.values(state, step.inputs[1]), output),
+        });
+    }
+
+    /// As `share`, for outputs in which no value has neighbours.
+    pub fn share_flat<T: Send>(&self, output: &mut [T], work: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync) {
+        let count = output.len();
+        self.share(TileMut::new(output, 1, count, count), [1, 64], VALUE, |tile| work(tile.columns(), tile.row(0)));
+    }
+
+    /// Image by image: pixels are rows, channels are columns.
+    fn images(
+        &self,
+        output: &mut [u8],
+        steps: [usize; 2],
+        cost: usize,
+        run: impl Fn(&[u8], &mut TileMut<'_, u8>) + Sync,
+    ) {
+        let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(self.stage.inputs[0]), self.shape(self.stage.output)) else {
+            panic!("images")
+        };
+        let input = self.bytes(self.stage.inputs[0]);
+        for (image, output) in output.chunks_exact_mut(m * oh * ow).enumerate().take(n) {
+            let input = &input[image * c * h * w..];
+            self.share(TileMut::new(output, oh * ow, m, m), steps, cost, |tile| run(input, tile));
+        }
+    }
+
+    /// Scale and zero point where the output has them from this run.
+    fn to_bytes(&self, scratch: &mut Scratch, output: &mut [u8]) -> Option<(f32, i8)> {
+        let first = self.stage.inputs[0];
+        match &self.stage.kernel {
+            Kernel::Quantize(convert) => self.quantize(first, convert, output),
+            Kernel::DynamicQuantize => return Some(self.dynamic(first, output)),
+            Kernel::Table(table) => {
+                let from = self.values(first);
+                self.share_flat(output, |range, to| crate::kernels::look_up(table, &from[range], to));
+            }
+            Kernel::Dense(dense) => self.dense(dense, output),
+            Kernel::Grouped(groups) => groups.iter().for_each(|dense| self.dense(dense, output)),
+            Kernel::MatMul(number) => self.mat_mul(*number, scratch, output),
+            Kernel::Depthwise { depthwise, map } => {
+                let steps = [self.shape(self.stage.output)[3], depthwise.column_step()];
+                let cost = map.map.taps() * 2 + 8;
+                self.images(output, steps, cost, |input, tile| depthwise.run(input, &map.map, &map.padding, tile));
+            }
+            Kernel::Binary { kernel, by } => self.binary(kernel, by, output),
+            Kernel::Softmax { softmax, length } => self.softmax(softmax, *length, output),
             Kernel::MaxPool { pool, map } => {
-                self.images(state, step, output, |input, output| pool.run(input, map, output));
+                self.images(output, [1, 64], map.taps() * 2, |input, tile| pool.run(input, map, tile));
             }
             Kernel::AveragePool { pool, map } => {
-                self.images(state, step, output, |input, output| pool.run(input, map, output));
+                self.images(output, [1, 64], map.taps() * 4, |input, tile| pool.run(input, map, tile));
             }
             Kernel::GlobalAverage { pool } => {
                 let &[n, c, h, w] = self.shape(first) else { panic!("an image") };
-                let input = self.bytes(state, first);
+                let input = self.bytes(first);
                 for (image, output) in output.chunks_exact_mut(c).enumerate().take(n) {
                     pool.run_global(&input[image * c * h * w..], h * w, c, output);
                 }
             }
-            Kernel::Concat { blocks } => self.concat(state, step, *blocks, output),
-            Kernel::Gather { places, fill } => {
-                let from = self.values(state, first);
-                let pick = |place: &Option<u32>| place.map_or(*fill, |place| from[place as usize]);
-                output.iter_mut().zip(places).for_each(|(to, place)| *to = pick(place));
+            Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
+            Kernel::Move(moves) => self.share_moves(moves, self.values(first), moves.fill, output),
+            Kernel::Copy => output.copy_from_slice(self.values(first)),
+            Kernel::Dequantize(_) | Kernel::Float(_) | Kernel::FloatBinary { .. } | Kernel::Reference => {
+                panic!("a kernel that makes bytes")
             }
-            Kernel::Copy => output.copy_from_slice(self.values(state, first)),
-            Kernel::Nothing
-            | Kernel::Dequantize(_)
-            | Kernel::DynamicQuantize
-            | Kernel::Float(_)
-            | Kernel::FloatBinary(_)
-            | Kernel::Reference => panic!("a kernel that makes bytes"),
         }
+        None
     }
 
-    fn to_floats(&self, state: &State, step: &Step, kernel: &Kernel, output: &mut [f32]) {
-        let first = step.inputs[0];
-        match kernel {
+    fn to_floats(&self, scratch: &mut Scratch, output: &mut [f32]) {
+        let first = self.stage.inputs[0];
+        match &self.stage.kernel {
             Kernel::Dequantize(curve) => {
-                let from = self.values(state, first);
-                output.iter_mut().zip(from).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);
+                let from = self.values(first);
+                self.share_flat(output, |range, to| {
+                    to.iter_mut().zip(&from[range]).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);
+                });
             }
-            Kernel::Dense(dense) => self.dense_float(state, step, dense, output),
+            Kernel::Dense(dense) => self.dense_float(dense, &mut scratch.padding, output),
+            Kernel::Grouped(groups) => {
+                groups.iter().for_each(|dense| self.dense_float(dense, &mut scratch.padding, output));
+            }
+            Kernel::MatMul(number) => self.mat_mul_float(*number, scratch, output),
             Kernel::Float(function) => {
-                let from = self.floats(state, first);
-                output.iter_mut().zip(from).for_each(|(to, &x)| *to = function.of(x));
+                let from = self.floats(first);
+                self.share_flat(output, |range, to| {
+                    to.iter_mut().zip(&from[range]).for_each(|(to, &x)| *to = function.of(x));
+                });
             }
-            Kernel::FloatBinary(function) => {
-                let (a, b) = (self.floats(state, first), self.floats(state, step.inputs[1]));
-                output.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (&a, &b))| *to = function.of(a, b));
+            Kernel::FloatBinary { function, by } => {
+                let (a, b) = (self.floats(first), self.floats(self.stage.inputs[1]));
+                self.broadcast(by, a, b, output, |a, b, to| {
+                    to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (&a, &b))| *to = function.of(a, b));
+                });
             }
-            Kernel::Nothing
-            | Kernel::Quantize(_)
+            Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.floats(id)), output),
+            Kernel::Move(moves) => self.share_moves(moves, self.floats(first), 0.0, output),
+            Kernel::Copy => output.copy_from_slice(self.floats(first)),
+            Kernel::Quantize(_)
             | Kernel::DynamicQuantize
             | Kernel::Table(_)
             | Kernel::Depthwise { .. }
-            | Kernel::Add(_)
-            | Kernel::Mul(_)
+            | Kernel::Binary { .. }
+            | Kernel::Softmax { .. }
             | Kernel::MaxPool { .. }
             | Kernel::AveragePool { .. }
             | Kernel::GlobalAverage { .. }
-            | Kernel::Concat { .. }
-            | Kernel::Copy
-            | Kernel::Gather { .. }
             | Kernel::Reference => panic!("a kernel that makes floats"),
         }
     }
 
-    /// Image by image: pixels are rows, channels are columns.
-    fn images<T>(&self, state: &State, step: &Step, output: &mut [T], run: impl Fn(&[u8], &mut TileMut<'_, T>)) {
-        let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(step.inputs[0]), self.shape(step.output)) else {
-            panic!("images")
-        };
-        let input = self.bytes(state, step.inputs[0]);
-        for (image, output) in output.chunks_exact_mut(m * oh * ow).enumerate().take(n) {
-            let input = &input[image * c * h * w..];
-            run(input, &mut TileMut::new(output, oh * ow, m, m));
-        }
-    }
-
-    fn dense(&self, state: &State, step: &Step, dense: &Dense, output: &mut [u8]) {
-        if let Some(map) = &dense.map {
-            let run = |data: &[u8], output: &mut TileMut<'_, u8>| dense.gemm.run(&source(data, map), output);
-            return self.images(state, step, output, run);
-        }
-        let data = self.bytes(state, step.inputs[0]);
-        let rows = output.len() / dense.n;
-        let source = Source { data, rows: Rows::Direct { stride: dense.k } };
-        dense.gemm.run(&source, &mut TileMut::new(output, rows, dense.n, dense.n));
-    }
-
-    fn dense_float(&self, state: &State, step: &Step, dense: &Dense, output: &mut [f32]) {
-        let bias = dense.float_bias.as_deref().unwrap_or(&[]);
-        let (scale, input_zero_point) = match (self.program.value(step.inputs[0]).ty, self.home(step.inputs[0])) {
-            (Type::Dynamic, Home::Bytes(slot)) => state.dynamic[slot],
-            _ => (1.0, dense.zero_point),
-        };
-        let by = Dynamic { input_zero_point, scale, bias };
-        if let Some(map) = &dense.map {
-            let padding = vec![self.isa.storage().byte(input_zero_point); map.padding.len()];
-            let rows = Rows::Indirect { map: &map.map, padding: &padding };
-            return self.images(state, step, output, |data, output| {
-                dense.gemm.run_dynamic(&Source { data, rows }, &by, output);
-            });
-        }
-        let data = self.bytes(state, step.inputs[0]);
-        let rows = output.len() / dense.n;
-        let source = Source { data, rows: Rows::Direct { stride: dense.k } };
-        dense.gemm.run_dynamic(&source, &by, &mut TileMut::new(output, rows, dense.n, dense.n));
-    }
-
-    fn quantize(&self, state: &State, id: ValueId, convert: &Convert, output: &mut [u8]) {
-        let from = self.floats(state, id);
-        match *self.shape(id) {
-            [_, channels, height, width] if !self.is_turned(id) => {
-                let image = Image { channels, height, width, pixel_stride: channels, border: [0; 4] };
-                let size = (channels * height * width).max(1);
-                for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
-                    convert.quantize_image(&image, from, to);
-                }
+    fn quantize(&self, id: ValueId, convert: &Convert, output: &mut [u8]) {
+        let from = self.floats(id);
+        let to = self.plan.layout(self.stage.output);
+        let image = match (self.shape(id), to) {
+            (_, Layout::Image(image)) => image,
+            (&[_, channels, height, width], Layout::Nhwc) if self.plan.layout(id) == Layout::Plain => {
+                Image { channels, height, width, pixel_stride: channels, border: [0; 4] }
             }
-            _ => convert.quantize(from, output),
+            (_, Layout::Plain | Layout::Nhwc) => {
+                return self.share_flat(output, |range, to| convert.quantize(&from[range], to));
+            }
+        };
+        let size = (image.channels * image.height * image.width).max(1);
+        for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(image.bytes())) {
+            convert.quantize_image(&image, from, to);
         }
     }
 
     /// Quantizes by the range that the values have.
-    fn dynamic(&self, state: &State, from: ValueId, output: &mut [u8]) -> (f32, i8) {
-        let (scale, zero_point) = reference::dynamic_params(self.floats(state, from));
-        match Convert::new(self.isa, self.isa.storage(), Quantization { scale, zero_point }) {
-            Ok(convert) => self.quantize(state, from, &convert, output),
+    fn dynamic(&self, from: ValueId, output: &mut [u8]) -> (f32, i8) {
+        let (scale, zero_point) = reference::dynamic_params(self.floats(from));
+        let (isa, storage) = (self.plan.isa, self.plan.isa.storage());
+        match Convert::new(isa, storage, Quantization { scale, zero_point }) {
+            Ok(convert) => self.quantize(from, &convert, output),
             // A scale that no kernel takes: values so small, or so large, are all alike.
-            Err(_) => output.fill(self.isa.storage().byte(zero_point)),
+            Err(_) => output.fill(storage.byte(zero_point)),
         }
         (scale, zero_point)
     }
+}
 
-    fn concat(&self, state: &State, step: &Step, blocks: usize, output: &mut [u8]) {
-        let width = output.len() / blocks.max(1);
-        let mut start = 0;
-        for &id in &step.inputs {
-            let from = self.values(state, id);
-            let part = from.len() / blocks.max(1);
-            for (to, from) in output.chunks_exact_mut(width).zip(from.chunks_exact(part)) {
-                to[start..][..part].copy_from_slice(from);
-            }
-            start += part;
-        }
-    }
-
-    fn by_reference(&self, state: &mut State, step: &Step) {
-        let inputs: Vec<Data> = step.inputs.iter().map(|&id| self.load(state, id)).collect();
-        let made = reference::run_step(&self.program, step, inputs.iter().collect());
-        self.store(state, step.output, &made);
-    }
-
+impl Plan {
     /// A value as the reference has it.
     fn load(&self, state: &State, id: ValueId) -> Data {
         let value = self.program.value(id);
         match (value.ty, self.home(id)) {
-            (Type::Int8(_), _) => Data::Int8(self.signed(state, id)),
+            (Type::Int8(_), Home::Bytes(slot)) => Data::Int8(self.signed(&state.bytes[slot], id)),
             (Type::Dynamic, Home::Bytes(slot)) => {
                 let (scale, zero_point) = state.dynamic[slot];
-                Data::Dynamic { values: self.signed(state, id), scale, zero_point }
+                Data::Dynamic { values: self.signed(&state.bytes[slot], id), scale, zero_point }
             }
-            (Type::F32, _) => Data::F32(self.plain(id, value, self.floats(state, id))),
+            (Type::F32, Home::Floats(slot)) => Data::F32(self.plain(id, &state.floats[slot])),
             // Bits of integers in floats' memory.
-            (Type::I32 | Type::Dynamic, _) => {
-                let words = self.plain(id, value, self.floats(state, id));
+            (Type::I32, Home::Floats(slot)) => {
+                let words = self.plain(id, &state.floats[slot]);
                 Data::I32(words.into_iter().map(|word| word.to_bits().cast_signed()).collect())
             }
+            (Type::Int8(_) | Type::Dynamic | Type::F32 | Type::I32, _) => panic!("a value's own home"),
         }
     }
 
-    fn signed(&self, state: &State, id: ValueId) -> Vec<i8> {
+    fn signed(&self, slot: &[u8], id: ValueId) -> Vec<i8> {
         let storage = self.isa.storage();
-        let plain = self.plain(id, self.program.value(id), self.values(state, id));
-        plain.into_iter().map(|byte| storage.value(byte)).collect()
+        self.plain(id, slot).into_iter().map(|byte| storage.value(byte)).collect()
     }
 
     /// In NCHW.
-    fn plain<T: Copy>(&self, id: ValueId, value: &Value, from: &[T]) -> Vec<T> {
-        let mut to = from.to_vec();
-        if self.is_turned(id) {
-            layout::to_nchw(from, &value.shape, &mut to);
+    fn plain<T: Copy>(&self, id: ValueId, slot: &[T]) -> Vec<T> {
+        let shape = self.shape(id);
+        let count: usize = shape.iter().product();
+        match self.layout(id) {
+            Layout::Plain => slot[..count].to_vec(),
+            Layout::Nhwc => {
+                let mut to = slot[..count].to_vec();
+                layout::to_nchw(&slot[..count], shape, &mut to);
+                to
+            }
+            Layout::Image(image) => {
+                let pick = |index: usize| slot[layout::place_in(&image, index)];
+                (0..count).map(pick).collect()
+            }
         }
-        to
     }
 
     /// From how the reference has it.
@@ -250,39 +320,24 @@ impl Plan {
         let storage = self.isa.storage();
         let stored = |values: &[i8]| -> Vec<u8> { values.iter().map(|&value| storage.byte(value)).collect() };
         match (data, self.home(id)) {
-            (Data::Int8(values), Home::Bytes(slot)) => self.turn(id, &stored(values), &mut state.bytes[slot]),
+            (Data::Int8(values), Home::Bytes(slot)) => self.lay(id, &stored(values), &mut state.bytes[slot]),
             (Data::Dynamic { values, scale, zero_point }, Home::Bytes(slot)) => {
                 state.dynamic[slot] = (*scale, *zero_point);
-                self.turn(id, &stored(values), &mut state.bytes[slot]);
+                self.lay(id, &stored(values), &mut state.bytes[slot]);
             }
-            (Data::F32(values), Home::Floats(slot)) => self.turn(id, values, &mut state.floats[slot]),
+            (Data::F32(values), Home::Floats(slot)) => self.lay(id, values, &mut state.floats[slot]),
             (Data::I32(values), Home::Floats(slot)) => {
                 let words: Vec<f32> = values.iter().map(|&value| f32::from_bits(value.cast_unsigned())).collect();
-                self.turn(id, &words, &mut state.floats[slot]);
+                self.lay(id, &words, &mut state.floats[slot]);
             }
             (Data::Int8(_) | Data::Dynamic { .. } | Data::F32(_) | Data::I32(_), _) => panic!("a value's own home"),
         }
     }
 
-    fn turn<T: Copy>(&self, id: ValueId, from: &[T], to: &mut [T]) {
-        let to = &mut to[..from.len()];
-        match self.is_turned(id) {
-            true => layout::to_nhwc(from, self.shape(id), to),
-            false => to.copy_from_slice(from),
+    fn lay<T: Copy>(&self, id: ValueId, from: &[T], to: &mut [T]) {
+        match self.layout(id) {
+            Layout::Nhwc => layout::to_nhwc(from, self.shape(id), &mut to[..from.len()]),
+            Layout::Plain | Layout::Image(_) => to[..from.len()].copy_from_slice(from),
         }
     }
-
-    pub(super) fn enter(&self, state: &mut State, id: ValueId, index: usize, bytes: &[u8]) -> Result<(), InputError> {
-        let data = reference::from_bytes(self.program.value(id), index, bytes)?;
-        self.store(state, id, &data);
-        Ok(())
-    }
-
-    pub(super) fn leave(&self, state: &State, id: ValueId) -> Vec<u8> {
-        reference::to_bytes(self.program.value(id), &self.load(state, id))
-    }
-}
-
-fn source<'a>(data: &'a [u8], map: &'a Map) -> Source<'a> {
-    Source { data, rows: Rows::Indirect { map: &map.map, padding: &map.padding } }
 }

@@ -1,8 +1,8 @@
 //! Which values share memory.
 
 use super::super::program::{Program, Type, ValueId};
-use super::super::reference::last_uses;
-use crate::kernels::SLACK;
+use super::layout::Layout;
+use super::stage::Stage;
 
 /// Where a value lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(super) enum Home {
     Bytes(usize),
     /// Floats and accumulators.
     Floats(usize),
+    /// Nowhere: no stage makes it.
+    None,
 }
 
 #[derive(Debug)]
@@ -43,36 +45,48 @@ impl Pool {
     }
 }
 
+/// The stage behind which a value is needed no more; `None` for what nothing reads, or what leaves.
+fn last_uses(program: &Program, stages: &[Stage]) -> Vec<Option<usize>> {
+    let mut last = vec![None; program.values().len()];
+    for (index, stage) in stages.iter().enumerate() {
+        stage.inputs.iter().for_each(|id| last[id.index()] = Some(index));
+        // What nothing reads is free at once.
+        last[stage.output.index()] = Some(index);
+    }
+    program.outputs().iter().for_each(|id| last[id.index()] = None);
+    last
+}
+
 impl Slots {
-    pub fn new(program: &Program) -> Self {
+    pub fn new(program: &Program, layouts: &[Layout], stages: &[Stage]) -> Self {
         let (mut bytes, mut floats) = (Pool::default(), Pool::default());
-        let mut homes = vec![Home::Bytes(usize::MAX); program.values().len()];
-        let last = last_uses(program);
+        let mut homes = vec![Home::None; program.values().len()];
+        let last = last_uses(program, stages);
         let mut settle = |id: ValueId, bytes: &mut Pool, floats: &mut Pool| {
-            let value = program.value(id);
+            let (value, layout) = (program.value(id), layouts[id.index()]);
             homes[id.index()] = match value.ty {
-                Type::Int8(_) | Type::Dynamic => Home::Bytes(bytes.take(value.count() + SLACK)),
-                Type::F32 | Type::I32 => Home::Floats(floats.take(value.count())),
+                Type::Int8(_) | Type::Dynamic => Home::Bytes(bytes.take(layout.bytes(&value.shape))),
+                Type::F32 | Type::I32 => Home::Floats(floats.take(layout.count(&value.shape))),
             };
             homes[id.index()]
         };
         // Constants are written once, and inputs before the first step.
         let constants = program.steps().iter().filter(|step| step.op.is_constant()).map(|step| step.output);
-        for id in program.inputs().iter().copied().chain(constants) {
+        let mut made = vec![Home::None; program.values().len()];
+        for id in constants {
             settle(id, &mut bytes, &mut floats);
         }
-        let mut made = vec![None; program.values().len()];
-        for (index, step) in program.steps().iter().enumerate().filter(|(_, step)| !step.op.is_constant()) {
-            made[step.output.index()] = Some(settle(step.output, &mut bytes, &mut floats));
-            for id in step.inputs.iter().chain([&step.output]) {
-                let unread = last[id.index()] == usize::MAX && *id == step.output && !program.outputs().contains(id);
-                if last[id.index()] == index || unread {
-                    // Taken, so that a value that is read twice is freed once.
-                    match made[id.index()].take() {
-                        Some(Home::Bytes(slot)) => bytes.free.push(slot),
-                        Some(Home::Floats(slot)) => floats.free.push(slot),
-                        None => {}
-                    }
+        for &id in program.inputs() {
+            made[id.index()] = settle(id, &mut bytes, &mut floats);
+        }
+        for (index, stage) in stages.iter().enumerate() {
+            made[stage.output.index()] = settle(stage.output, &mut bytes, &mut floats);
+            for id in stage.inputs.iter().chain([&stage.output]).filter(|id| last[id.index()] == Some(index)) {
+                // Taken, so that a value that is read twice is freed once.
+                match std::mem::replace(&mut made[id.index()], Home::None) {
+                    Home::Bytes(slot) => bytes.free.push(slot),
+                    Home::Floats(slot) => floats.free.push(slot),
+                    Home::None => {}
                 }
             }
         }

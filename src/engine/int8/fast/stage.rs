@@ -1,0 +1,102 @@
+//! The steps of a program as an executor takes them: with their kernels, movements in a row as one.
+
+use super::super::op::Op;
+use super::super::program::{Program, Step, Type, ValueId};
+use super::kernel::{self, Kernel};
+use super::layout::Layout;
+use super::product::Product;
+use crate::kernels::Isa;
+
+/// What makes one value.
+#[derive(Debug)]
+pub struct Stage {
+    /// Numbers of the program's steps: one, or movements that follow one another.
+    pub steps: Vec<usize>,
+    /// What the first of them reads.
+    pub inputs: Vec<ValueId>,
+    pub output: ValueId,
+    pub(super) kernel: Kernel,
+}
+
+impl Stage {
+    /// The kernel's name.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel.name()
+    }
+}
+
+/// What building stages takes from and adds to.
+pub(super) struct Builder<'a> {
+    pub program: &'a Program,
+    pub layouts: &'a [Layout],
+    pub isa: Isa,
+    /// Bytes that kernels may still take.
+    pub budget: &'a mut usize,
+    pub products: Vec<Product>,
+}
+
+impl Builder<'_> {
+    pub fn stages(&mut self) -> Vec<Stage> {
+        let readers = readers(self.program);
+        let mut stages: Vec<Stage> = Vec::new();
+        // By value: the movements that make it, first to last, which nobody else sees the inner values of.
+        let mut chains: Vec<Vec<usize>> = vec![Vec::new(); self.program.values().len()];
+        for (index, step) in self.program.steps().iter().enumerate().filter(|(_, step)| !step.op.is_constant()) {
+            let mut chain = Vec::new();
+            let moves = is_movement(self.program, step);
+            if moves {
+                chain = std::mem::take(&mut chains[step.inputs[0].index()]);
+            }
+            chain.push(index);
+            if moves && passes_on(self.program, step, &readers) {
+                chains[step.output.index()] = chain;
+            } else {
+                stages.push(self.stage(chain, step));
+            }
+        }
+        stages
+    }
+
+    fn stage(&mut self, steps: Vec<usize>, last: &Step) -> Stage {
+        let each: Vec<&Step> = steps.iter().map(|&index| &self.program.steps()[index]).collect();
+        let inputs = each.first().map_or_else(Vec::new, |first| first.inputs.clone());
+        let cost = each.iter().map(|step| kernel::cost(self.program, step)).fold(0, usize::saturating_add);
+        let kernel = match self.budget.checked_sub(cost) {
+            Some(left) => {
+                *self.budget = left;
+                kernel::build(self, &each, &inputs)
+            }
+            None => Kernel::Reference,
+        };
+        Stage { steps, inputs, output: last.output, kernel }
+    }
+}
+
+/// By value: the only step that reads it, if there is one and the value does not leave.
+fn readers(program: &Program) -> Vec<Option<usize>> {
+    let mut counts = vec![0_usize; program.values().len()];
+    let mut readers = vec![None; program.values().len()];
+    for (index, step) in program.steps().iter().enumerate() {
+        for id in &step.inputs {
+            counts[id.index()] += 1;
+            readers[id.index()] = Some(index);
+        }
+    }
+    program.outputs().iter().for_each(|id| counts[id.index()] += 1);
+    readers.iter().zip(counts).map(|(&reader, count)| reader.filter(|_| count == 1)).collect()
+}
+
+/// Whether the step only puts values elsewhere.
+pub(super) fn is_movement(program: &Program, step: &Step) -> bool {
+    let moves =
+        matches!(step.op, Op::Pad { .. } | Op::Select { .. } | Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape);
+    moves && matches!(program.value(step.output).ty, Type::Int8(_) | Type::F32)
+}
+
+/// Whether the next movement can take this one in.
+fn passes_on(program: &Program, step: &Step, readers: &[Option<usize>]) -> bool {
+    let next = readers[step.output.index()].map(|reader| &program.steps()[reader]);
+    // Only one value is filled in for a whole chain.
+    let fills = matches!(step.op, Op::Pad { .. });
+    !fills && next.is_some_and(|next| is_movement(program, next) && !program.value(step.output).shape.is_empty())
+}
