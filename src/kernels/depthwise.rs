@@ -330,10 +330,8 @@ impl Depthwise {
                 // SAFETY: the pixels are the tile's; `map.check` found what they read to be inside of the slices.
                 unsafe { self.call(block, channels, run.clone(), inner, input, map, padding, output) };
                 if let Some(table) = &self.table {
-                    for row in run {
-                        let values = &mut output.row(row)[block.first - columns.start..][..channels];
-                        look_up_in_place(table, values);
-                    }
+                    let columns = block.first..block.first + channels;
+                    output.pieces(run, columns, |values| look_up_in_place(table, values));
                 }
             }
         }

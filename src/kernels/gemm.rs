@@ -7,6 +7,8 @@
 //! Not here: in which order a tile is covered.
 
 use super::elementwise::look_up_in_place;
+use super::float::settle;
+use super::here::Here;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::pack::{Pack, PackError, Packed, Requant, WeightView};
@@ -208,6 +210,8 @@ pub struct Dynamic<'a> {
     pub scale: f32,
     /// None or one for each output channel, added last.
     pub bias: &'a [f32],
+    /// Least and greatest value; infinities where there is no bound.
+    pub bounds: [f32; 2],
 }
 
 /// Where the rows of the left side lie.
@@ -235,6 +239,7 @@ pub struct Gemm {
     input_zero_point: i8,
     finish: Finish,
     table: Option<Box<[u8; 256]>>,
+    pub(super) here: Here,
     /// Any right side of the same shape keeps sums within 31 bits.
     of_activations: bool,
 }
@@ -244,7 +249,7 @@ impl Gemm {
     /// If lengths disagree, sums may leave 31 bits, or this CPU lacks `isa`.
     pub fn new(isa: Isa, storage: Storage, spec: &GemmSpec<'_>) -> Result<Self, PackError> {
         let tier = Self::tier(isa, storage)?;
-        Self::with_tier(tier, storage, spec)
+        Ok(Self { here: Here::new(isa, storage)?, ..Self::with_tier(tier, storage, spec)? })
     }
 
     fn tier(isa: Isa, storage: Storage) -> Result<&'static Tier, PackError> {
@@ -266,6 +271,7 @@ impl Gemm {
             input_zero_point: spec.input_zero_point,
             finish: Finish::new(&spec.requant, storage),
             table: spec.requant.table.map(|table| Box::new(*table)),
+            here: Here::plain(storage),
             of_activations: false,
         })
     }
@@ -282,8 +288,8 @@ impl Gemm {
         zero_points: [i8; 2],
         requant: &Requant<'_>,
     ) -> Result<Self, PackError> {
-        let tier = Self::tier(isa, storage)?;
-        Self::of_activations_on(tier, storage, [k, n], zero_points, requant)
+        let made = Self::of_activations_on(Self::tier(isa, storage)?, storage, [k, n], zero_points, requant)?;
+        Ok(Self { here: Here::new(isa, storage)?, ..made })
     }
 
     /// The CPU must have the tier's instructions.
@@ -320,7 +326,11 @@ impl Gemm {
         assert_eq!(right.shape(), [self.packed.n, 1, self.packed.k], "output channels, taps, input channels");
         let zero = self.packed.zero_points.first().map_or(0, |&zero| zero as i8);
         let zero_point = i32::from(self.input_zero_point) + self.storage.offset();
-        self.packed.fill(self.tier.pack, right, &[zero], &[], zero_point);
+        if right.is_by_rows() {
+            self.packed.fill_rows(self.tier.pack, right, zero, zero_point);
+        } else {
+            self.packed.fill(self.tier.pack, right, &[zero], &[], zero_point);
+        }
     }
 
     /// Output tiles should begin at multiples of this many columns; they must at multiples of a strip, which divides it.
@@ -356,10 +366,8 @@ impl Gemm {
             // SAFETY: the walk stays in rows and columns of the tile, whose corners are in its slice.
             unsafe { self.call(&mut walk, &step, to, row_stride, std::ptr::null_mut()) };
             if let Some(table) = &self.table {
-                for row in step.row..step.row + step.rows {
-                    let values = &mut output.row(row)[step.column - columns.start..][..step.columns];
-                    look_up_in_place(table, values);
-                }
+                let (rows, columns) = (step.row..step.row + step.rows, step.column..step.column + step.columns);
+                output.pieces(rows, columns, |values| look_up_in_place(table, values));
             }
         }
     }
@@ -371,10 +379,11 @@ impl Gemm {
     pub fn run_dynamic(&self, source: &Source<'_>, dynamic: &Dynamic<'_>, output: &mut TileMut<'_, f32>) {
         let (n, bias) = (self.packed.n, dynamic.bias);
         assert!(bias.is_empty() || bias.len() == n, "bias of {} values for {n} channels", bias.len());
-        let multipliers: &[f32] = &self.packed.multipliers;
-        self.accumulate(source, dynamic.input_zero_point, output, |column, acc| {
-            let scaled = acc as f32 * (dynamic.scale * multipliers[column]);
-            if bias.is_empty() { scaled } else { scaled + bias[column] }
+        let (multipliers, here) = (&self.packed.multipliers, self.here);
+        self.accumulate(source, dynamic.input_zero_point, output, |column, accumulators, values| {
+            let multipliers = &multipliers[column..][..values.len()];
+            let bias = if bias.is_empty() { bias } else { &bias[column..][..values.len()] };
+            settle(here, dynamic, accumulators, multipliers, bias, values);
         });
     }
 
@@ -383,7 +392,9 @@ impl Gemm {
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_i32(&self, source: &Source<'_>, input_zero_point: i8, output: &mut TileMut<'_, i32>) {
-        self.accumulate(source, input_zero_point, output, |_, acc| acc);
+        self.accumulate(source, input_zero_point, output, |_, accumulators, values| {
+            values.copy_from_slice(&accumulators[..values.len()]);
+        });
     }
 
     fn accumulate<T>(
@@ -391,7 +402,7 @@ impl Gemm {
         source: &Source<'_>,
         input_zero_point: i8,
         output: &mut TileMut<'_, T>,
-        finish: impl Fn(usize, i32) -> T,
+        finish: impl Fn(usize, &[i32], &mut [T]),
     ) {
         let mut walk = Walk::new(self, source, output.rows(), output.columns(), MAX_ROWS);
         walk.shift = i32::from(input_zero_point) - i32::from(self.input_zero_point);
@@ -402,9 +413,7 @@ impl Gemm {
             unsafe { self.call(&mut walk, &step, std::ptr::null_mut(), 0, accumulators.as_mut_ptr()) };
             for r in 0..step.rows {
                 let values = &mut output.row(step.row + r)[step.column - first..][..step.columns];
-                for (j, (value, acc)) in values.iter_mut().zip(&accumulators[r * MAX_COLUMNS..]).enumerate() {
-                    *value = finish(step.column + j, *acc);
-                }
+                finish(step.column, &accumulators[r * MAX_COLUMNS..][..MAX_COLUMNS], values);
             }
         }
     }
@@ -443,7 +452,7 @@ impl Gemm {
             weights: unsafe { packed.weights.as_ptr().add(strip * packed.strip_bytes) },
             strip_bytes: packed.strip_bytes,
             init: if corrected { walk.init.as_ptr() } else { packed.bias[step.column..].as_ptr() },
-            init_stride: if corrected { MAX_COLUMNS } else { 0 },
+            init_stride: if walk.corrects_by_row() { MAX_COLUMNS } else { 0 },
             multipliers: packed.multipliers[step.column..].as_ptr(),
             finish: &self.finish,
             output,

@@ -25,6 +25,11 @@ impl Here {
         }
     }
 
+    /// What every CPU of the architecture has.
+    pub(super) fn plain(storage: Storage) -> Self {
+        Self { isa: Isa::Scalar, storage }
+    }
+
     #[cfg(target_arch = "x86_64")]
     pub(super) fn isa(self) -> Isa {
         self.isa
@@ -33,6 +38,36 @@ impl Here {
     pub(super) fn storage(self) -> Storage {
         self.storage
     }
+}
+
+/// Loops that the compiler turns into vectors. `run` is to be `#[inline(always)]`: what is called out of line is compiled
+/// for any CPU. A closure cannot say so.
+pub trait Loops {
+    fn run(self);
+}
+
+/// Runs loops compiled for what this CPU has of `isa`. Nothing is contracted: what comes out is the same for all.
+pub fn vectorized(isa: Isa, loops: impl Loops) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(loops: impl Loops) {
+            loops.run();
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+        fn avx512(loops: impl Loops) {
+            loops.run();
+        }
+        match isa {
+            // SAFETY: the CPU was asked.
+            Isa::Avx2 | Isa::AvxVnni if isa.is_available() => return unsafe { avx2(loops) },
+            // SAFETY: as above.
+            Isa::Avx512Vnni if isa.is_available() => return unsafe { avx512(loops) },
+            Isa::Scalar | Isa::Neon | Isa::Dotprod | Isa::I8mm | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => {}
+        }
+    }
+    let _ = isa;
+    loops.run();
 }
 
 /// Defines a function whose body is compiled for each instruction set; its first argument chooses.

@@ -33,6 +33,7 @@ mod depthwise_vnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod elementwise;
+mod float;
 mod gemm;
 mod here;
 #[cfg(target_arch = "aarch64")]
@@ -57,7 +58,9 @@ mod tests;
 pub use convert::{Convert, Image, lines_of_pixels};
 pub use depthwise::{Depthwise, DepthwiseSpec};
 pub use elementwise::{Add, BinarySpec, Mul, Quantization, look_up, look_up_in_place, tabulate};
+pub use float::{FloatDepthwise, range};
 pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
+pub use here::{Loops, vectorized};
 pub use indirect::{Geometry, GeometryError, Indirection};
 pub use isa::{Isa, IsaError};
 pub use pack::{PackError, Requant, WeightView};

@@ -96,6 +96,11 @@ impl<'a> WeightView<'a> {
         }
     }
 
+    /// Whether values of one row lie side by side: `[k][n]`.
+    pub(super) fn is_by_rows(&self) -> bool {
+        self.strides[0] == 1 && self.taps == 1
+    }
+
     /// Output channels, taps, input channels.
     pub fn shape(&self) -> [usize; 3] {
         [self.n, self.taps, self.k]
@@ -238,6 +243,56 @@ impl Packed {
         }
     }
 
+    /// As `fill`, of a matrix whose rows lie one after another, without biases and without subtracting anything: for
+    /// what is packed at each run.
+    pub(super) fn fill_rows(&mut self, pack: Pack, view: &WeightView<'_>, zero: i8, zero_point: i32) {
+        let Pack { nr, kr } = pack;
+        let row = |k: usize| &view.values[k * view.strides[2]..][..view.n];
+        let strip_bytes = self.strip_bytes;
+        for (strip, packed) in self.weights.values_mut().chunks_mut(strip_bytes.max(1)).enumerate() {
+            let first = strip * nr;
+            let columns = first..view.n.min(first + nr);
+            for (group, packed) in packed.chunks_exact_mut(nr * kr).enumerate().take(self.groups) {
+                let rows = group * kr..view.k.min((group + 1) * kr);
+                match (nr, kr) {
+                    (16, 4) if columns.len() == nr && rows.len() == kr => {
+                        let rows = std::array::from_fn(|i| &row(rows.start + i)[columns.clone()]);
+                        interleave::<16, 4>(rows, packed, view.flip);
+                    }
+                    (16, 8) if columns.len() == nr && rows.len() == kr => {
+                        let rows = std::array::from_fn(|i| &row(rows.start + i)[columns.clone()]);
+                        interleave::<16, 8>(rows, packed, view.flip);
+                    }
+                    _ => {
+                        for (i, k) in rows.enumerate() {
+                            let places = packed.iter_mut().skip(i).step_by(kr);
+                            places
+                                .zip(&row(k)[columns.clone()])
+                                .for_each(|(to, from)| *to = from ^ view.flip.cast_signed());
+                        }
+                    }
+                }
+            }
+        }
+        self.sums.fill(0);
+        let mut least = 0;
+        for k in 0..view.k {
+            for (sum, &value) in self.sums.iter_mut().zip(row(k)) {
+                let value = value ^ view.flip.cast_signed();
+                least = value.min(least);
+                *sum = sum.wrapping_add(i32::from(value));
+            }
+        }
+        // One alone does no harm, but two are not looked for.
+        self.has_paired_minimum = least == i8::MIN;
+        let folds = self.zero_points.is_empty();
+        let all = zero_point.wrapping_mul(i32::from(zero)).wrapping_mul(self.k as i32);
+        for (bias, &sum) in self.bias.iter_mut().zip(&self.sums) {
+            *bias = (if folds { 0 } else { all }).wrapping_sub(zero_point.wrapping_mul(sum));
+        }
+        self.zero_points.iter_mut().take(view.n).for_each(|zero_point| *zero_point = i32::from(zero));
+    }
+
     /// Puts one output channel's weights into their places; their sum.
     fn write_channel(&mut self, pack: Pack, view: &WeightView<'_>, channel: usize, subtract: i8) -> i32 {
         let Pack { nr, kr } = pack;
@@ -259,6 +314,14 @@ impl Packed {
             }
         }
         sum
+    }
+}
+
+/// Columns of `KR` values out of as many rows.
+fn interleave<const NR: usize, const KR: usize>(rows: [&[i8]; KR], to: &mut [i8], flip: u8) {
+    let rows: [[i8; NR]; KR] = rows.map(|row| row.try_into().unwrap_or([0; NR]));
+    for (column, to) in to.as_chunks_mut::<KR>().0.iter_mut().enumerate().take(NR) {
+        *to = std::array::from_fn(|i| rows[i][column] ^ flip.cast_signed());
     }
 }
 

@@ -81,6 +81,21 @@ impl<'a, T> TileMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(start, width) }
     }
 
+    /// Some columns of some rows as pieces that lie in one: all of them where rows follow one another without a gap.
+    pub(super) fn pieces(&mut self, rows: Range<usize>, columns: Range<usize>, mut of: impl FnMut(&mut [T])) {
+        if columns.len() == self.row_stride && !rows.is_empty() && !columns.is_empty() {
+            let count = rows.len() * columns.len();
+            let start = self.pointer(rows.start, columns.start);
+            self.pointer(rows.end - 1, columns.end - 1);
+            // SAFETY: the first and the last value are in this tile, and so is what lies between, for rows have no gap.
+            return of(unsafe { std::slice::from_raw_parts_mut(start, count) });
+        }
+        let first = self.columns.start;
+        for row in rows {
+            of(&mut self.row(row)[columns.start - first..columns.end - first]);
+        }
+    }
+
     /// In two at a row, counted in the whole output.
     pub fn split_rows(self, at: usize) -> (Self, Self) {
         let at = at.clamp(self.rows.start, self.rows.end);

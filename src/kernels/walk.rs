@@ -1,3 +1,4 @@
+#![allow(unsafe_code, reason = "loops compiled for instructions that were found")]
 //! The calls of a microkernel that cover one tile of a product.
 //!
 //! Invariant: a [`Walk`] exists only for a source that reaches as far as the tile does, and its steps partition the tile.
@@ -6,6 +7,7 @@
 use std::ops::Range;
 
 use super::gemm::{Gemm, MAX_COLUMNS, MAX_ROWS, Rows, Source};
+use super::here::by_isa;
 use super::indirect::PADDING;
 
 /// The calls that cover a tile, strips outside, rows inside.
@@ -23,6 +25,9 @@ pub(super) struct Walk<'a> {
     pub shift: i32,
     /// The accumulators' first values where the bias alone does not do.
     pub init: [i32; MAX_ROWS * MAX_COLUMNS],
+    /// What rows of `init` begin with, for the strip that `corrected` names.
+    base: [i32; MAX_COLUMNS],
+    corrected: Option<usize>,
 }
 
 /// One call's part of the output.
@@ -62,7 +67,19 @@ impl<'a> Walk<'a> {
         }
         let end = if rows.is_empty() { columns.start } else { columns.end };
         let most = if gemm.packed.zero_points.is_empty() { most } else { most.min(MAX_ROWS) };
-        Self { gemm, source, row: rows.start, rows, end, column: columns.start, most, shift: 0, init: [0; _] }
+        Self {
+            gemm,
+            source,
+            row: rows.start,
+            rows,
+            end,
+            column: columns.start,
+            most,
+            shift: 0,
+            init: [0; _],
+            base: [0; _],
+            corrected: None,
+        }
     }
 
     pub(super) fn next_step(&mut self) -> Option<Step> {
@@ -85,18 +102,33 @@ impl<'a> Walk<'a> {
         self.shift != 0 || !self.gemm.packed.zero_points.is_empty()
     }
 
-    /// Fills `init` where zero points are not in the bias.
+    /// Whether each row begins with values of its own.
+    pub(super) fn corrects_by_row(&self) -> bool {
+        !self.gemm.packed.zero_points.is_empty()
+    }
+
+    /// Fills `init` where zero points are not in the bias: one row of it, or all.
     pub(super) fn correct(&mut self, step: &Step) {
         let packed = &self.gemm.packed;
-        let width = (packed.taps * packed.k) as i32;
-        for r in 0..step.rows {
-            let sum = if packed.zero_points.is_empty() { 0 } else { self.row_sum(step.row + r) };
-            for j in 0..step.columns {
+        if self.corrected != Some(step.column) {
+            let width = (packed.taps * packed.k) as i32;
+            for (j, base) in self.base[..step.columns].iter_mut().enumerate() {
                 let n = step.column + j;
                 let zero = packed.zero_points.get(n).copied().unwrap_or(0);
                 let shift = self.shift.wrapping_mul(packed.sums[n].wrapping_sub(width.wrapping_mul(zero)));
-                self.init[r * MAX_COLUMNS + j] =
-                    packed.bias[n].wrapping_sub(zero.wrapping_mul(sum)).wrapping_sub(shift);
+                *base = packed.bias[n].wrapping_sub(shift);
+            }
+            self.init[..MAX_COLUMNS].copy_from_slice(&self.base);
+            self.corrected = Some(step.column);
+        }
+        if self.corrects_by_row() {
+            for r in 0..step.rows {
+                let sum = self.row_sum(step.row + r);
+                let init = &mut self.init[r * MAX_COLUMNS..][..step.columns];
+                let zeros = &packed.zero_points[step.column..];
+                for ((init, &base), &zero) in init.iter_mut().zip(&self.base).zip(zeros) {
+                    *init = base.wrapping_sub(zero.wrapping_mul(sum));
+                }
             }
         }
     }
@@ -105,19 +137,27 @@ impl<'a> Walk<'a> {
     fn row_sum(&self, row: usize) -> i32 {
         let packed = &self.gemm.packed;
         let storage = self.gemm.storage;
-        let sum = |values: &[u8]| {
-            values[..packed.k]
-                .iter()
-                .fold(0_i32, |sum, &byte| sum.wrapping_add(i32::from(storage.value(byte)) + storage.offset()))
-        };
+        let (k, data) = (packed.k, self.source.data);
+        let mut sum = 0;
         match self.source.rows {
-            Rows::Direct { stride } => sum(&self.source.data[row * stride..]),
-            Rows::Indirect { map, padding } => (0..packed.taps)
-                .map(|tap| match map.offsets[row * packed.taps + tap] {
-                    PADDING => sum(padding),
-                    offset => sum(&self.source.data[offset as usize..]),
-                })
-                .fold(0, i32::wrapping_add),
+            Rows::Direct { stride } => {
+                add_up(self.gemm.here, data, &[(row * stride) as u32], &[], k, storage.flip(), &mut sum)
+            }
+            Rows::Indirect { map, padding } => {
+                let window = &map.offsets[row * packed.taps..][..packed.taps];
+                add_up(self.gemm.here, data, window, padding, k, storage.flip(), &mut sum);
+            }
+        }
+        sum.wrapping_add(storage.offset().wrapping_mul((packed.taps * k) as i32))
+    }
+}
+
+by_isa! {
+    /// The sum of `k` values at each offset.
+    fn add_up(data: &[u8], offsets: &[u32], padding: &[u8], k: usize, flip: u8, sum: &mut i32) {
+        for &offset in offsets {
+            let values = if offset == PADDING { &padding[..k] } else { &data[offset as usize..][..k] };
+            *sum = values.iter().fold(*sum, |sum, &byte| sum.wrapping_add(i32::from((byte ^ flip).cast_signed())));
         }
     }
 }

@@ -5,6 +5,8 @@
 //! Rejected: `f32::exp` and its kind (each platform's library rounds its own way, and golden samples are signed on
 //! another machine than the one that checks them).
 
+use crate::kernels::{Isa, Loops, vectorized};
+
 /// A function of one value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unary {
@@ -146,6 +148,11 @@ impl Unary {
 }
 
 impl Binary {
+    /// Value by value, by the vectors of `isa`.
+    pub fn apply(self, isa: Isa, a: &[f32], b: &[f32], to: &mut [f32]) {
+        vectorized(isa, Apply { function: self, a, b, to });
+    }
+
     pub fn of(self, a: f32, b: f32) -> f32 {
         match self {
             Self::Add => a + b,
@@ -155,6 +162,33 @@ impl Binary {
             Self::Min => a.min(b),
             Self::Max => a.max(b),
             Self::Pow => libm::pow(f64::from(a), f64::from(b)) as f32,
+        }
+    }
+}
+
+struct Apply<'a> {
+    function: Binary,
+    a: &'a [f32],
+    b: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Loops for Apply<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { function, a, b, to } = self;
+        macro_rules! each {
+            ($of:expr) => {{
+                let of = $of;
+                to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (&a, &b))| *to = of(a, b));
+            }};
+        }
+        match function {
+            Binary::Add => each!(|a: f32, b: f32| a + b),
+            Binary::Sub => each!(|a: f32, b: f32| a - b),
+            Binary::Mul => each!(|a: f32, b: f32| a * b),
+            Binary::Div => each!(|a: f32, b: f32| a / b),
+            Binary::Min | Binary::Max | Binary::Pow => each!(|a, b| function.of(a, b)),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! onnx graph -> lower -> float graph + Programs -> an executor
 //! ```
 
+pub mod approximate;
 mod check;
 mod display;
 pub mod fast;

@@ -232,7 +232,8 @@ fn dynamic(on: Subject) {
         let (mut sums, mut floats) = (vec![0_i32; m * n], vec![0_f32; m * n]);
         gemm.run_i32(&source, input_zero_point, &mut TileMut::new(&mut sums, m, n, n));
         let bias: Vec<f32> = (0..n).map(|i| i as f32 / 7.0).collect();
-        let dynamic = Dynamic { input_zero_point, scale: 0.37, bias: &bias };
+        let dynamic =
+            Dynamic { input_zero_point, scale: 0.37, bias: &bias, bounds: [f32::NEG_INFINITY, f32::INFINITY] };
         gemm.run_dynamic(&source, &dynamic, &mut TileMut::new(&mut floats, m, n, n));
         for i in 0..m * n {
             let (row, column) = (i / n, i % n);

@@ -5,8 +5,8 @@ use super::kernel::{At, Built, Kernel, Map};
 use super::layout::Layout;
 use super::run::Scope;
 use crate::kernels::{
-    Depthwise, DepthwiseSpec, Dynamic, Gemm, GemmSpec, Geometry, Indirection, PackError, Requant, Rows, SLACK, Source,
-    TileMut, WeightView, lines_of_pixels,
+    Depthwise, DepthwiseSpec, Dynamic, FloatDepthwise, Gemm, GemmSpec, Geometry, Indirection, PackError, Requant, Rows,
+    SLACK, Source, TileMut, WeightView, lines_of_pixels,
 };
 use std::sync::Arc;
 
@@ -25,9 +25,23 @@ pub(super) struct Dense {
     n: usize,
     /// Products for each output value.
     depth: usize,
-    /// Where the result is float: the bias that is added last.
-    float_bias: Option<Arc<[f32]>>,
+    float: Option<FloatEnd>,
     zero_point: i8,
+}
+
+/// How a float result ends.
+#[derive(Debug, Clone)]
+pub(super) struct FloatEnd {
+    /// Empty, or one for each output channel.
+    bias: Arc<[f32]>,
+    bounds: [f32; 2],
+}
+
+impl FloatEnd {
+    /// For the input's scale and zero point.
+    pub fn by(&self, (scale, input_zero_point): (f32, i8)) -> Dynamic<'_> {
+        Dynamic { input_zero_point, scale, bias: &self.bias, bounds: self.bounds }
+    }
 }
 
 impl Dense {
@@ -150,7 +164,7 @@ impl At<'_> {
     fn dense(&self, spec: &Spec<'_>) -> Result<Option<Dense>, PackError> {
         let channels = &spec.channels;
         let table = self.table(spec.finish);
-        let (requant, float_bias) = match spec.finish {
+        let (requant, float) = match spec.finish {
             Finish::Requantize { .. } => match self.requant(spec.finish, table.as_ref()) {
                 Some(requant) => (Requant { multipliers: part(requant.multipliers, channels), ..requant }, None),
                 None => return Ok(None),
@@ -159,7 +173,7 @@ impl At<'_> {
                 let multipliers = part(scales, channels);
                 let requant = Requant { multipliers, zero_point: 0, lo: i8::MIN, hi: i8::MAX, table: None };
                 let bias = if channels.len() == bias.len() { Arc::clone(bias) } else { part(bias, channels).into() };
-                (requant, Some(bias))
+                (requant, Some(FloatEnd { bias, bounds: self.bounds }))
             }
             Finish::Accumulator => return Ok(None),
         };
@@ -174,16 +188,20 @@ impl At<'_> {
         let gemm = Gemm::new(self.isa, self.storage, &spec_of_gemm)?;
         let [n, taps, k] = spec.view.shape();
         let depth = taps * k;
-        Ok(Some(Dense { gemm, map: None, stride: k, image: 0, first: [0; 2], n, depth, float_bias, zero_point }))
+        Ok(Some(Dense { gemm, map: None, stride: k, image: 0, first: [0; 2], n, depth, float, zero_point }))
     }
 
     fn depthwise(&self, conv: &Conv) -> Built {
         let channels = conv.weights.shape[0];
         let table = self.table(&conv.finish);
-        let requant = self.requant(&conv.finish, table.as_ref());
-        let (Some(requant), Some(params), Layout::Nhwc) = (requant, Self::params(self.inputs[0]), self.to) else {
+        if self.to != Layout::Nhwc {
             return Ok(None);
-        };
+        }
+        if let Finish::Float { scales, bias } = &conv.finish {
+            return self.float_depthwise(conv, scales, bias);
+        }
+        let requant = self.requant(&conv.finish, table.as_ref());
+        let (Some(requant), Some(params)) = (requant, Self::params(self.inputs[0])) else { return Ok(None) };
         let spec = DepthwiseSpec {
             weights: &conv.weights.data,
             channels,
@@ -195,6 +213,17 @@ impl At<'_> {
         };
         let depthwise = Box::new(Depthwise::new(self.isa, self.storage, &spec)?);
         Ok(self.padded(&conv.window, channels).map(|map| Kernel::Depthwise { depthwise, map }))
+    }
+
+    fn float_depthwise(&self, conv: &Conv, scales: &[f32], bias: &Arc<[f32]>) -> Built {
+        let channels = conv.weights.shape[0];
+        let weights = [&conv.weights.data, &conv.weights.zero_points].map(|values| &**values);
+        let (isa, storage, kernel) = (self.isa, self.storage, conv.window.kernel);
+        let depthwise = FloatDepthwise::new(isa, storage, weights, kernel, channels, &conv.bias, scales)?;
+        let end = FloatEnd { bias: Arc::clone(bias), bounds: self.bounds };
+        let zero_point = Self::params(self.inputs[0]).map_or(0, |params| params.zero_point);
+        let map = self.map(&conv.window);
+        Ok(map.map(|map| Kernel::FloatDepthwise { depthwise: Box::new(depthwise), map, end, zero_point }))
     }
 }
 
@@ -213,13 +242,12 @@ impl Scope<'_> {
     }
 
     pub(super) fn dense_float(&self, dense: &Dense, padding: &mut [u8], output: &mut [f32]) {
-        let bias = dense.float_bias.as_deref().unwrap_or(&[]);
-        let (scale, input_zero_point) = self.dynamic_params(self.stage.inputs[0]).unwrap_or((1.0, dense.zero_point));
-        let by = Dynamic { input_zero_point, scale, bias };
+        let Some(end) = &dense.float else { panic!("a product that ends in float") };
+        let by = end.by(self.dynamic_params(self.stage.inputs[0]).unwrap_or((1.0, dense.zero_point)));
         let cost = dense.depth;
         let steps = [dense.gemm.row_step(), dense.gemm.column_step()];
         let padding = &mut padding[..dense.padding()];
-        padding.fill(self.plan.isa.storage().byte(input_zero_point));
+        padding.fill(self.plan.isa.storage().byte(by.input_zero_point));
         self.products(dense, output, |data, map, output| {
             let rows = match map {
                 Some(map) => Rows::Indirect { map: &map.map, padding },

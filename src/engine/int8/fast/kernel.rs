@@ -4,7 +4,7 @@ use super::super::function::{Binary, Unary};
 use super::super::op::{AveragePool, Finish, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::super::reference::index;
-use super::dense::Dense;
+use super::dense::{Dense, FloatEnd};
 use super::layout::Layout;
 use super::movement::{Concat, Moves};
 use super::pointwise::{Broadcast, Pointwise};
@@ -41,6 +41,12 @@ pub(super) enum Kernel {
     Depthwise {
         depthwise: Box<Depthwise>,
         map: Map,
+    },
+    FloatDepthwise {
+        depthwise: Box<kernels::FloatDepthwise>,
+        map: Indirection,
+        end: FloatEnd,
+        zero_point: i8,
     },
     Binary {
         kernel: Pointwise,
@@ -82,6 +88,7 @@ impl Kernel {
             | Self::Table(_)
             | Self::MatMul(_)
             | Self::Depthwise { .. }
+            | Self::FloatDepthwise { .. }
             | Self::Binary { .. }
             | Self::Softmax { .. }
             | Self::MaxPool { .. }
@@ -105,7 +112,7 @@ impl Kernel {
             Self::Dense(_) => "GEMM",
             Self::Grouped(_) => "grouped GEMM",
             Self::MatMul(_) => "packed GEMM",
-            Self::Depthwise { .. } => "depthwise",
+            Self::Depthwise { .. } | Self::FloatDepthwise { .. } => "depthwise",
             Self::Binary { kernel: Pointwise::Add(_), .. } => "add",
             Self::Binary { kernel: Pointwise::Mul(_), .. } => "mul",
             Self::Softmax { .. } => "softmax",
@@ -130,6 +137,19 @@ pub(super) struct At<'a> {
     pub to: Layout,
     pub isa: Isa,
     pub storage: Storage,
+    /// Of a float result, where the step is bounded by the next.
+    pub bounds: [f32; 2],
+}
+
+/// No bounds.
+pub(super) const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+
+/// What a function of one float comes to where it is no more than two bounds.
+pub(super) fn bounds(function: Unary) -> Option<[f32; 2]> {
+    if function == Unary::Relu {
+        return Some([0.0, f32::INFINITY]);
+    }
+    if let Unary::Clip { low, high } = function { (low <= high).then_some([low, high]) } else { None }
 }
 
 /// What a kernel for the step takes at most while it is made: maps, places, packed weights; in bytes.
@@ -186,6 +206,11 @@ pub(super) fn cost(program: &Program, step: &Step) -> usize {
 /// The kernel of a step, or of movements in a row; the reference where there is none, or where the kernels refuse.
 pub(super) fn build(builder: &mut Builder<'_>, steps: &[&Step], inputs: &[ValueId]) -> Kernel {
     let Some(last) = steps.last() else { return Kernel::Reference };
+    // A product may be followed by its bounds.
+    let (op, bounds) = match (&steps[0].op, &last.op) {
+        (product, Op::Float(function)) if steps.len() == 2 => (product, bounds(*function).unwrap_or(UNBOUNDED)),
+        (_, op) => (op, UNBOUNDED),
+    };
     let (program, layouts, isa) = (builder.program, builder.layouts, builder.isa);
     let at = At {
         inputs: inputs.iter().map(|&id| program.value(id)).collect(),
@@ -194,13 +219,14 @@ pub(super) fn build(builder: &mut Builder<'_>, steps: &[&Step], inputs: &[ValueI
         to: layouts[last.output.index()],
         isa,
         storage: isa.storage(),
+        bounds,
     };
-    let built = if let Op::MatMul(finish) = &last.op {
+    let built = if let Op::MatMul(finish) = op {
         at.mat_mul(finish, &mut builder.products)
     } else if stage::is_movement(program, last) {
         Ok(at.moves(program, steps))
     } else {
-        at.kernel(&last.op)
+        at.kernel(op)
     };
     built.ok().flatten().unwrap_or(Kernel::Reference)
 }

@@ -60,8 +60,6 @@ pub struct State {
 struct Scratch {
     /// A pixel of zero points that are known at run time.
     padding: Vec<u8>,
-    /// The right side of a product of two activations.
-    signed: Vec<i8>,
     /// By number of the product.
     products: Vec<Gemm>,
 }
@@ -112,14 +110,12 @@ impl Plan {
 
     pub fn state(&self) -> State {
         let padding = self.stages.iter().map(|stage| stage.kernel.padding()).max().unwrap_or(0);
-        let right = self.products.iter().map(Product::right).max().unwrap_or(0);
         let mut state = State {
             bytes: self.slots.bytes.iter().map(|&size| vec![0; size]).collect(),
             floats: self.slots.floats.iter().map(|&size| vec![0.0; size]).collect(),
             dynamic: vec![(1.0, 0); self.slots.bytes.len()],
             scratch: Scratch {
                 padding: vec![0; padding],
-                signed: vec![0; right],
                 products: self.products.iter().map(|product| product.gemm.clone()).collect(),
             },
         };

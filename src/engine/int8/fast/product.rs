@@ -3,7 +3,7 @@
 use super::super::op::Finish;
 use super::super::program::Type;
 use super::Scratch;
-use super::kernel::{At, Built, Kernel};
+use super::kernel::{At, Built, Kernel, UNBOUNDED};
 use super::layout::Layout;
 use super::run::Scope;
 use crate::kernels::{Dynamic, Gemm, PackError, Requant, Rows, Source, TileMut, WeightView};
@@ -83,7 +83,12 @@ impl Scope<'_> {
     }
 
     pub(super) fn mat_mul_float(&self, number: usize, scratch: &mut Scratch, output: &mut [f32]) {
-        let by = Dynamic { input_zero_point: self.plan.products[number].zero_point, scale: 1.0, bias: &[] };
+        let by = Dynamic {
+            input_zero_point: self.plan.products[number].zero_point,
+            scale: 1.0,
+            bias: &[],
+            bounds: UNBOUNDED,
+        };
         self.matrices(number, scratch, output, |gemm, source, tile| gemm.run_dynamic(source, &by, tile));
     }
 
@@ -99,13 +104,11 @@ impl Scope<'_> {
         let (left, right) = (self.bytes(self.stage.inputs[0]), self.values(self.stage.inputs[1]));
         let gemm = &mut scratch.products[number];
         let storage = self.plan.isa.storage();
-        let signed = &mut scratch.signed[..k * n];
         let mut packed = None;
         for (&[a, b], output) in product.matrices.iter().zip(output.chunks_exact_mut(m * n)) {
             if packed != Some(b) {
                 let right = &right[b * k * n..][..k * n];
-                signed.iter_mut().zip(right).for_each(|(to, &byte)| *to = storage.value(byte));
-                if let Ok(view) = WeightView::matrix(signed, k, n) {
+                if let Ok(view) = WeightView::stored(right, storage, [n, k], [1, n]) {
                     gemm.repack(&view);
                 }
                 packed = Some(b);

@@ -1,5 +1,6 @@
 //! One stage at a time.
 
+use super::super::approximate;
 use super::super::program::{Type, Value, ValueId};
 use super::super::reference::{self, Data};
 use super::kernel::Kernel;
@@ -7,7 +8,7 @@ use super::layout::{self, Layout};
 use super::slots::Home;
 use super::stage::Stage;
 use super::{Plan, Scratch, State};
-use crate::kernels::{Convert, Image, Quantization, SLACK, TileMut};
+use crate::kernels::{self, Convert, Image, Quantization, SLACK, TileMut};
 
 /// Products of int8 values in a tile that is worth handing to another thread: some µs. Tests part their small programs.
 const TILE: usize = if cfg!(test) { 100 } else { 1 << 17 };
@@ -139,12 +140,12 @@ impl Scope<'_> {
     }
 
     /// Image by image: pixels are rows, channels are columns.
-    fn images(
+    fn images<T: Send>(
         &self,
-        output: &mut [u8],
+        output: &mut [T],
         steps: [usize; 2],
         cost: usize,
-        run: impl Fn(&[u8], &mut TileMut<'_, u8>) + Sync,
+        run: impl Fn(&[u8], &mut TileMut<'_, T>) + Sync,
     ) {
         let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(self.stage.inputs[0]), self.shape(self.stage.output)) else {
             panic!("images")
@@ -192,7 +193,11 @@ impl Scope<'_> {
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
             Kernel::Move(moves) => self.share_moves(moves, self.values(first), moves.fill, output),
             Kernel::Copy => output.copy_from_slice(self.values(first)),
-            Kernel::Dequantize(_) | Kernel::Float(_) | Kernel::FloatBinary { .. } | Kernel::Reference => {
+            Kernel::Dequantize(_)
+            | Kernel::Float(_)
+            | Kernel::FloatBinary { .. }
+            | Kernel::FloatDepthwise { .. }
+            | Kernel::Reference => {
                 panic!("a kernel that makes bytes")
             }
         }
@@ -213,17 +218,20 @@ impl Scope<'_> {
                 groups.iter().for_each(|dense| self.dense_float(dense, &mut scratch.padding, output));
             }
             Kernel::MatMul(number) => self.mat_mul_float(*number, scratch, output),
+            Kernel::FloatDepthwise { depthwise, map, end, zero_point } => {
+                let by = end.by(self.dynamic_params(first).unwrap_or((1.0, *zero_point)));
+                let steps = [1, depthwise.column_step()];
+                let cost = map.taps() * 4 + 8;
+                self.images(output, steps, cost, |input, tile| depthwise.run(input, map, &by, tile));
+            }
             Kernel::Float(function) => {
                 let from = self.floats(first);
-                self.share_flat(output, |range, to| {
-                    to.iter_mut().zip(&from[range]).for_each(|(to, &x)| *to = function.of(x));
-                });
+                self.share_flat(output, |range, to| approximate::apply(self.plan.isa, *function, &from[range], to));
             }
             Kernel::FloatBinary { function, by } => {
                 let (a, b) = (self.floats(first), self.floats(self.stage.inputs[1]));
-                self.broadcast(by, a, b, output, |a, b, to| {
-                    to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (&a, &b))| *to = function.of(a, b));
-                });
+                let isa = self.plan.isa;
+                self.broadcast(by, a, b, output, |a, b, to| function.apply(isa, a, b, to));
             }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.floats(id)), output),
             Kernel::Move(moves) => self.share_moves(moves, self.floats(first), 0.0, output),
@@ -261,7 +269,8 @@ impl Scope<'_> {
 
     /// Quantizes by the range that the values have.
     fn dynamic(&self, from: ValueId, output: &mut [u8]) -> (f32, i8) {
-        let (scale, zero_point) = reference::dynamic_params(self.floats(from));
+        let range = kernels::range(self.plan.isa, self.floats(from)).unwrap_or_default();
+        let (scale, zero_point) = reference::dynamic_params(&range);
         let (isa, storage) = (self.plan.isa, self.plan.isa.storage());
         match Convert::new(isa, storage, Quantization { scale, zero_point }) {
             Ok(convert) => self.quantize(from, &convert, output),

@@ -1,6 +1,6 @@
 //! The steps of a program as an executor takes them: with their kernels, movements in a row as one.
 
-use super::super::op::Op;
+use super::super::op::{Finish, Op};
 use super::super::program::{Program, Step, Type, ValueId};
 use super::kernel::{self, Kernel};
 use super::layout::Layout;
@@ -10,7 +10,7 @@ use crate::kernels::Isa;
 /// What makes one value.
 #[derive(Debug)]
 pub struct Stage {
-    /// Numbers of the program's steps: one, or movements that follow one another.
+    /// Numbers of the program's steps: one, or movements that follow one another, or a product and its bounds.
     pub steps: Vec<usize>,
     /// What the first of them reads.
     pub inputs: Vec<ValueId>,
@@ -44,11 +44,13 @@ impl Builder<'_> {
         for (index, step) in self.program.steps().iter().enumerate().filter(|(_, step)| !step.op.is_constant()) {
             let mut chain = Vec::new();
             let moves = is_movement(self.program, step);
-            if moves {
+            if moves || is_bound(step) {
                 chain = std::mem::take(&mut chains[step.inputs[0].index()]);
             }
             chain.push(index);
-            if moves && passes_on(self.program, step, &readers) {
+            let next = readers[step.output.index()].map(|reader| &self.program.steps()[reader]);
+            let bounded = ends_in_float(&step.op) && next.is_some_and(is_bound);
+            if bounded || (moves && passes_on(self.program, step, next)) {
                 chains[step.output.index()] = chain;
             } else {
                 stages.push(self.stage(chain, step));
@@ -94,9 +96,25 @@ pub(super) fn is_movement(program: &Program, step: &Step) -> bool {
 }
 
 /// Whether the next movement can take this one in.
-fn passes_on(program: &Program, step: &Step, readers: &[Option<usize>]) -> bool {
-    let next = readers[step.output.index()].map(|reader| &program.steps()[reader]);
+fn passes_on(program: &Program, step: &Step, next: Option<&Step>) -> bool {
     // Only one value is filled in for a whole chain.
     let fills = matches!(step.op, Op::Pad { .. });
     !fills && next.is_some_and(|next| is_movement(program, next) && !program.value(step.output).shape.is_empty())
+}
+
+/// Whether the step only bounds floats.
+fn is_bound(step: &Step) -> bool {
+    matches!(step.op, Op::Float(function) if kernel::bounds(function).is_some())
+}
+
+/// Whether the step is a product with weights that ends in float, and can take in bounds.
+fn ends_in_float(op: &Op) -> bool {
+    let finish = if let Op::Conv(conv) = op {
+        &conv.finish
+    } else if let Op::Linear(linear) = op {
+        &linear.finish
+    } else {
+        return false;
+    };
+    matches!(finish, Finish::Float { .. })
 }

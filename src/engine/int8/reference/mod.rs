@@ -9,6 +9,7 @@ mod movement;
 mod pool;
 mod product;
 
+use super::approximate;
 use super::op::{Curve, Op};
 use super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::round;
@@ -208,7 +209,11 @@ fn execute(frame: &Frame) -> Data {
         Op::Pad { before, value } => movement::pad(frame, before, *value),
         Op::Transpose { permutation } => movement::transpose(frame, permutation),
         Op::Reshape => frame.data(0).clone(),
-        Op::Float(function) => Data::F32(frame.f32(0).iter().map(|&x| function.of(x)).collect()),
+        Op::Float(function) => {
+            let mut made = frame.f32(0).to_vec();
+            approximate::apply(crate::kernels::Isa::Scalar, *function, frame.f32(0), &mut made);
+            Data::F32(made)
+        }
         Op::FloatBinary(function) => elementwise::float_binary(frame, *function),
     }
 }
