@@ -50,7 +50,9 @@ mod softmax;
 mod storage;
 mod threads;
 mod tile;
+mod transpose;
 mod walk;
+pub mod words;
 
 #[cfg(test)]
 mod tests;
@@ -70,6 +72,7 @@ pub use softmax::Softmax;
 pub use storage::Storage;
 pub use threads::Threads;
 pub use tile::{Grid, TileMut};
+pub use transpose::transpose;
 
 /// Bytes that must follow a tensor's last value in its slice.
 pub const SLACK: usize = 64;

@@ -1,12 +1,39 @@
 //! Between the bytes of ONNX tensors and values in memory.
+//!
+//! Floats that come and go as they lie are read and written where they are.
 
-use super::super::program::{QuantParams, Type, ValueId};
+use super::super::program::{Program, QuantParams, Type, ValueId};
 use super::super::reference::InputError;
 use super::layout::{Layout, place_in, turn};
 use super::slots::Home;
+use super::stage::Stage;
 use super::{Plan, State};
+use crate::kernels::transpose;
 
 impl Plan {
+    /// By value: its number among the inputs, where stages read it there.
+    pub(super) fn borrowed(program: &Program, layouts: &[Layout]) -> Vec<Option<usize>> {
+        let mut borrowed = vec![None; program.values().len()];
+        for (index, &id) in program.inputs().iter().enumerate() {
+            let plain = program.value(id).ty == Type::F32 && layouts[id.index()] == Layout::Plain;
+            borrowed[id.index()] = Some(index).filter(|_| plain && !program.outputs().contains(&id));
+        }
+        borrowed
+    }
+
+    /// By value: its number among the outputs, where the stage that makes it writes it there.
+    pub(super) fn lent(program: &Program, layouts: &[Layout], stages: &[Stage]) -> Vec<Option<usize>> {
+        let mut lent = vec![None; program.values().len()];
+        for (index, &id) in program.outputs().iter().enumerate() {
+            let plain = program.value(id).ty == Type::F32 && layouts[id.index()] == Layout::Plain;
+            let made = stages.iter().any(|stage| stage.output == id && !stage.is_slow());
+            let read = stages.iter().any(|stage| stage.inputs.contains(&id));
+            let once = program.outputs().iter().filter(|&&other| other == id).count() == 1;
+            lent[id.index()] = Some(index).filter(|_| plain && made && !read && once);
+        }
+        lent
+    }
+
     /// From little-endian bytes in NCHW.
     pub(super) fn enter(&self, state: &mut State, id: ValueId, index: usize, bytes: &[u8]) -> Result<(), InputError> {
         let wanted = self.bytes_outside(id).ok_or(InputError::Type { index })?;
@@ -15,6 +42,7 @@ impl Plan {
         }
         let shape = self.shape(id);
         match (self.program.value(id).ty, self.home(id)) {
+            (_, Home::None) => {}
             (Type::Int8(params), Home::Bytes(slot)) => self.enter_int8(params, id, bytes, &mut state.bytes[slot]),
             (Type::F32 | Type::I32, Home::Floats(slot)) => {
                 // Bits of integers too: as an f32 they are not touched.
@@ -37,7 +65,11 @@ impl Plan {
         let storage = self.isa.storage();
         let flip = storage.flip_from(params.signed);
         match (self.layout(id), self.shape(id)) {
-            (Layout::Nhwc, &[_, c, h, w]) => turn(bytes, c, h * w, &mut to[..bytes.len()], |byte| byte ^ flip),
+            (Layout::Nhwc, &[_, c, h, w]) => {
+                for (from, to) in bytes.chunks_exact(c * h * w).zip(to.chunks_exact_mut(c * h * w)) {
+                    transpose(from, c, h * w, to, flip);
+                }
+            }
             (Layout::Image(image), shape) => {
                 to[..self.layout(id).count(shape)].fill(storage.byte(params.zero_point));
                 bytes.iter().enumerate().for_each(|(index, byte)| to[place_in(&image, index)] = byte ^ flip);
@@ -56,7 +88,11 @@ impl Plan {
                 let flip = self.isa.storage().flip_from(params.signed);
                 let from = &state.bytes[slot][..to.len()];
                 match (self.layout(id), shape) {
-                    (Layout::Nhwc, &[_, c, h, w]) => turn(from, h * w, c, to, |byte| byte ^ flip),
+                    (Layout::Nhwc, &[_, c, h, w]) => {
+                        for (from, to) in from.chunks_exact(c * h * w).zip(to.chunks_exact_mut(c * h * w)) {
+                            transpose(from, h * w, c, to, flip);
+                        }
+                    }
                     (Layout::Plain | Layout::Nhwc | Layout::Image(_), _) => {
                         to.iter_mut().zip(from).for_each(|(to, byte)| *to = byte ^ flip);
                     }

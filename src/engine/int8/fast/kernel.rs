@@ -1,7 +1,7 @@
 //! The kernel that a stage runs on.
 
 use super::super::function::{Binary, Unary};
-use super::super::op::{AveragePool, Finish, Mean, Op, Table, Window};
+use super::super::op::{AveragePool, Curve, Finish, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::super::reference::index;
 use super::dense::{Dense, FloatEnd};
@@ -29,8 +29,9 @@ pub(super) enum Kernel {
         function: Binary,
         by: Broadcast,
     },
+    Dequantize(Convert),
     /// By stored byte.
-    Dequantize(Box<[f32; 256]>),
+    Curve(Box<[f32; 256]>),
     /// By stored byte.
     Table(Box<[u8; 256]>),
     Dense(Box<Dense>),
@@ -85,6 +86,7 @@ impl Kernel {
             | Self::Float(_)
             | Self::FloatBinary { .. }
             | Self::Dequantize(_)
+            | Self::Curve(_)
             | Self::Table(_)
             | Self::MatMul(_)
             | Self::Depthwise { .. }
@@ -106,7 +108,7 @@ impl Kernel {
             Self::Quantize(_) => "quantize",
             Self::DynamicQuantize => "dynamic quantize",
             Self::Float(_) | Self::FloatBinary { .. } => "float",
-            Self::Dequantize(_) => "dequantize",
+            Self::Dequantize(_) | Self::Curve(_) => "dequantize",
             Self::Table(_) => "table",
             Self::Dense(dense) if dense.is_mapped() => "indirect GEMM",
             Self::Dense(_) => "GEMM",
@@ -237,10 +239,7 @@ impl At<'_> {
     fn kernel(&self, op: &Op) -> Built {
         match op {
             Op::Quantize => self.quantize(),
-            Op::Dequantize(curve) => {
-                let by_byte = std::array::from_fn(|byte| curve[index(self.storage.value(byte as u8))]);
-                Ok(self.lies_alike().then(|| Kernel::Dequantize(Box::new(by_byte))))
-            }
+            Op::Dequantize(curve) => self.dequantize(curve),
             Op::Table(table) => Ok(self.lies_alike().then(|| Kernel::Table(Box::new(self.by_byte(table))))),
             Op::Conv(conv) => self.conv(conv),
             Op::Linear(linear) => self.linear(linear),
@@ -288,6 +287,23 @@ impl At<'_> {
     fn quantize(&self) -> Built {
         let Some(by) = Self::quantization(self.output) else { return Ok(None) };
         Ok(Some(Kernel::Quantize(Convert::new(self.isa, self.storage, by)?)))
+    }
+
+    /// By arithmetic where the curve is a line, which vectors do; else by table.
+    fn dequantize(&self, curve: &Curve) -> Built {
+        if !self.lies_alike() {
+            return Ok(None);
+        }
+        let by_byte: [f32; 256] = std::array::from_fn(|byte| curve[index(self.storage.value(byte as u8))]);
+        if let Some(by) = Self::quantization(self.inputs[0]) {
+            let convert = Convert::new(self.isa, self.storage, by)?;
+            let (bytes, mut line) = (std::array::from_fn::<u8, 256, _>(|byte| byte as u8), [0.0; 256]);
+            convert.dequantize(&bytes, &mut line);
+            if line.iter().zip(&by_byte).all(|(a, b)| a.to_bits() == b.to_bits()) {
+                return Ok(Some(Kernel::Dequantize(convert)));
+            }
+        }
+        Ok(Some(Kernel::Curve(Box::new(by_byte))))
     }
 
     /// From stored byte to stored byte.

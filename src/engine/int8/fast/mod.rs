@@ -24,8 +24,7 @@ pub use stage::Stage;
 
 use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
-use crate::kernels::{Gemm, Isa, Threads};
-use kernel::Kernel;
+use crate::kernels::{Gemm, Isa, Threads, words};
 use layout::Layout;
 use product::Product;
 use slots::{Home, Slots};
@@ -43,6 +42,9 @@ pub struct Plan {
     stages: Vec<Stage>,
     products: Vec<Product>,
     slots: Slots,
+    /// By value: the number of the input, or of the output, that it is read from or written to where it lies.
+    borrowed: Vec<Option<usize>>,
+    lent: Vec<Option<usize>>,
 }
 
 /// What one session needs to run a plan.
@@ -79,8 +81,11 @@ impl Plan {
         let mut builder = Builder { program: &program, layouts: &layouts, isa, budget, products: Vec::new() };
         let stages = builder.stages();
         let products = builder.products;
-        let slots = Slots::new(&program, &layouts, &stages);
-        Self { program, isa, threads, layouts, stages, products, slots }
+        let borrowed = Self::borrowed(&program, &layouts);
+        let lent = Self::lent(&program, &layouts, &stages);
+        let outside: Vec<bool> = borrowed.iter().zip(&lent).map(|(a, b)| a.is_some() || b.is_some()).collect();
+        let slots = Slots::new(&program, &layouts, &stages, &outside);
+        Self { program, isa, threads, layouts, stages, products, slots, borrowed, lent }
     }
 
     pub fn program(&self) -> &Program {
@@ -98,7 +103,7 @@ impl Plan {
 
     /// Steps that run by the reference, by name.
     pub fn slow(&self) -> impl Iterator<Item = &'static str> {
-        let slow = self.stages.iter().filter(|stage| matches!(stage.kernel, Kernel::Reference));
+        let slow = self.stages.iter().filter(|stage| stage.is_slow());
         slow.flat_map(|stage| stage.steps.iter().map(|&step| self.program.steps()[step].op.name()))
     }
 
@@ -157,17 +162,52 @@ impl Plan {
             return Err(InputError::Count { wanted: self.program.inputs().len(), found: inputs.len() });
         }
         assert_eq!(outputs.len(), self.program.outputs().len(), "outputs");
+        for (&id, output) in self.program.outputs().iter().zip(&*outputs) {
+            assert_eq!(Some(output.len()), self.bytes_outside(id), "bytes of an output");
+        }
         for (index, (&id, bytes)) in self.program.inputs().iter().zip(inputs).enumerate() {
             self.enter(state, id, index, bytes)?;
         }
+        if self.is_stray(inputs, outputs) {
+            return self.run_moved(state, inputs, outputs, after);
+        }
         for (number, stage) in self.stages.iter().enumerate() {
-            self.stage(state, stage);
+            self.stage(state, stage, inputs, outputs);
             after(number);
         }
         for (&id, output) in self.program.outputs().iter().zip(outputs) {
-            assert_eq!(Some(output.len()), self.bytes_outside(id), "bytes of an output");
             self.leave(state, id, output);
         }
+        Ok(())
+    }
+
+    /// Whether something that is read or written where it lies does not lie as floats do.
+    fn is_stray(&self, inputs: &[&[u8]], outputs: &[&mut [u8]]) -> bool {
+        let read = self.borrowed.iter().flatten().any(|&index| words::floats(inputs[index]).is_none());
+        read || self.lent.iter().flatten().any(|&index| words::floats(&*outputs[index]).is_none())
+    }
+
+    /// On copies, which lie as floats do.
+    fn run_moved(
+        &self,
+        state: &mut State,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        after: &mut dyn FnMut(usize),
+    ) -> Result<(), InputError> {
+        let room = |bytes: usize| vec![0.0; bytes.div_ceil(4)];
+        let mut given: Vec<Vec<f32>> = inputs.iter().map(|bytes| room(bytes.len())).collect();
+        for (to, bytes) in given.iter_mut().zip(inputs) {
+            words::bytes_mut(to)[..bytes.len()].copy_from_slice(bytes);
+        }
+        let copies = given.iter_mut().zip(inputs);
+        let inputs: Vec<&[u8]> = copies.map(|(copy, bytes)| &words::bytes_mut(copy)[..bytes.len()]).collect();
+        let mut made: Vec<Vec<f32>> = outputs.iter().map(|output| room(output.len())).collect();
+        let copies = made.iter_mut().zip(&*outputs);
+        let mut places: Vec<&mut [u8]> =
+            copies.map(|(copy, output)| &mut words::bytes_mut(copy)[..output.len()]).collect();
+        self.run_into(state, &inputs, &mut places, after)?;
+        outputs.iter_mut().zip(places).for_each(|(output, place)| output.copy_from_slice(place));
         Ok(())
     }
 

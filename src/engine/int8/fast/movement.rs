@@ -6,6 +6,7 @@ use super::super::reference::{Data, run_step};
 use super::kernel::{At, Kernel};
 use super::layout::{Layout, places, to_nhwc};
 use super::run::Scope;
+use crate::kernels::transpose;
 use std::ops::Range;
 
 /// In place of a place: the value that fills.
@@ -23,6 +24,11 @@ pub(super) struct Moves {
 
 #[derive(Debug)]
 enum From {
+    /// From NHWC to NCHW or back: matrices of so many rows and columns, transposed.
+    Turn {
+        rows: usize,
+        columns: usize,
+    },
     Places(Vec<u32>),
     Runs(Vec<Run>),
 }
@@ -51,6 +57,7 @@ impl Moves {
     /// The elements of the output from which to which.
     fn run<T: Copy>(&self, from: &[T], fill: T, range: Range<usize>, to: &mut [T]) {
         match &self.from {
+            From::Turn { .. } => panic!("matrices are turned as a whole"),
             From::Places(places) => {
                 let pick = |place: u32| if place == NOWHERE { fill } else { from[place as usize] };
                 to.iter_mut().zip(&places[range]).for_each(|(to, &place)| *to = pick(place));
@@ -66,13 +73,24 @@ impl Moves {
                     let to = &mut to[at - range.start..end - range.start];
                     match run.from {
                         NOWHERE => to.fill(fill),
-                        start => to.copy_from_slice(&from[start as usize + at - run.to as usize..][..to.len()]),
+                        start => put(to, &from[start as usize + at - run.to as usize..][..to.len()]),
                     }
                     at = end;
                 }
             }
         }
     }
+}
+
+/// Copies a few elements: most are channels, for which a call of `memcpy` takes longer than the copy.
+#[inline(always)]
+fn put<T: Copy>(to: &mut [T], from: &[T]) {
+    if to.len() > 128 {
+        return to.copy_from_slice(from);
+    }
+    let ((to, rest), (from, left)) = (to.as_chunks_mut::<16>(), from.as_chunks::<16>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    rest.iter_mut().zip(left).for_each(|(to, from)| *to = *from);
 }
 
 /// Blocks of each input in turn.
@@ -88,7 +106,7 @@ impl Concat {
         for from in inputs {
             let part = from.len() / self.blocks.max(1);
             for (to, from) in output.chunks_exact_mut(width).zip(from.chunks_exact(part)) {
-                to[start..][..part].copy_from_slice(from);
+                put(&mut to[start..][..part], from);
             }
             start += part;
         }
@@ -121,6 +139,9 @@ impl At<'_> {
         if steps.iter().all(|step| matches!(step.op, Op::Reshape)) && self.is_same_order() {
             return Some(Kernel::Copy);
         }
+        if let Some(turn) = self.turn(steps) {
+            return Some(Kernel::Move(Moves { fill: 0, from: turn }));
+        }
         // Above every int8 value, so that what was filled in is told apart.
         let first = 256;
         let count = i32::try_from(self.inputs[0].count()).ok()?.checked_add(first)?;
@@ -140,6 +161,18 @@ impl At<'_> {
             to_nhwc(&logical, &self.output.shape, &mut places);
         }
         Some(Kernel::Move(Moves::new(places, self.storage.byte(fill.unwrap_or(0)))))
+    }
+
+    /// Whether reshapes of one image after another only change between NHWC and NCHW.
+    fn turn(&self, steps: &[&Step]) -> Option<From> {
+        if self.output.ty == Type::F32 || !steps.iter().all(|step| matches!(step.op, Op::Reshape)) {
+            return None;
+        }
+        match (self.from[0], self.to, self.inputs[0].shape.as_slice(), self.output.shape.as_slice()) {
+            (Layout::Nhwc, Layout::Plain, &[_, c, h, w], _) => Some(From::Turn { rows: h * w, columns: c }),
+            (Layout::Plain, Layout::Nhwc, _, &[_, c, h, w]) => Some(From::Turn { rows: c, columns: h * w }),
+            (Layout::Plain | Layout::Nhwc | Layout::Image(_), _, _, _) => None,
+        }
     }
 
     /// Whether a reshape leaves elements as they lie.
@@ -162,6 +195,17 @@ impl At<'_> {
 impl Scope<'_> {
     pub(super) fn share_moves<T: Copy + Send + Sync>(&self, moves: &Moves, from: &[T], fill: T, output: &mut [T]) {
         self.share_flat(output, |range, to| moves.run(from, fill, range, to));
+    }
+
+    /// As `share_moves`, of bytes.
+    pub(super) fn share_bytes(&self, moves: &Moves, from: &[u8], output: &mut [u8]) {
+        let From::Turn { rows, columns } = moves.from else {
+            return self.share_moves(moves, from, moves.fill, output);
+        };
+        let size = (rows * columns).max(1);
+        for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
+            transpose(from, rows, columns, to, 0);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::layout::{self, Layout};
 use super::slots::Home;
 use super::stage::Stage;
 use super::{Plan, Scratch, State};
-use crate::kernels::{self, Convert, Image, Quantization, SLACK, TileMut};
+use crate::kernels::{self, Convert, Image, Quantization, SLACK, TileMut, words};
 
 /// Products of int8 values in a tile that is worth handing to another thread: some µs. Tests part their small programs.
 const TILE: usize = if cfg!(test) { 100 } else { 1 << 17 };
@@ -22,35 +22,45 @@ pub(super) struct Scope<'a> {
     pub plan: &'a Plan,
     pub state: &'a State,
     pub stage: &'a Stage,
+    /// The run's.
+    pub inputs: &'a [&'a [u8]],
 }
 
 impl Plan {
-    pub(super) fn stage(&self, state: &mut State, stage: &Stage) {
-        if matches!(stage.kernel, Kernel::Reference) {
-            return self.by_reference(state, stage);
+    pub(super) fn stage(&self, state: &mut State, stage: &Stage, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+        if stage.is_slow() {
+            return self.by_reference(state, stage, inputs);
         }
         let count = self.layout(stage.output).count(self.shape(stage.output));
         let mut scratch = std::mem::take(&mut state.scratch);
         match self.home(stage.output) {
             Home::Bytes(slot) => {
                 let mut output = std::mem::take(&mut state.bytes[slot]);
-                let scope = Scope { plan: self, state, stage };
+                let scope = Scope { plan: self, state, stage, inputs };
                 let dynamic = scope.to_bytes(&mut scratch, &mut output[..count]);
                 state.bytes[slot] = output;
                 state.dynamic[slot] = dynamic.unwrap_or(state.dynamic[slot]);
             }
             Home::Floats(slot) => {
                 let mut output = std::mem::take(&mut state.floats[slot]);
-                Scope { plan: self, state, stage }.to_floats(&mut scratch, &mut output[..count]);
+                Scope { plan: self, state, stage, inputs }.to_floats(&mut scratch, &mut output[..count]);
                 state.floats[slot] = output;
             }
-            Home::None => {}
+            Home::None => {
+                let lent = self.lent[stage.output.index()].and_then(|index| words::floats_mut(outputs[index]));
+                if let Some(output) = lent {
+                    Scope { plan: self, state, stage, inputs }.to_floats(&mut scratch, output);
+                }
+            }
         }
         state.scratch = scratch;
     }
 
-    fn by_reference(&self, state: &mut State, stage: &Stage) {
-        let load = |&id: &ValueId| self.load(state, id);
+    fn by_reference(&self, state: &mut State, stage: &Stage, inputs: &[&[u8]]) {
+        let load = |&id: &ValueId| match self.borrowed[id.index()] {
+            Some(index) => Data::F32(words::floats(inputs[index]).unwrap_or_default().to_vec()),
+            None => self.load(state, id),
+        };
         let mut inputs: Vec<Data> = stage.inputs.iter().map(load).collect();
         for &step in &stage.steps {
             let made = reference::run_step(&self.program, &self.program.steps()[step], inputs.iter().collect());
@@ -74,7 +84,10 @@ impl Scope<'_> {
     /// Elements from one row of the output to the next: channels of images, the last axis of others.
     pub fn width(&self) -> usize {
         let output = self.stage.output;
-        self.plan.layout(output).sizes(self.shape(output)).last().copied().unwrap_or(1)
+        match (self.plan.layout(output), self.shape(output)) {
+            (Layout::Nhwc, &[_, channels, _, _]) => channels,
+            (Layout::Plain | Layout::Nhwc | Layout::Image(_), shape) => shape.last().copied().unwrap_or(1),
+        }
     }
 
     /// An int8 value with the slack behind it.
@@ -91,6 +104,9 @@ impl Scope<'_> {
     }
 
     pub fn floats(&self, id: ValueId) -> &[f32] {
+        if let Some(index) = self.plan.borrowed[id.index()] {
+            return words::floats(self.inputs[index]).unwrap_or_default();
+        }
         match self.plan.home(id) {
             Home::Floats(slot) => &self.state.floats[slot][..self.value(id).count()],
             Home::Bytes(_) | Home::None => panic!("a float value"),
@@ -191,9 +207,10 @@ impl Scope<'_> {
                 }
             }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
-            Kernel::Move(moves) => self.share_moves(moves, self.values(first), moves.fill, output),
+            Kernel::Move(moves) => self.share_bytes(moves, self.values(first), output),
             Kernel::Copy => output.copy_from_slice(self.values(first)),
             Kernel::Dequantize(_)
+            | Kernel::Curve(_)
             | Kernel::Float(_)
             | Kernel::FloatBinary { .. }
             | Kernel::FloatDepthwise { .. }
@@ -207,7 +224,11 @@ impl Scope<'_> {
     fn to_floats(&self, scratch: &mut Scratch, output: &mut [f32]) {
         let first = self.stage.inputs[0];
         match &self.stage.kernel {
-            Kernel::Dequantize(curve) => {
+            Kernel::Dequantize(convert) => {
+                let from = self.values(first);
+                self.share_flat(output, |range, to| convert.dequantize(&from[range], to));
+            }
+            Kernel::Curve(curve) => {
                 let from = self.values(first);
                 self.share_flat(output, |range, to| {
                     to.iter_mut().zip(&from[range]).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);

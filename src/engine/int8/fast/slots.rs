@@ -10,7 +10,7 @@ pub(super) enum Home {
     Bytes(usize),
     /// Floats and accumulators.
     Floats(usize),
-    /// Nowhere: no stage makes it.
+    /// Nowhere here: no stage makes it, or it lies in the caller's memory.
     None,
 }
 
@@ -58,11 +58,15 @@ fn last_uses(program: &Program, stages: &[Stage]) -> Vec<Option<usize>> {
 }
 
 impl Slots {
-    pub fn new(program: &Program, layouts: &[Layout], stages: &[Stage]) -> Self {
+    /// `outside` by value: those that lie in the caller's memory.
+    pub fn new(program: &Program, layouts: &[Layout], stages: &[Stage], outside: &[bool]) -> Self {
         let (mut bytes, mut floats) = (Pool::default(), Pool::default());
         let mut homes = vec![Home::None; program.values().len()];
         let last = last_uses(program, stages);
         let mut settle = |id: ValueId, bytes: &mut Pool, floats: &mut Pool| {
+            if outside[id.index()] {
+                return Home::None;
+            }
             let (value, layout) = (program.value(id), layouts[id.index()]);
             homes[id.index()] = match value.ty {
                 Type::Int8(_) | Type::Dynamic => Home::Bytes(bytes.take(layout.bytes(&value.shape))),

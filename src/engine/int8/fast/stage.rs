@@ -19,6 +19,11 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Whether it runs by the reference.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.kernel, Kernel::Reference)
+    }
+
     /// The kernel's name.
     pub fn kernel(&self) -> &'static str {
         self.kernel.name()
