@@ -1,7 +1,7 @@
 //! The kernel that a stage runs on.
 
 use super::super::function::{Binary, Unary};
-use super::super::op::{AveragePool, Curve, Finish, Mean, Op, Table, Window};
+use super::super::op::{AveragePool, Bilinear, Curve, Finish, Lerp, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::super::reference::index;
 use super::dense::{Dense, FloatEnd};
@@ -68,6 +68,7 @@ pub(super) enum Kernel {
     GlobalAverage {
         pool: kernels::AveragePool,
     },
+    Bilinear(kernels::Bilinear),
     Concat(Concat),
     /// The same elements in the same order.
     Copy,
@@ -96,6 +97,7 @@ impl Kernel {
             | Self::MaxPool { .. }
             | Self::AveragePool { .. }
             | Self::GlobalAverage { .. }
+            | Self::Bilinear(_)
             | Self::Concat(_)
             | Self::Copy
             | Self::Move(_)
@@ -121,6 +123,7 @@ impl Kernel {
             Self::MaxPool { .. } => "max pool",
             Self::AveragePool { .. } => "average pool",
             Self::GlobalAverage { .. } => "global average",
+            Self::Bilinear(_) => "bilinear",
             Self::Concat(_) => "concat",
             Self::Copy => "copy",
             Self::Move(_) => "move",
@@ -252,6 +255,7 @@ impl At<'_> {
             Op::AveragePool(pool) => self.average(pool),
             Op::Mean(mean) => self.mean(mean),
             Op::Softmax(softmax) => self.softmax(softmax),
+            Op::Bilinear(resize) => self.bilinear(resize),
             Op::Concat { axis } => Ok(self.concat(*axis)),
             Op::DynamicQuantize => Ok(Some(Kernel::DynamicQuantize)),
             Op::Float(function) => Ok(self.lies_alike().then_some(Kernel::Float(*function))),
@@ -259,7 +263,6 @@ impl At<'_> {
             Op::Constant(_)
             | Op::FloatConstant(_)
             | Op::MatMul(_)
-            | Op::Bilinear(_)
             | Op::Select { .. }
             | Op::Slice { .. }
             | Op::Pad { .. }
@@ -337,6 +340,22 @@ impl At<'_> {
     fn average(&self, pool: &AveragePool) -> Built {
         let kernel = self.pool(pool.count_pads)?;
         Ok(kernel.zip(self.map(&pool.window)).map(|(pool, map)| Kernel::AveragePool { pool, map }))
+    }
+
+    fn bilinear(&self, resize: &Bilinear) -> Built {
+        let images = self.from[0] == Layout::Nhwc && self.to == Layout::Nhwc;
+        let (Some(from), Some(to), true) =
+            (Self::quantization(self.inputs[0]), Self::quantization(self.output), images)
+        else {
+            return Ok(None);
+        };
+        let lines = |lerps: &[Lerp]| -> Vec<kernels::Lerp> {
+            let line = |&Lerp { first, second, weight }: &Lerp| kernels::Lerp { first, second, weight };
+            lerps.iter().map(line).collect()
+        };
+        let (rows, columns) = (lines(&resize.rows), lines(&resize.columns));
+        let kernel = kernels::Bilinear::new(self.isa, self.storage, rows, columns, resize.multiplier, [from, to])?;
+        Ok(Some(Kernel::Bilinear(kernel)))
     }
 
     /// Over height and width of all pixels.

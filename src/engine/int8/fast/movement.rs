@@ -130,8 +130,8 @@ impl At<'_> {
         let fill = if let Op::Pad { value, .. } = steps.last()?.op { Some(value) } else { None };
         let known = match self.output.ty {
             Type::Int8(_) => true,
-            Type::F32 => fill.is_none(),
-            Type::Dynamic | Type::I32 => false,
+            Type::F32 | Type::Dynamic => fill.is_none(),
+            Type::I32 => false,
         };
         if !known || matches!(self.from[0], Layout::Image(_)) || matches!(self.to, Layout::Image(_)) {
             return None;

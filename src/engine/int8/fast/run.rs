@@ -206,6 +206,10 @@ impl Scope<'_> {
                     pool.run_global(&input[image * c * h * w..], h * w, c, output);
                 }
             }
+            Kernel::Bilinear(resize) => {
+                let &[_, c, _, w] = self.shape(first) else { panic!("an image") };
+                self.images(output, [1, 64], 32, |input, tile| resize.run(input, w, c, tile));
+            }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
             Kernel::Move(moves) => self.share_bytes(moves, self.values(first), output),
             Kernel::Copy => output.copy_from_slice(self.values(first)),
@@ -218,7 +222,8 @@ impl Scope<'_> {
                 panic!("a kernel that makes bytes")
             }
         }
-        None
+        // What only moves keeps them.
+        self.dynamic_params(first).filter(|_| self.value(self.stage.output).ty == Type::Dynamic)
     }
 
     fn to_floats(&self, scratch: &mut Scratch, output: &mut [f32]) {
@@ -266,6 +271,7 @@ impl Scope<'_> {
             | Kernel::MaxPool { .. }
             | Kernel::AveragePool { .. }
             | Kernel::GlobalAverage { .. }
+            | Kernel::Bilinear(_)
             | Kernel::Reference => panic!("a kernel that makes floats"),
         }
     }

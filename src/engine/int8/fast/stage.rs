@@ -97,7 +97,7 @@ fn readers(program: &Program) -> Vec<Option<usize>> {
 pub(super) fn is_movement(program: &Program, step: &Step) -> bool {
     let moves =
         matches!(step.op, Op::Pad { .. } | Op::Select { .. } | Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape);
-    moves && matches!(program.value(step.output).ty, Type::Int8(_) | Type::F32)
+    moves && matches!(program.value(step.output).ty, Type::Int8(_) | Type::Dynamic | Type::F32)
 }
 
 /// Whether the next movement can take this one in.
