@@ -31,7 +31,7 @@
 //! sys      ->
 //! onnx     ->
 //! tensor   ->
-//! config   ->
+//! config   -> kernels
 //! kernels  ->
 //! bundle   -> tensor
 //! engine   -> tensor onnx kernels

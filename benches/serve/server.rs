@@ -72,6 +72,8 @@ fn engine_config() -> config::Engine {
         root: PathBuf::new(),
         factory: Vec::new(),
         workers: WORKERS,
+        isa: None,
+        threads: None,
         queue: 64,
         max_body: 16 << 20,
         deadline: Duration::from_secs(10),

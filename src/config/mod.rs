@@ -12,6 +12,7 @@ pub use error::{ConfigError, Problem};
 pub use id::{DeviceId, IdError};
 pub use sections::group as group_name;
 
+use crate::kernels::Isa;
 use crate::sys::Disk;
 use read::Reader;
 use std::net::SocketAddr;
@@ -97,6 +98,10 @@ pub struct Engine {
     pub factory: Vec<PathBuf>,
     /// Inferences that run at the same time; one a core by default.
     pub workers: usize,
+    /// Instructions of the int8 kernels; `None`, "auto": the best that the CPU has.
+    pub isa: Option<Isa>,
+    /// Threads of one inference; without it the engine's default.
+    pub threads: Option<usize>,
     /// Requests that may wait for a worker before others are refused with 503; 64.
     pub queue: usize,
     /// Largest body of a request, bytes; 16 MiB.

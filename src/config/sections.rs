@@ -2,6 +2,7 @@
 
 use super::read::Reader;
 use super::{Broker, Config, Device, DeviceId, Engine, Link, Log, LogFormat, Proxy};
+use crate::kernels::{Isa, IsaError, Threads};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,8 @@ fn engine(r: &mut Reader) -> Engine {
         root: path(r, "root", "/etc/selvedge/root.json"),
         factory: r.list("engine", "factory", 32, absolute),
         workers: size(r.whole("engine", "workers", cores.min(MAX_WORKERS), 1..=MAX_WORKERS)),
+        isa: r.text("engine", "isa", isa).flatten(),
+        threads: Some(size(r.whole("engine", "threads", 0, 1..=Threads::MAX as u64))).filter(|&threads| threads > 0),
         queue: size(r.whole("engine", "queue", 64, 1..=65_536)),
         max_body: size(r.whole("engine", "max-body-mib", 16, 1..=256) * MIB),
         deadline: Duration::from_millis(r.whole("engine", "deadline-ms", 10_000, 1..=600_000)),
@@ -80,6 +83,11 @@ fn log(r: &mut Reader) -> Log {
 
 fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// An instruction set that is known; whether this CPU has it shows where models are loaded.
+fn isa(text: &str) -> Result<Option<Isa>, IsaError> {
+    if text == "auto" { Ok(None) } else { text.parse().map(Some) }
 }
 
 /// A group's name, as devices and offers state it.

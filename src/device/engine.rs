@@ -4,7 +4,7 @@ use super::inventory::Sensors;
 use super::link::{IdError, device_id};
 use super::sockets::{Inherited, SocketError};
 use crate::config::{self, Config};
-use crate::engine::{Slots, Workers};
+use crate::engine::{IsaChoice, IsaError, Settings, Slots, Workers};
 use crate::privacy::Status;
 use crate::serve::{self, Api};
 use crate::store::{ModelDirError, read_model_dir};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -35,6 +35,8 @@ pub enum EngineError {
     Id(#[from] IdError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error("choose the instruction set; see engine.isa and SELVEDGE_ISA")]
+    Isa(#[from] IsaError),
     #[error("read the operator's root")]
     Root(#[source] DiskError),
     #[error(transparent)]
@@ -55,6 +57,7 @@ pub enum EngineError {
 pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), EngineError> {
     sys::seal_memory().map_err(EngineError::Seal)?;
     deny_network(&config.engine)?;
+    let isa = settle(&config.engine)?;
     let mut inherited = Inherited::take()?;
     let apis = inherited.listeners("api", &config.engine.socket)?;
     let links = inherited.listeners("ipc", &config.engine.link_socket)?;
@@ -63,7 +66,7 @@ pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> 
     let workers = config.engine.workers;
     let pool = Workers::start(workers, config.engine.queue).map_err(|source| EngineError::Workers(workers, source))?;
     let pool = Arc::new(pool);
-    let updater = Updater::start(parts(config, slots.clone())?).await?;
+    let updater = Updater::start(parts(config, isa, slots.clone())?).await?;
     let (told, status) = watch::channel(updater.status());
     let (turned, turns) = watch::channel(Instant::now());
     let api = Api::new(slots, pool.clone(), &config.engine, Arc::new(move || status_json(&status.borrow())));
@@ -111,14 +114,26 @@ fn deny_network(config: &config::Engine) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn parts(config: &Config, slots: Arc<Slots>) -> Result<Parts, EngineError> {
+/// Says how models run here, before the first one.
+fn settle(config: &config::Engine) -> Result<IsaChoice, EngineError> {
+    let settings = Settings { isa: config.isa, threads: config.threads.unwrap_or_else(Settings::default_threads) };
+    if let Err(error) = settings.state() {
+        warn!(%error, "settings");
+    }
+    let settings = Settings::current();
+    let choice = settings.isa()?;
+    info!(isa = %choice.isa, because = %choice.because, threads = settings.threads, "int8 kernels");
+    Ok(choice)
+}
+
+fn parts(config: &Config, isa: IsaChoice, slots: Arc<Slots>) -> Result<Parts, EngineError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
     const MAX_ROOT: u64 = 1 << 20;
     let root = disk.read(&config.engine.root, MAX_ROOT).map_err(EngineError::Root)?;
     let factory =
         config.engine.factory.iter().map(|dir| Ok(read_model_dir(dir)?.0)).collect::<Result<_, EngineError>>()?;
-    let sensors = Sensors::new(disk.clone(), clock.clone(), config.engine.state.clone());
+    let sensors = Sensors::new(disk.clone(), clock.clone(), config.engine.state.clone(), isa.isa);
     Ok(Parts {
         disk,
         clock,

@@ -1,6 +1,7 @@
 //! What the board is and how it fares, by sysinfo.
 
-use crate::privacy::Inventory;
+use crate::engine::Isa;
+use crate::privacy::{InstructionSet, Inventory};
 use crate::sys::{Clock, Disk, network_is_denied, resident_bytes};
 use crate::update::runtime;
 use std::path::PathBuf;
@@ -15,15 +16,17 @@ pub struct Sensors {
     clock: Arc<dyn Clock>,
     state: PathBuf,
     network_denied: bool,
+    isa: InstructionSet,
     last: Mutex<Option<(Duration, Inventory)>>,
 }
 
 const FRESH: Duration = Duration::from_secs(5);
 
 impl Sensors {
-    /// `state` is on the file system whose free space counts.
-    pub fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, state: PathBuf) -> Self {
-        Self { disk, clock, state, network_denied: network_is_denied(), last: Mutex::new(None) }
+    /// `state` is on the file system whose free space counts; `isa` is what models are loaded for.
+    pub fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, state: PathBuf, isa: Isa) -> Self {
+        let isa = instruction_set(isa);
+        Self { disk, clock, state, network_denied: network_is_denied(), isa, last: Mutex::new(None) }
     }
 
     /// The caller fills in what is not the board's.
@@ -53,6 +56,7 @@ impl Sensors {
             runtime: runtime(),
             root_version: 0,
             cores: std::thread::available_parallelism().map_or(0, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
+            isa: self.isa,
             memory_total_mib: system.as_ref().map_or(0, |system| mib(system.total_memory())),
             memory_used_mib: system.as_ref().map_or(0, |system| mib(system.used_memory())),
             engine_rss_mib: mib(resident_bytes()),
@@ -64,6 +68,31 @@ impl Sensors {
     }
 }
 
+/// In the words of the closed set.
+fn instruction_set(isa: Isa) -> InstructionSet {
+    match isa {
+        Isa::Scalar => InstructionSet::Scalar,
+        Isa::Neon => InstructionSet::Neon,
+        Isa::Dotprod => InstructionSet::Dotprod,
+        Isa::I8mm => InstructionSet::I8mm,
+        Isa::Avx2 => InstructionSet::Avx2,
+        Isa::AvxVnni => InstructionSet::Avxvnni,
+        Isa::Avx512Vnni => InstructionSet::Avx512vnni,
+    }
+}
+
 fn mib(bytes: u64) -> u32 {
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_set_is_told_by_the_name_that_it_has_everywhere() {
+        for isa in Isa::ALL {
+            assert_eq!(serde_json::to_value(instruction_set(isa)).unwrap(), isa.name());
+        }
+    }
 }

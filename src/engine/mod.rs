@@ -17,6 +17,7 @@ pub mod int8;
 mod live;
 mod model;
 mod region;
+mod settings;
 mod workers;
 
 #[cfg(test)]
@@ -24,6 +25,9 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
+/// An instruction set, as settings and the configuration name it.
+pub use crate::kernels::{Isa, IsaError};
 pub use live::{Counts, Live, LiveError, Slots};
 pub use model::{LoadError, Model, RunError, Session, Side};
+pub use settings::{AlreadyStated, Because, ISA_VARIABLE, IsaChoice, Settings};
 pub use workers::{Answer, InferError, Workers};

@@ -5,10 +5,10 @@
 //! Not here: which nodes are in a region (`int8::lower`), what one computes (`int8`).
 //! Rejected: tract's own state of a node (a new one for each run, see `backend`: the memory would be made anew).
 
-use super::graph;
 use super::int8::fast::{Plan, State};
 use super::int8::lower::{self, LowerError};
 use super::int8::program::{Program, Type, Value};
+use super::{graph, settings::Settings};
 use crate::kernels::{Isa, IsaError, Threads};
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
@@ -21,9 +21,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
-
-/// The instruction set to use instead of the best, by name.
-const ISA: &str = "SELVEDGE_ISA";
 
 /// What the regions of one model may take for each run at the same time, in bytes.
 const MAX_MEMORY: usize = 2 << 30;
@@ -55,7 +52,7 @@ pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divide
     if !is_quantized(&model) || names_regions(&model.graph) {
         return Ok(None);
     }
-    let isa = Isa::select(std::env::var(ISA).ok().as_deref())?;
+    let isa = Settings::current().isa()?.isa;
     match lowered(&mut model, inputs, isa) {
         Ok(regions) if regions.is_empty() => Ok(None),
         Ok(regions) => Ok(model.to_proto().ok().map(|proto| Divided { graph: proto.encode_to_vec(), regions })),

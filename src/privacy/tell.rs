@@ -193,6 +193,9 @@ pub struct Inventory {
     pub runtime: (u16, u16, u16),
     pub root_version: u32,
     pub cores: u16,
+    /// Of the int8 kernels. A status of an older version has none.
+    #[serde(default)]
+    pub isa: InstructionSet,
     pub memory_total_mib: u32,
     pub memory_used_mib: u32,
     /// Resident memory of the engine.
@@ -203,6 +206,21 @@ pub struct Inventory {
     pub uptime_seconds: u64,
     /// The engine tried to make an internet socket and the system refused.
     pub network_denied: bool,
+}
+
+/// Which instructions the int8 kernels use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstructionSet {
+    #[default]
+    Unknown,
+    Scalar,
+    Neon,
+    Dotprod,
+    I8mm,
+    Avx2,
+    Avxvnni,
+    Avx512vnni,
 }
 
 /// Counts since the engine started; not retained.

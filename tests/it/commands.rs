@@ -1,6 +1,7 @@
 //! `check` and `ledger` as people call them: what they say, and how they end.
 
 use crate::program;
+use selvedge::kernels::Isa;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -78,6 +79,14 @@ fn check_finds_what_stands_in_the_way() {
     // Without a root the device serves what it has: a warning.
     fs::remove_file(path("root.json")).unwrap();
     assert_eq!(checked(&config, "root of trust"), (Some(0), "warning".into()));
+
+    let ready = fs::read_to_string(&config).unwrap();
+    let lacking = Isa::ALL.into_iter().find(|isa| !isa.is_available()).unwrap();
+    fs::write(&config, ready.replace("[engine]\n", &format!("[engine]\nisa = \"{lacking}\"\n"))).unwrap();
+    assert_eq!(checked(&config, "int8 kernels"), (Some(1), "error".into()));
+    fs::write(&config, ready.replace("[engine]\n", "[engine]\nisa = \"scalar\"\nthreads = 64\n")).unwrap();
+    assert_eq!(checked(&config, "int8 kernels"), (Some(0), "ok".into()));
+    assert_eq!(checked(&config, "threads"), (Some(0), "warning".into()));
 
     fs::write(&config, "[engine]\nqueu = 1\n").unwrap();
     assert_eq!(checked(&config, "configuration"), (Some(1), "error".into()));

@@ -1,6 +1,7 @@
 //! The configuration: the reference is true, and mistakes are named.
 
 use selvedge::config::{Config, ConfigError, LogFormat};
+use selvedge::kernels::Isa;
 use selvedge::sys::{Disk as _, FaultyDisk};
 use std::path::Path;
 use std::time::Duration;
@@ -60,6 +61,8 @@ fn values_arrive() {
         groups = ["porch", "line_2"]
         [engine]
         workers = 3
+        isa = "dotprod"
+        threads = 2
         max-body-mib = 2
         deadline-ms = 250
         factory = ["/usr/share/selvedge/digits"]
@@ -80,6 +83,7 @@ fn values_arrive() {
     assert_eq!(config.device.id.unwrap().to_string(), "00112233445566778899aabbccddeeff");
     assert_eq!(config.device.groups, ["porch", "line_2"]);
     assert_eq!((config.engine.workers, config.engine.max_body), (3, 2 << 20));
+    assert_eq!((config.engine.isa, config.engine.threads), (Some(Isa::Dotprod), Some(2)));
     assert_eq!(config.engine.deadline, Duration::from_millis(250));
     assert_eq!(config.engine.factory, [Path::new("/usr/share/selvedge/digits")]);
     assert_eq!((config.link.broker.host.as_str(), config.link.broker.port), ("::1", 1884));
@@ -119,6 +123,10 @@ fn bad_values_are_refused_with_line_key_and_what_is_expected() {
         ("engine", "state", "\"/var/../etc\"", "no absolute path"),
         ("engine", "socket", "\"/run/\\u0000\"", "no absolute path"),
         ("engine", "workers", "0", "0 is out of bounds: a whole number from 1 to 256"),
+        ("engine", "isa", "\"mmx\"", "unknown instruction set \"mmx\": known are scalar, neon"),
+        ("engine", "isa", "7", "a string is expected"),
+        ("engine", "threads", "0", "from 1 to 64"),
+        ("engine", "threads", "65", "from 1 to 64"),
         ("engine", "queue", "-1", "out of bounds"),
         ("engine", "queue", "64.0", "this is a fraction"),
         ("engine", "queue", "99999999999999999999999", "64 bits"),

@@ -3,6 +3,7 @@
 use crate::mosquitto::{Mosquitto, RawClient};
 use crate::program;
 use selvedge::bundle::topics;
+use selvedge::kernels::Isa;
 use selvedge::privacy::Status;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -86,6 +87,9 @@ fn a_device_is_shown_as_tables_and_as_json_and_a_dead_engine_is_named() {
     let status: Status = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(status.models[0].live, Some(1));
     assert!(status.inventory.engine_rss_mib > 0);
+    let isa = serde_json::to_value(status.inventory.isa).unwrap();
+    let wished = std::env::var("SELVEDGE_ISA").unwrap_or_else(|_| Isa::best().name().to_owned());
+    assert_eq!(isa, wished);
 
     engine.process.kill().unwrap();
     engine.process.wait().unwrap();

@@ -1,6 +1,7 @@
 //! What `check` looks at.
 
-use crate::config::{Broker, Config, DeviceId, IdError};
+use crate::config::{self, Broker, Config, DeviceId, IdError};
+use crate::engine::Settings;
 use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk};
 use serde::Serialize;
 use std::fs::Metadata;
@@ -65,6 +66,8 @@ pub(super) fn all(config: &Config, id: &Result<DeviceId, IdError>) -> Vec<Findin
     all.push(root(&engine.root));
     all.extend(engine.factory.iter().map(|path| factory(path)));
     all.push(password(&config.link.broker));
+    all.push(kernels(engine));
+    all.push(threads(engine));
     all.push(seccomp(engine.deny_network));
     all.push(clock());
     all
@@ -224,6 +227,33 @@ fn password(broker: &Broker) -> Finding {
     match std::fs::File::open(path) {
         Ok(_) => Finding::ok(what, shown.to_string()),
         Err(e) => Finding::warning(what, format!("{shown}: {e}"), "run this as root or as the link's user to be sure"),
+    }
+}
+
+/// Whether this CPU has the instructions that the configuration, or `SELVEDGE_ISA` here, names.
+fn kernels(engine: &config::Engine) -> Finding {
+    let what = "int8 kernels";
+    let settings = Settings { isa: engine.isa, ..Settings::default() };
+    match settings.isa() {
+        Ok(choice) => Finding::ok(what, choice.to_string()),
+        Err(error) => Finding::error(
+            what,
+            error.to_string(),
+            "set isa = \"auto\" under [engine], and no SELVEDGE_ISA in its environment",
+        ),
+    }
+}
+
+fn threads(engine: &config::Engine) -> Finding {
+    let what = "threads";
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = engine.threads.unwrap_or_else(Settings::default_threads);
+    let found = format!("{threads} an inference, {} inferences at a time, {cores} cores", engine.workers);
+    match threads > cores {
+        true => {
+            Finding::warning(what, found, format!("threads of one inference wait for each other: threads = {cores}"))
+        }
+        false => Finding::ok(what, found),
     }
 }
 

@@ -100,6 +100,7 @@ fn board(status: &Status) -> String {
     table
         .row(["runtime", &runtime(inventory)])
         .row(["cores", &inventory.cores.to_string()])
+        .row(["int8 kernels", &name(&inventory.isa)])
         .row(["memory", &format!("{} of {} MiB used", inventory.memory_used_mib, inventory.memory_total_mib)])
         .row(["engine", &format!("{} MiB resident", inventory.engine_rss_mib)])
         .row(["disk free", &format!("{} MiB", inventory.disk_free_mib)])
@@ -157,7 +158,7 @@ pub(super) fn span(seconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::bundle::ModelName;
-    use crate::privacy::{ModelState, Stage, Verdict};
+    use crate::privacy::{InstructionSet, ModelState, Stage, Verdict};
 
     pub fn outcome(version: u32, verdict: Verdict, stage: Stage, code: Code) -> Outcome {
         Outcome {
@@ -192,6 +193,7 @@ mod tests {
                 runtime: (0, 1, 0),
                 uptime_seconds: 90_000,
                 network_denied: true,
+                isa: InstructionSet::Dotprod,
                 ..Inventory::default()
             },
             ..Status::default()
@@ -208,9 +210,10 @@ mod tests {
         assert!(lines[4].ends_with("golden-mismatch    90.0 %  12.5 %"), "{text}");
         assert_eq!(text.matches("golden-mismatch: ").count(), 1, "{text}");
         assert!(text.contains("waits for: an offer's index, 12 chunks\n"), "{text}");
-        assert!(text.contains("uptime       1 d 1 h\n"), "{text}");
-        assert!(text.contains("network      denied to the engine\n"), "{text}");
-        assert!(text.contains("temperature  -\n"), "{text}");
+        assert!(text.contains("uptime        1 d 1 h\n"), "{text}");
+        assert!(text.contains("network       denied to the engine\n"), "{text}");
+        assert!(text.contains("int8 kernels  dotprod\n"), "{text}");
+        assert!(text.contains("temperature   -\n"), "{text}");
     }
 
     #[test]
