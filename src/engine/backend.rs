@@ -7,6 +7,7 @@
 use super::graph::chain;
 use super::model::{LoadError, RunError, Side, form};
 use super::region::{self, Region};
+use super::watch;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::sync::Arc;
 use tract_onnx::pb::ModelProto;
@@ -50,7 +51,57 @@ impl Program {
     pub(super) fn run(&self, inputs: &[Tensor], outputs: &[TensorSpec]) -> Result<Vec<Tensor>, RunError> {
         let inputs = inputs.iter().map(to_tract).collect::<TractResult<_>>().map_err(compute)?;
         let results = self.plan.spawn().and_then(|mut state| state.run(inputs)).map_err(compute)?;
+        Self::answers(&results, outputs)
+    }
+
+    /// As `run`, for a thread that is watched.
+    pub(super) fn run_watched(&self, inputs: &[Tensor], outputs: &[TensorSpec]) -> Result<Vec<Tensor>, RunError> {
+        let inputs = inputs.iter().map(to_tract).collect::<TractResult<_>>().map_err(compute)?;
+        let mut state = self.plan.spawn().map_err(compute)?;
+        let results = state.run_plan_with_eval(inputs, |context, state, node, inputs| {
+            watch::node(node.id, || tract_onnx::tract_core::plan::eval(context, state, node, inputs))
+        });
+        Self::answers(&results.map_err(compute)?, outputs)
+    }
+
+    fn answers(results: &[TValue], outputs: &[TensorSpec]) -> Result<Vec<Tensor>, RunError> {
         results.iter().zip(outputs).map(|(result, spec)| from_tract(result, spec)).collect()
+    }
+}
+
+/// What a node is, by the number that a watch calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub name: String,
+    /// tract's name for it.
+    pub operator: String,
+    /// The number of the region that it is.
+    pub region: Option<usize>,
+}
+
+impl Program {
+    /// All nodes, by number; `regions` are those that it was compiled with.
+    pub(super) fn nodes(&self, regions: &[Region]) -> Vec<NodeFacts> {
+        let facts = |node: &TypedNode| NodeFacts {
+            name: node.name.chars().take(80).collect(),
+            operator: node.op.name().chars().take(80).collect(),
+            region: node.op_as::<Region>().and_then(|region| regions.iter().position(|other| other == region)),
+        };
+        self.plan.model().nodes().iter().map(facts).collect()
+    }
+
+    /// Outputs as typing shows them: no datatype where it is none of ours, no shape where that depends on values.
+    pub(super) fn outputs(proto: &ModelProto) -> Result<Vec<Option<(DataType, Option<Vec<usize>>)>>, LoadError> {
+        let broken = |e: TractError| LoadError::Graph(chain(&e));
+        let framework = tract_onnx::onnx()
+            .with_ignore_output_shapes(true)
+            .with_ignore_output_types(true)
+            .with_ignore_value_info(true);
+        let typed = framework.model_for_proto_model(proto).and_then(InferenceModelExt::into_typed).map_err(broken)?;
+        let facts = (0..proto.graph.as_ref().map_or(0, |graph| graph.output.len())).map(|at| typed.output_fact(at));
+        let known =
+            |fact: &TypedFact| Some((datatype(fact.datum_type)?, fact.shape.as_concrete().map(<[usize]>::to_vec)));
+        facts.map(|fact| fact.map(known).map_err(broken)).collect()
     }
 }
 

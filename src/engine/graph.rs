@@ -348,7 +348,7 @@ fn onnx_type(datatype: DataType) -> OnnxType {
     }
 }
 
-fn from_onnx(number: i32) -> Option<DataType> {
+pub(super) fn from_onnx(number: i32) -> Option<DataType> {
     DataType::ALL.into_iter().find(|&datatype| onnx_type(datatype) as i32 == number)
 }
 

@@ -11,13 +11,17 @@
 //! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
 
 mod backend;
+mod ends;
 mod graph;
 mod guard;
 pub mod int8;
 mod live;
 mod model;
+mod peak;
 mod region;
+mod report;
 mod settings;
+mod watch;
 mod workers;
 
 #[cfg(test)]
@@ -27,7 +31,13 @@ mod tests;
 
 /// An instruction set, as settings and the configuration name it.
 pub use crate::kernels::{Isa, IsaError};
+pub use backend::NodeFacts;
+pub use ends::{Ends, EndsError, Shapes};
+pub use int8::fast::StageFacts;
 pub use live::{Counts, Live, LiveError, Slots};
 pub use model::{LoadError, Model, RunError, Session, Side};
+pub use peak::peak;
+pub use report::{EngineFacts, FileFacts, FloatNode, MemoryFacts, OperatorFacts, RegionFacts, Report};
 pub use settings::{AlreadyStated, Because, ISA_VARIABLE, IsaChoice, Settings};
+pub use watch::NodeTime;
 pub use workers::{Answer, InferError, Workers};

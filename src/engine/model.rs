@@ -1,9 +1,11 @@
 //! A loaded model and the sessions that run it.
 
-use super::backend::Program;
-use super::region::{self, Region};
+use super::backend::{NodeFacts, Program};
+use super::region::{self, Account, Region};
+use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
 use crate::kernels::IsaError;
+use crate::sys::Clock;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -99,6 +101,7 @@ impl RunError {
 #[derive(Debug, Clone)]
 pub struct Model {
     program: Arc<Program>,
+    regions: Arc<[Region]>,
     inputs: Arc<[TensorSpec]>,
     outputs: Arc<[TensorSpec]>,
     is_straight: bool,
@@ -115,16 +118,39 @@ impl Model {
     /// Blocks until done, from milliseconds to seconds: call it where blocking is allowed. The work
     /// is done in a thread of its own with low priority, so that requests come first.
     pub fn load(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+        Self::examine(onnx, inputs, outputs).map(|(model, _)| model)
+    }
+
+    /// As `load`, and tells what became of the file's nodes.
+    pub(super) fn examine(
+        onnx: &[u8],
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(Self, Account), LoadError> {
+        check_names(Side::Input, inputs)?;
+        check_names(Side::Output, outputs)?;
+        Self::apart(onnx, || Self::build(onnx, inputs, outputs))
+    }
+
+    /// As `load`, all of it in float, quantized parts too: to compare with.
+    pub fn load_float(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+        check_names(Side::Input, inputs)?;
+        check_names(Side::Output, outputs)?;
+        Self::apart(onnx, || Self::compile(onnx, &[], inputs, outputs))
+    }
+
+    /// Works on a file in a thread of its own; a panic there is an error here.
+    pub(super) fn apart<T: Send>(
+        onnx: &[u8],
+        work: impl FnOnce() -> Result<T, LoadError> + Send,
+    ) -> Result<T, LoadError> {
         if onnx.len() > Self::MAX_BYTES {
             return Err(LoadError::TooLarge { actual: onnx.len(), limit: Self::MAX_BYTES });
         }
-        check_names(Side::Input, inputs)?;
-        check_names(Side::Output, outputs)?;
         std::thread::scope(|scope| {
             let work = || {
                 lower_priority();
-                guard::catch(|| Self::build(onnx, inputs, outputs))
-                    .unwrap_or_else(|panic| Err(LoadError::Panicked { place: panic.0 }))
+                guard::catch(work).unwrap_or_else(|panic| Err(LoadError::Panicked { place: panic.0 }))
             };
             let thread = std::thread::Builder::new().name("load".into()).stack_size(Self::STACK);
             let thread = thread.spawn_scoped(scope, work).map_err(LoadError::Thread)?;
@@ -134,20 +160,27 @@ impl Model {
     }
 
     /// With its quantized parts in int8, where that can be had; else all of it in float.
-    fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+    fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(Self, Account), LoadError> {
+        let mut account = Account::default();
         let int8 = || {
-            let Some(divided) = region::divide(onnx, inputs)? else { return Ok(None) };
+            let (divided, told) = region::divide(onnx, inputs)?;
+            account = told;
+            let Some(divided) = divided else { return Ok(None) };
             Self::compile(&divided.graph, &divided.regions, inputs, outputs).map(Some)
         };
-        match guard::catch(int8) {
-            Ok(Ok(Some(model))) => return Ok(model),
-            Ok(Ok(None)) => {}
+        let why = match guard::catch(int8) {
+            Ok(Ok(Some(model))) => return Ok((model, account)),
+            Ok(Ok(None)) => None,
             Ok(Err(LoadError::Isa(error))) => return Err(error.into()),
             // The author knows the nodes of the original: its errors are the ones to tell.
-            Ok(Err(error)) => tracing::warn!(%error, "not in int8: trying in float"),
-            Err(panic) => tracing::warn!(place = panic.0, "not in int8: trying in float"),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(format!("it broke at {}", panic.0)),
+        };
+        if let Some(why) = why {
+            tracing::warn!(error = why, "not in int8: trying in float");
+            account.all_float(why);
         }
-        Self::compile(onnx, &[], inputs, outputs)
+        Ok((Self::compile(onnx, &[], inputs, outputs)?, account))
     }
 
     fn compile(
@@ -159,7 +192,8 @@ impl Model {
         let proto = graph::read(onnx, regions.len(), inputs, outputs)?;
         let program = Program::compile(&proto, regions, outputs)?;
         let is_straight = graph::is_straight(&proto);
-        Ok(Self { program: Arc::new(program), inputs: inputs.into(), outputs: outputs.into(), is_straight })
+        let program = Arc::new(program);
+        Ok(Self { program, regions: regions.into(), inputs: inputs.into(), outputs: outputs.into(), is_straight })
     }
 
     /// What it takes, in the order of `Session::run`.
@@ -170,6 +204,15 @@ impl Model {
     /// What it gives, in the order of `Session::run`.
     pub fn outputs(&self) -> &[TensorSpec] {
         &self.outputs
+    }
+
+    pub(super) fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Its nodes, by the numbers that `Session::run_watched` tells.
+    pub fn nodes(&self) -> Vec<NodeFacts> {
+        self.program.nodes(&self.regions)
     }
 
     /// Without loops: it cannot hang on one input when it was quick on others.
@@ -212,6 +255,19 @@ impl Session {
         check_inputs(self.model.inputs(), inputs)?;
         let run = || self.model.program.run(inputs, self.model.outputs());
         guard::catch(run).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))
+    }
+
+    /// As `run`, with a look at the clock before and after every node and stage.
+    pub fn run_watched(
+        &mut self,
+        inputs: &[Tensor],
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(Vec<Tensor>, Vec<NodeTime>), RunError> {
+        check_inputs(self.model.inputs(), inputs)?;
+        let run = || guard::catch(|| self.model.program.run_watched(inputs, self.model.outputs()));
+        let (made, watch) = watch::during(Watch::new(clock.clone()), run);
+        let outputs = made.unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))?;
+        Ok((outputs, watch.map(|watch| watch.nodes).unwrap_or_default()))
     }
 
     /// Runs once on zeros, so that the first request finds memory and caches in place.

@@ -6,16 +6,18 @@
 //! Rejected: tract's own state of a node (a new one for each run, see `backend`: the memory would be made anew).
 
 use super::int8::fast::{Plan, State};
-use super::int8::lower::{self, LowerError};
+use super::int8::lower::{self, Kept, LowerError};
 use super::int8::program::{Program, Type, Value};
-use super::{graph, settings::Settings};
+use super::{graph, settings::Settings, watch};
 use crate::kernels::{Isa, IsaError, Threads};
+use crate::onnx::graph::Graph;
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
 use crate::onnx::{self, Limits};
 use crate::tensor::TensorSpec;
 use prost::Message as _;
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::pb::NodeProto;
@@ -44,29 +46,117 @@ pub(super) struct Divided {
     pub regions: Vec<Region>,
 }
 
-/// Takes the quantized parts out of a model. `None` where there are none, or where this front end refuses the file:
-/// what is wrong with it, the other one says.
-pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
-    let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
-    let Ok(mut model) = onnx::Model::from_bytes(file, &limits) else { return Ok(None) };
-    if !is_quantized(&model) || names_regions(&model.graph) {
-        return Ok(None);
-    }
-    let isa = Settings::current().isa()?.isa;
-    match lowered(&mut model, inputs, isa) {
-        Ok(regions) if regions.is_empty() => Ok(None),
-        Ok(regions) => Ok(model.to_proto().ok().map(|proto| Divided { graph: proto.encode_to_vec(), regions })),
-        Err(error) => {
-            tracing::warn!(%error, "the quantized parts run in float");
-            Ok(None)
+/// What becomes of a file's nodes, for reports.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// Of the graph and those within its nodes, by operator: how many the file has, how many of them are left when
+    /// constants are folded, how many of those stay float.
+    pub operators: BTreeMap<String, [usize; 3]>,
+    pub kept: Vec<Kept>,
+    /// Why all of it stays float.
+    pub whole: Option<String>,
+    /// Bytes of constants that float nodes read.
+    pub float_weights: usize,
+}
+
+impl Account {
+    fn count(&mut self, graph: &Graph, column: usize) {
+        for (_, node) in graph.nodes().filter(|(_, node)| node.domain != lower::DOMAIN) {
+            self.operators.entry(node.op.chars().take(80).collect()).or_default()[column] += 1;
+            node.subgraphs().for_each(|inner| self.count(inner, column));
         }
+    }
+
+    fn keep(&mut self, kept: Vec<Kept>) {
+        for node in &kept {
+            self.operators.entry(node.op.chars().take(80).collect()).or_default()[2] += 1;
+        }
+        self.kept = kept;
+    }
+
+    /// What was to be int8 stays float after all.
+    pub fn all_float(&mut self, why: String) {
+        self.operators.values_mut().for_each(|counts| counts[2] = counts[1]);
+        self.whole = Some(why);
+    }
+
+    /// All of it, for that reason.
+    fn whole(mut self, model: &onnx::Model, why: String) -> (Option<Divided>, Self) {
+        self.operators.values_mut().for_each(|counts| (counts[1], counts[2]) = (0, 0));
+        self.count(&model.graph, 1);
+        self.operators.values_mut().for_each(|counts| counts[2] = counts[1]);
+        self.kept.clear();
+        self.float_weights = constants(&model.graph);
+        self.whole = Some(why);
+        (None, self)
     }
 }
 
+/// Bytes of constants that nodes read, those of graphs within nodes among them.
+fn constants(graph: &Graph) -> usize {
+    let read: BTreeSet<_> = graph.nodes().flat_map(|(_, node)| node.reads()).collect();
+    let own = read.into_iter().filter_map(|id| graph.constant(id)).map(|tensor| tensor.bytes().len());
+    let inner = graph.nodes().flat_map(|(_, node)| node.subgraphs()).map(constants);
+    own.chain(inner).sum()
+}
+
+/// Takes the quantized parts out of a model. Nothing where there are none, or where this front end refuses the file:
+/// what is wrong with it, the other one says.
+pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<(Option<Divided>, Account), IsaError> {
+    let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
+    let mut account = Account::default();
+    let mut model = match onnx::Model::from_bytes(file, &limits) {
+        Ok(model) => model,
+        Err(error) => return Ok(account.whole(&onnx::Model::default(), causes(error))),
+    };
+    account.count(&model.graph, 0);
+    if !is_quantized(&model) || names_regions(&model.graph) {
+        return Ok(account.whole(&model, "nothing in it is quantized".into()));
+    }
+    let isa = Settings::current().isa()?.isa;
+    let regions = match lowered(&mut model, inputs, isa, &mut account) {
+        Ok(regions) => regions,
+        Err(error) => {
+            tracing::warn!(%error, "the quantized parts run in float");
+            return Ok(account.whole(&model, causes(error)));
+        }
+    };
+    match model.to_proto() {
+        Ok(proto) if !regions.is_empty() => {
+            account.float_weights = constants(&model.graph);
+            Ok((Some(Divided { graph: proto.encode_to_vec(), regions }), account))
+        }
+        Ok(_) => {
+            account.whole = Some("none of its quantized parts can run in int8".into());
+            Ok((None, account))
+        }
+        Err(error) => Ok(account.whole(&model, causes(error))),
+    }
+}
+
+/// With its causes, on one line.
+fn causes(error: impl std::error::Error + 'static) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text += &format!(": {next}");
+        cause = next.source();
+    }
+    text
+}
+
 /// The regions of a model, which names them by their numbers afterwards.
-fn lowered(model: &mut onnx::Model, inputs: &[TensorSpec], isa: Isa) -> Result<Vec<Region>, DivideError> {
+fn lowered(
+    model: &mut onnx::Model,
+    inputs: &[TensorSpec],
+    isa: Isa,
+    account: &mut Account,
+) -> Result<Vec<Region>, DivideError> {
     let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
     let facts = onnx::normalise::normalise(model, &shapes)?;
+    account.count(&model.graph, 1);
+    // Bodies of loops and branches stay as they are.
+    model.graph.nodes().flat_map(|(_, node)| node.subgraphs()).for_each(|inner| account.count(inner, 2));
     let lowered = lower::lower(model, &facts)?;
     let macs: u64 = lowered.regions.iter().map(Program::macs).sum();
     let mut budget = Plan::BUDGET;
@@ -81,6 +171,7 @@ fn lowered(model: &mut onnx::Model, inputs: &[TensorSpec], isa: Isa) -> Result<V
     for kept in lowered.kept.iter().take(20) {
         tracing::debug!(node = kept.node, reason = %kept.reason, "stays float");
     }
+    account.keep(lowered.kept);
     Ok(regions)
 }
 
@@ -109,6 +200,10 @@ impl Region {
     fn new(program: Program, isa: Isa, budget: &mut usize) -> Self {
         let plan = Plan::within(Arc::new(program), isa, Threads::alone(), budget);
         Self(Arc::new(Shared { plan, idle: Mutex::default() }))
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.0.plan
     }
 
     fn ends(&self, ids: impl Fn(&Program) -> &[super::int8::program::ValueId]) -> Vec<&Value> {
@@ -230,7 +325,7 @@ impl EvalOp for Region {
         let tensor = |value: &Value| Tensor::zero_dt(datum_type(value)?, &value.shape);
         let mut results: Vec<Tensor> = self.outputs().into_iter().map(tensor).collect::<TractResult<_>>()?;
         let mut places: Vec<&mut [u8]> = results.iter_mut().map(|result| result.as_bytes_mut()).collect();
-        self.0.plan.run_into(&mut state, &bytes, &mut places, &mut |_| {})?;
+        watch::stages(|ended| self.0.plan.run_into(&mut state, &bytes, &mut places, ended))?;
         idle().push(state);
         Ok(results.into_iter().map(Tensor::into_tvalue).collect())
     }

@@ -207,6 +207,12 @@ struct Packed {
 }
 
 impl Depthwise {
+    /// Memory that it keeps, packed weights above all.
+    pub fn bytes(&self) -> usize {
+        let block = |block: &Packed| block.weights.bytes() + (block.bias.len() + block.multipliers.len()) * 4;
+        self.blocks.iter().map(block).sum::<usize>() + self.slots.len() * 2
+    }
+
     /// # Errors
     /// If lengths disagree, sums may leave 31 bits, or this CPU lacks `isa`.
     pub fn new(isa: Isa, storage: Storage, spec: &DepthwiseSpec<'_>) -> Result<Self, PackError> {

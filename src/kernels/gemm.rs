@@ -333,6 +333,13 @@ impl Gemm {
         }
     }
 
+    /// Memory that it keeps, packed weights above all.
+    pub fn bytes(&self) -> usize {
+        let packed = &self.packed;
+        let columns = packed.bias.len() + packed.sums.len() + packed.multipliers.len() + packed.zero_points.len();
+        packed.weights.bytes() + columns * 4
+    }
+
     /// Output tiles should begin at multiples of this many columns; they must at multiples of a strip, which divides it.
     pub fn column_step(&self) -> usize {
         self.tier.pack.nr * self.tier.strips

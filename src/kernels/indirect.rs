@@ -118,6 +118,11 @@ impl Indirection {
         self.output
     }
 
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.offsets[..])
+    }
+
     pub fn taps(&self) -> usize {
         self.taps
     }

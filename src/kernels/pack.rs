@@ -142,6 +142,10 @@ impl Lines {
         Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.lines[..])
+    }
+
     pub(super) fn values_mut(&mut self) -> &mut [i8] {
         // SAFETY: lines are 64 values each, without gaps; borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }

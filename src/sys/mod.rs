@@ -14,5 +14,5 @@ pub use disk::{Disk, DiskError, RealDisk};
 pub use faulty::{FaultyDisk, Torn};
 pub use process::{
     DenyError, RUNNER, boot_id, can_deny_network, command, deny_network, network_is_denied, network_sockets,
-    resident_bytes, seal_memory,
+    peak_resident_bytes, resident_bytes, seal_memory,
 };

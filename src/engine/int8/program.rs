@@ -124,35 +124,37 @@ impl Program {
 
     /// Multiplications of int8 values in one run.
     pub fn macs(&self) -> u64 {
-        let of = |step: &Step| {
-            let made = self.value(step.output).count() as u64;
-            match &step.op {
-                Op::Conv(conv) => made * conv.weights.shape[1..].iter().product::<usize>() as u64,
-                Op::Linear(linear) => made * linear.weights.shape[0] as u64,
-                Op::MatMul(_) => made * self.value(step.inputs[0]).shape.last().map_or(1, |&k| k as u64),
-                Op::Constant(_)
-                | Op::FloatConstant(_)
-                | Op::Quantize
-                | Op::Dequantize(_)
-                | Op::DynamicQuantize
-                | Op::Table(_)
-                | Op::Add(_)
-                | Op::Mul(_)
-                | Op::Concat { .. }
-                | Op::MaxPool(_)
-                | Op::AveragePool(_)
-                | Op::Mean(_)
-                | Op::Softmax(_)
-                | Op::Bilinear(_)
-                | Op::Select { .. }
-                | Op::Slice { .. }
-                | Op::Pad { .. }
-                | Op::Transpose { .. }
-                | Op::Reshape
-                | Op::Float(_)
-                | Op::FloatBinary(_) => 0,
-            }
-        };
-        self.0.steps.iter().map(of).sum()
+        self.0.steps.iter().map(|step| self.macs_of(step)).sum()
+    }
+
+    /// Multiplications of int8 values in one of its steps.
+    pub fn macs_of(&self, step: &Step) -> u64 {
+        let made = self.value(step.output).count() as u64;
+        match &step.op {
+            Op::Conv(conv) => made * conv.weights.shape[1..].iter().product::<usize>() as u64,
+            Op::Linear(linear) => made * linear.weights.shape[0] as u64,
+            Op::MatMul(_) => made * self.value(step.inputs[0]).shape.last().map_or(1, |&k| k as u64),
+            Op::Constant(_)
+            | Op::FloatConstant(_)
+            | Op::Quantize
+            | Op::Dequantize(_)
+            | Op::DynamicQuantize
+            | Op::Table(_)
+            | Op::Add(_)
+            | Op::Mul(_)
+            | Op::Concat { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::Mean(_)
+            | Op::Softmax(_)
+            | Op::Bilinear(_)
+            | Op::Select { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Transpose { .. }
+            | Op::Reshape
+            | Op::Float(_)
+            | Op::FloatBinary(_) => 0,
+        }
     }
 }

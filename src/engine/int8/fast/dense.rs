@@ -49,6 +49,11 @@ impl Dense {
         self.map.is_some()
     }
 
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        self.gemm.bytes() + self.map.as_ref().map_or(0, Map::bytes)
+    }
+
     /// Bytes of padding that a run for a dynamic input fills.
     pub fn padding(&self) -> usize {
         self.map.as_ref().map_or(0, |map| map.padding.len())

@@ -20,6 +20,13 @@ pub(super) struct Map {
     pub padding: Vec<u8>,
 }
 
+impl Map {
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        self.map.bytes() + self.padding.len()
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Kernel {
     Quantize(Convert),

@@ -16,10 +16,12 @@ mod layout;
 mod movement;
 mod pointwise;
 mod product;
+mod profile;
 mod run;
 mod slots;
 mod stage;
 
+pub use profile::StageFacts;
 pub use stage::Stage;
 
 use super::program::{Program, ValueId};

@@ -41,6 +41,14 @@ struct Run {
 }
 
 impl Moves {
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        match &self.from {
+            From::Places(places) => size_of_val(&places[..]),
+            From::Runs(runs) => size_of_val(&runs[..]),
+        }
+    }
+
     fn new(places: Vec<u32>, fill: u8) -> Self {
         let mut runs: Vec<Run> = Vec::new();
         let mut expected = None;

@@ -1,0 +1,134 @@
+//! What a plan is made of, stage by stage, for reports.
+//!
+//! Invariant: what is told of a stage is what runs; times come from `Plan::run_into`'s hook, which this room's callers
+//! hold a clock to.
+//! Not here: clocks, tables.
+
+use super::super::op::{Conv, Linear, Op};
+use super::super::program::Step;
+use super::kernel::Kernel;
+use super::stage::Stage;
+use super::{Home, Plan};
+use serde::Serialize;
+
+/// One stage: a step, or movements in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StageFacts {
+    /// Of its steps, joined by `+`.
+    pub operator: String,
+    /// Of its output, as ONNX has it.
+    pub shape: Vec<usize>,
+    pub kernel: &'static str,
+    /// The instruction set that the kernel is written for; `portable` where it is for none.
+    pub isa: &'static str,
+    /// Multiplications of int8 values.
+    pub macs: u64,
+    /// Weights, their zero points and biases, in bytes.
+    pub weights: usize,
+    /// Bytes that the kernel keeps for it: packed weights, maps, tables.
+    pub packed: usize,
+    /// Bytes of activations that are read and written.
+    pub activations: usize,
+    /// Runs by the reference, which is slow.
+    pub slow: bool,
+}
+
+impl Plan {
+    /// In the order in which stages run.
+    pub fn stage_facts(&self) -> Vec<StageFacts> {
+        self.stages().iter().map(|stage| self.facts(stage)).collect()
+    }
+
+    /// Threads that take part in a run.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    fn facts(&self, stage: &Stage) -> StageFacts {
+        let program = self.program();
+        let steps: Vec<&Step> = stage.steps.iter().map(|&step| &program.steps()[step]).collect();
+        let names: Vec<&str> = steps.iter().map(|step| step.op.name()).collect();
+        let size = |id| self.layout(id).count(self.shape(id)) * if let Home::Floats(_) = self.home(id) { 4 } else { 1 };
+        StageFacts {
+            operator: names.join("+"),
+            shape: program.value(stage.output).shape.clone(),
+            kernel: stage.kernel(),
+            isa: if is_portable(&stage.kernel) { "portable" } else { self.isa().name() },
+            macs: steps.iter().map(|step| program.macs_of(step)).sum(),
+            weights: steps.iter().map(|step| weights(step)).sum(),
+            packed: self.packed(&stage.kernel),
+            activations: stage.inputs.iter().chain([&stage.output]).map(|&id| size(id)).sum(),
+            slow: matches!(stage.kernel, Kernel::Reference),
+        }
+    }
+
+    fn packed(&self, kernel: &Kernel) -> usize {
+        match kernel {
+            Kernel::Dense(dense) => dense.bytes(),
+            Kernel::Grouped(groups) => groups.iter().map(super::dense::Dense::bytes).sum(),
+            Kernel::Depthwise { depthwise, map } => depthwise.bytes() + map.bytes(),
+            Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
+            Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
+            Kernel::Move(moves) => moves.bytes(),
+            Kernel::Dequantize(table) => size_of_val(&**table),
+            Kernel::Table(table) => size_of_val(&**table),
+            Kernel::Softmax { softmax, .. } => size_of_val(&**softmax),
+            Kernel::Quantize(_)
+            | Kernel::DynamicQuantize
+            | Kernel::Float(_)
+            | Kernel::FloatBinary { .. }
+            | Kernel::Binary { .. }
+            | Kernel::GlobalAverage { .. }
+            | Kernel::Concat(_)
+            | Kernel::Copy
+            | Kernel::Reference => 0,
+        }
+    }
+}
+
+/// Plain Rust, the same for all instruction sets.
+fn is_portable(kernel: &Kernel) -> bool {
+    matches!(
+        kernel,
+        Kernel::Dequantize(_)
+            | Kernel::Table(_)
+            | Kernel::Float(_)
+            | Kernel::FloatBinary { .. }
+            | Kernel::Concat(_)
+            | Kernel::Copy
+            | Kernel::Move(_)
+            | Kernel::Reference
+    )
+}
+
+/// Bytes of the file in a step.
+fn weights(step: &Step) -> usize {
+    match &step.op {
+        Op::Conv(Conv { weights, bias, .. }) | Op::Linear(Linear { weights, bias, .. }) => {
+            weights.data.len() + weights.zero_points.len() + bias.len() * 4
+        }
+        Op::Constant(values) => values.len(),
+        Op::FloatConstant(values) => values.len() * 4,
+        Op::MatMul(_)
+        | Op::Quantize
+        | Op::Dequantize(_)
+        | Op::DynamicQuantize
+        | Op::Table(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Concat { .. }
+        | Op::MaxPool(_)
+        | Op::AveragePool(_)
+        | Op::Mean(_)
+        | Op::Softmax(_)
+        | Op::Bilinear(_)
+        | Op::Select { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Transpose { .. }
+        | Op::Reshape
+        | Op::Float(_)
+        | Op::FloatBinary(_) => 0,
+    }
+}
