@@ -9,8 +9,10 @@ mod check;
 mod demo;
 #[cfg(feature = "operator")]
 mod gc;
+mod inspect;
 mod ledger;
 mod logging;
+mod model_file;
 #[cfg(feature = "operator")]
 mod publish;
 #[cfg(feature = "operator")]
@@ -53,6 +55,7 @@ enum Command {
     Forward(roles::Forward),
     Run(roles::Run),
     Check(check::Args),
+    Inspect(inspect::Args),
     Ledger(ledger::Args),
     Status(status::Args),
     #[cfg(feature = "operator")]
@@ -75,6 +78,7 @@ impl Command {
             Self::Forward(args) => run(roles::forward(&args)),
             Self::Run(args) => run(roles::run(&args)),
             Self::Check(args) => check::run(&args),
+            Self::Inspect(args) => inspect::run(&args),
             Self::Ledger(args) => ledger::run(&args),
             Self::Status(args) => run(status::run(&args)),
             #[cfg(feature = "operator")]
@@ -104,7 +108,7 @@ async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
-const DEVICE: [&str; 6] = ["engine", "link", "run", "check", "ledger", "status"];
+const DEVICE: [&str; 7] = ["engine", "link", "run", "check", "inspect", "ledger", "status"];
 
 /// Reads the command line, runs the command, tells how it ended.
 pub fn main() -> ExitCode {
