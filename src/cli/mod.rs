@@ -4,6 +4,7 @@
 //! wrong is told in one line with its causes, and with a hint where there is one.
 //! Not here: anything that another program could want to call.
 
+mod bench;
 mod check;
 #[cfg(feature = "operator")]
 mod demo;
@@ -56,6 +57,7 @@ enum Command {
     Run(roles::Run),
     Check(check::Args),
     Inspect(inspect::Args),
+    Bench(bench::Args),
     Ledger(ledger::Args),
     Status(status::Args),
     #[cfg(feature = "operator")]
@@ -79,6 +81,7 @@ impl Command {
             Self::Run(args) => run(roles::run(&args)),
             Self::Check(args) => check::run(&args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Ledger(args) => ledger::run(&args),
             Self::Status(args) => run(status::run(&args)),
             #[cfg(feature = "operator")]
@@ -108,7 +111,7 @@ async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
-const DEVICE: [&str; 7] = ["engine", "link", "run", "check", "inspect", "ledger", "status"];
+const DEVICE: [&str; 8] = ["engine", "link", "run", "check", "inspect", "bench", "ledger", "status"];
 
 /// Reads the command line, runs the command, tells how it ended.
 pub fn main() -> ExitCode {
