@@ -131,8 +131,7 @@ impl ModelArgs {
 
 fn hint(error: &EndsError) -> String {
     match error {
-        EndsError::Open { name, shape } => {
-            let example = if shape.contains('x') { example(shape) } else { "1x3x224x224".into() };
+        EndsError::Open { name, example, .. } => {
             format!("--shape '{}={example}' with sizes that the model is used with", plain(name))
         }
         EndsError::Unknown(name) => format!("--shape '{}=1x10' with the shape that it has for this input", plain(name)),
@@ -143,14 +142,6 @@ fn hint(error: &EndsError) -> String {
             "is this an ONNX file, whole? `python -m onnx.checker` says more of it".into()
         }
     }
-}
-
-/// Sizes in place of what is open.
-fn example(shape: &str) -> String {
-    let size = |part: &str| if part.parse::<usize>().is_ok() { part.to_owned() } else { "224".to_owned() };
-    let first =
-        |(at, part): (usize, &str)| if at == 0 && part.parse::<usize>().is_err() { "1".into() } else { size(part) };
-    shape.split('x').enumerate().map(first).collect::<Vec<_>>().join("x")
 }
 
 fn is_tar(bytes: &[u8]) -> bool {
@@ -189,11 +180,6 @@ mod tests {
             assert!(parse_shape(bad).unwrap_err().contains("image=1x3x224x224"), "{bad}");
         }
         assert!(parse_shape(&format!("x={}", ["1"; 17].join("x"))).is_err());
-    }
-
-    #[test]
-    fn an_open_shape_becomes_an_example_of_one() {
-        assert_eq!(example("batchx3x?xW"), "1x3x224x224");
-        assert_eq!(times(&[]), "scalar");
+        assert_eq!([times(&[]), times(&[1, 8])], ["scalar", "1x8"]);
     }
 }

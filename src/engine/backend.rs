@@ -69,6 +69,9 @@ impl Program {
     }
 }
 
+/// An output as typing shows it: no datatype where it is none of ours, no shape where that depends on values.
+pub(super) type Typed = Option<(DataType, Option<Vec<usize>>)>;
+
 /// What a node is, by the number that a watch calls it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -90,8 +93,8 @@ impl Program {
         self.plan.model().nodes().iter().map(facts).collect()
     }
 
-    /// Outputs as typing shows them: no datatype where it is none of ours, no shape where that depends on values.
-    pub(super) fn outputs(proto: &ModelProto) -> Result<Vec<Option<(DataType, Option<Vec<usize>>)>>, LoadError> {
+    /// The outputs of a graph, in its order.
+    pub(super) fn outputs(proto: &ModelProto) -> Result<Vec<Typed>, LoadError> {
         let broken = |e: TractError| LoadError::Graph(chain(&e));
         let framework = tract_onnx::onnx()
             .with_ignore_output_shapes(true)

@@ -3,7 +3,7 @@
 //! Invariant: what is given back is concrete; every dimension that was assumed is told.
 //! Not here: whether the model loads with them (`model`).
 
-use super::backend::Program;
+use super::backend::{Program, Typed};
 use super::graph;
 use super::model::{LoadError, Model, Side};
 use crate::onnx::graph::{Declared, Dim, Port};
@@ -34,7 +34,12 @@ pub enum EndsError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error("input {name:?} has the shape {shape}: state one")]
-    Open { name: String, shape: String },
+    Open {
+        name: String,
+        shape: String,
+        /// A shape as it could be.
+        example: String,
+    },
     #[error("{side} {name:?} holds {found}, which the engine cannot take")]
     Element { side: Side, name: String, found: String },
     #[error("the shape of output {0:?} depends on the input's values: state one")]
@@ -100,11 +105,11 @@ fn input(port: &Port, stated: &Shapes, assumed: &mut Vec<String>) -> Result<Tens
     if let Some(shape) = stated.get(&port.name) {
         return Ok(TensorSpec { name, datatype, shape: shape.clone() });
     }
-    let open = |shape: String| EndsError::Open { name: short(&name), shape };
-    let Some(dims) = declared else { return Err(open("that the file does not tell".into())) };
+    let open = |shape: String, example: String| EndsError::Open { name: short(&name), shape, example };
+    let Some(dims) = declared else { return Err(open("that the file does not tell".into(), "1x3x224x224".into())) };
     let size = |(axis, dim): (usize, &Dim)| dim.size().or((axis == 0).then_some(1));
     let shape: Option<Vec<usize>> = dims.iter().enumerate().map(size).collect();
-    let shape = shape.ok_or_else(|| open(shown(dims)))?;
+    let shape = shape.ok_or_else(|| open(shown(dims), example(dims)))?;
     if dims.first().is_some_and(|dim| dim.size().is_none()) {
         assumed.push(short(&name));
     }
@@ -129,7 +134,7 @@ fn by_typing(
         .map(|(name, _)| TensorSpec { name: name.clone(), datatype: DataType::Fp32, shape: vec![] })
         .collect();
     let typed = Program::outputs(&graph::read(file, 0, inputs, &named)?)?;
-    let one = |((name, known), typed): ((String, Option<TensorSpec>), Option<(DataType, Option<Vec<usize>>)>)| {
+    let one = |((name, known), typed): ((String, Option<TensorSpec>), Typed)| {
         if let Some(known) = known {
             return Ok(known);
         }
@@ -148,10 +153,16 @@ fn datatype(element: ElementType) -> Option<DataType> {
     graph::from_onnx(element.to_onnx())
 }
 
+/// Sizes in place of what is open.
+fn example(dims: &[Dim]) -> String {
+    let size = |(axis, dim): (usize, &Dim)| dim.size().unwrap_or(if axis == 0 { 1 } else { 224 }).to_string();
+    dims.iter().take(16).enumerate().map(size).collect::<Vec<_>>().join("x")
+}
+
 fn shown(dims: &[Dim]) -> String {
     let dim = |dim: &Dim| match dim {
         Dim::Size(size) => size.to_string(),
-        Dim::Symbol(name) => short(name),
+        Dim::Symbol(name) => short(name).escape_debug().to_string(),
         Dim::Unknown => "?".to_owned(),
     };
     dims.iter().take(16).map(dim).collect::<Vec<_>>().join("x")
@@ -159,4 +170,54 @@ fn shown(dims: &[Dim]) -> String {
 
 fn short(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{FLOAT, model, node, spec, unary, value};
+    use super::*;
+
+    const INT64: u64 = 7;
+
+    #[test]
+    fn what_the_file_states_is_taken_and_an_open_batch_is_one() {
+        let ends = Ends::of(&unary("Relu"), &Shapes::new()).unwrap();
+        // The file's own shape of the output is stale.
+        assert_eq!((ends.inputs, ends.outputs), (vec![spec("x", &[1, 4])], vec![spec("y", &[1, 4])]));
+        assert_eq!(ends.assumed, ["x"]);
+        let stated = Ends::of(&unary("Relu"), &Shapes::from([("x".into(), vec![3, 4])])).unwrap();
+        assert_eq!((stated.outputs[0].shape.as_slice(), stated.assumed.len()), (&[3, 4][..], 0));
+    }
+
+    #[test]
+    fn what_depends_on_values_is_asked_for_and_taken_as_stated() {
+        let onnx = model(&[
+            node("NonZero", &["x"], &["y"], &[]),
+            value(11, "x", FLOAT, &["4"]),
+            value(12, "y", INT64, &["1", "n"]),
+        ]);
+        let told = Ends::of(&onnx, &Shapes::new()).unwrap_err();
+        assert!(matches!(&told, EndsError::Unknown(name) if name == "y"), "{told}");
+        let stated = Ends::of(&onnx, &Shapes::from([("y".into(), vec![1, 2])])).unwrap();
+        let y = TensorSpec { name: "y".into(), datatype: DataType::Int64, shape: vec![1, 2] };
+        assert_eq!(stated.outputs, [y]);
+    }
+
+    #[test]
+    fn hostile_files_end_in_errors() {
+        for file in [&b""[..], b"\xff\xff\xff\xff", &unary("Relu")[..20]] {
+            assert!(Ends::of(file, &Shapes::new()).is_err());
+        }
+        let open =
+            model(&[node("Relu", &["x"], &["y"], &[]), value(11, "x", FLOAT, &["1", "w"]), value(12, "y", FLOAT, &[])]);
+        let told = Ends::of(&open, &Shapes::new()).unwrap_err();
+        assert!(
+            matches!(&told, EndsError::Open { shape, example, .. } if shape == "1xw" && example == "1x224"),
+            "{told}"
+        );
+        let huge = Shapes::from([("x".into(), vec![usize::MAX, usize::MAX])]);
+        // Whoever loads it checks sizes; nothing here takes memory for them.
+        let _ = Ends::of(&open, &huge);
+        assert!(matches!(Ends::of(&open, &Shapes::from([("z".into(), vec![1])])), Err(EndsError::NoSuch { .. })));
+    }
 }

@@ -73,6 +73,11 @@ pub struct FloatDepthwise {
 }
 
 impl FloatDepthwise {
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.weights[..]) + (self.bias.len() + self.multipliers.len()) * 4
+    }
+
     /// Weights as ONNX has them: `[channel][kernel height][kernel width]`; zero points, biases (at the scale of the
     /// accumulator) and multipliers none, one, or one for each channel.
     ///

@@ -23,4 +23,5 @@ mod secrets;
 mod serve;
 mod status;
 mod systemd;
+mod tools;
 mod vectors;

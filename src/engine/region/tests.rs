@@ -2,7 +2,8 @@
 
 use super::super::fixture::{FLOAT, bytes, model, node, number, spec, value, weights};
 use super::super::model::{LoadError, Model};
-use super::divide;
+use super::Divided;
+use crate::kernels::IsaError;
 use crate::onnx;
 use crate::tensor::TensorSpec;
 
@@ -15,6 +16,10 @@ fn shipped(name: &str) -> Vec<u8> {
 
 fn image() -> [TensorSpec; 1] {
     [spec("image", &[1, 1, 8, 8])]
+}
+
+fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
+    super::divide(file, inputs).map(|(divided, _)| divided)
 }
 
 #[test]
@@ -156,4 +161,23 @@ fn a_bias_of_gemm_by_rows_is_not_taken_for_one_by_columns() {
     let mut session = Model::load(&onnx, &[spec("x", &[2, 2])], &[spec("y", &[2, 2])]).unwrap().session().unwrap();
     let input = crate::tensor::Tensor::from_f32(vec![2, 2], &[1.0, 2.0, 3.0, 4.0]).unwrap();
     assert_eq!(session.run(&[input]).unwrap()[0].to_f32().unwrap(), [11.0, 12.0, 23.0, 24.0]);
+}
+
+#[test]
+fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
+    // Hardmax has no int8 form; what leads to it and from it has.
+    let onnx = quantized(&[node("Relu", &["d"], &["r1"], &[]), node("Hardmax", &["r1"], &["m"], &[])], &["1", "4"]);
+    let (divided, account) = super::divide(&onnx, &[spec("x", &[1, 4])]).unwrap();
+    assert!(divided.is_some() && account.whole.is_none());
+    assert_eq!(account.operators["Hardmax"], [1, 1, 1]);
+    assert_eq!(account.operators["QuantizeLinear"][..2], [2, 2]);
+    let told: Vec<_> = account.kept.iter().map(|kept| (kept.op.as_str(), kept.reason.to_string())).collect();
+    assert!(told.contains(&("Hardmax", "no int8 form of this operator exists here".to_owned())), "{told:?}");
+
+    let ends = [value(11, "x", FLOAT, &["1", "4"]), value(12, "y", FLOAT, &["1", "4"])];
+    let float = model(&[&[node("Hardmax", &["x"], &["y"], &[])][..], &ends].concat());
+    let (divided, account) = super::divide(&float, &[]).unwrap();
+    assert!(divided.is_none());
+    assert_eq!(account.whole.as_deref(), Some("nothing in it is quantized"));
+    assert_eq!(account.operators["Hardmax"], [1, 1, 1]);
 }

@@ -63,6 +63,8 @@ pub fn engine_config(max_body: usize) -> config::Engine {
         root: PathBuf::new(),
         factory: Vec::new(),
         workers: 2,
+        isa: None,
+        threads: None,
         queue: 64,
         max_body,
         deadline: Duration::from_secs(10),

@@ -20,7 +20,7 @@ pub struct StageFacts {
     /// Of its output, as ONNX has it.
     pub shape: Vec<usize>,
     pub kernel: &'static str,
-    /// The instruction set that the kernel is written for; `portable` where it is for none.
+    /// The instruction set that the kernel was chosen for; `any` where the choice is none of its matter.
     pub isa: &'static str,
     /// Multiplications of int8 values.
     pub macs: u64,
@@ -54,7 +54,7 @@ impl Plan {
             operator: names.join("+"),
             shape: program.value(stage.output).shape.clone(),
             kernel: stage.kernel(),
-            isa: if is_portable(&stage.kernel) { "portable" } else { self.isa().name() },
+            isa: if is_for_any(&stage.kernel) { "any" } else { self.isa().name() },
             macs: steps.iter().map(|step| program.macs_of(step)).sum(),
             weights: steps.iter().map(|step| weights(step)).sum(),
             packed: self.packed(&stage.kernel),
@@ -68,6 +68,7 @@ impl Plan {
             Kernel::Dense(dense) => dense.bytes(),
             Kernel::Grouped(groups) => groups.iter().map(super::dense::Dense::bytes).sum(),
             Kernel::Depthwise { depthwise, map } => depthwise.bytes() + map.bytes(),
+            Kernel::FloatDepthwise { depthwise, map, .. } => depthwise.bytes() + map.bytes(),
             Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
             Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
             Kernel::Move(moves) => moves.bytes(),
@@ -87,14 +88,12 @@ impl Plan {
     }
 }
 
-/// Plain Rust, the same for all instruction sets.
-fn is_portable(kernel: &Kernel) -> bool {
+/// The same whatever instruction set was chosen.
+fn is_for_any(kernel: &Kernel) -> bool {
     matches!(
         kernel,
         Kernel::Dequantize(_)
             | Kernel::Table(_)
-            | Kernel::Float(_)
-            | Kernel::FloatBinary { .. }
             | Kernel::Concat(_)
             | Kernel::Copy
             | Kernel::Move(_)
