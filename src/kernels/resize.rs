@@ -48,6 +48,11 @@ struct Line {
 }
 
 impl Bilinear {
+    /// Memory that it keeps.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.rows[..]) + size_of_val(&self.columns[..])
+    }
+
     /// By output row and by output column; zero points of input and output.
     ///
     /// # Errors

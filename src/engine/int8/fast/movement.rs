@@ -44,6 +44,7 @@ impl Moves {
     /// Memory that it keeps.
     pub fn bytes(&self) -> usize {
         match &self.from {
+            From::Turn { .. } => 0,
             From::Places(places) => size_of_val(&places[..]),
             From::Runs(runs) => size_of_val(&runs[..]),
         }

@@ -5,10 +5,10 @@
 //! Not here: clocks, tables.
 
 use super::super::op::{Conv, Linear, Op};
-use super::super::program::Step;
+use super::super::program::{Step, Type};
+use super::Plan;
 use super::kernel::Kernel;
 use super::stage::Stage;
-use super::{Home, Plan};
 use serde::Serialize;
 
 /// One stage: a step, or movements in a row.
@@ -49,7 +49,7 @@ impl Plan {
         let program = self.program();
         let steps: Vec<&Step> = stage.steps.iter().map(|&step| &program.steps()[step]).collect();
         let names: Vec<&str> = steps.iter().map(|step| step.op.name()).collect();
-        let size = |id| self.layout(id).count(self.shape(id)) * if let Home::Floats(_) = self.home(id) { 4 } else { 1 };
+        let size = |id| self.layout(id).count(self.shape(id)) * bytes(program.value(id).ty);
         StageFacts {
             operator: names.join("+"),
             shape: program.value(stage.output).shape.clone(),
@@ -72,10 +72,12 @@ impl Plan {
             Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
             Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
             Kernel::Move(moves) => moves.bytes(),
-            Kernel::Dequantize(table) => size_of_val(&**table),
+            Kernel::Bilinear(bilinear) => bilinear.bytes(),
+            Kernel::Curve(table) => size_of_val(&**table),
             Kernel::Table(table) => size_of_val(&**table),
             Kernel::Softmax { softmax, .. } => size_of_val(&**softmax),
             Kernel::Quantize(_)
+            | Kernel::Dequantize(_)
             | Kernel::DynamicQuantize
             | Kernel::Float(_)
             | Kernel::FloatBinary { .. }
@@ -88,16 +90,19 @@ impl Plan {
     }
 }
 
+/// Of one value.
+fn bytes(ty: Type) -> usize {
+    match ty {
+        Type::Int8(_) | Type::Dynamic => 1,
+        Type::F32 | Type::I32 => 4,
+    }
+}
+
 /// The same whatever instruction set was chosen.
 fn is_for_any(kernel: &Kernel) -> bool {
     matches!(
         kernel,
-        Kernel::Dequantize(_)
-            | Kernel::Table(_)
-            | Kernel::Concat(_)
-            | Kernel::Copy
-            | Kernel::Move(_)
-            | Kernel::Reference
+        Kernel::Curve(_) | Kernel::Table(_) | Kernel::Concat(_) | Kernel::Copy | Kernel::Move(_) | Kernel::Reference
     )
 }
 
