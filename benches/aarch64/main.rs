@@ -4,7 +4,7 @@
 //! between two marks in this one thread, and prints the output as a JSON list. Loading and warm-up are
 //! outside. Without arguments it says what to run instead: by itself it measures nothing.
 
-use selvedge::engine::Model;
+use selvedge::engine::{Model, Settings};
 use selvedge::tensor::{Tensor, TensorSpec};
 use std::path::Path;
 
@@ -23,6 +23,8 @@ fn main() {
         println!("aarch64: counted under QEMU, with onnxruntime beside it; run: benches/aarch64/run");
         return;
     };
+    // What a helper does would not be counted.
+    Settings { threads: 1, ..Settings::default() }.state().unwrap();
     let (directory, runs) = (Path::new(directory), runs.parse().unwrap());
     let read = |name: &str| std::fs::read(directory.join(name)).unwrap();
     let sides: Sides = serde_json::from_slice(&read("io.json")).unwrap();

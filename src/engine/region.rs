@@ -9,7 +9,7 @@ use super::int8::fast::{Plan, State};
 use super::int8::lower::{self, Kept, LowerError};
 use super::int8::program::{Program, Type, Value};
 use super::{graph, settings::Settings, watch};
-use crate::kernels::{Isa, IsaError, Threads};
+use crate::kernels::{Isa, IsaError};
 use crate::onnx::graph::Graph;
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
@@ -198,7 +198,7 @@ struct Shared {
 
 impl Region {
     fn new(program: Program, isa: Isa, budget: &mut usize) -> Self {
-        let plan = Plan::within(Arc::new(program), isa, Threads::alone(), budget);
+        let plan = Plan::within(Arc::new(program), isa, Settings::helpers(), budget);
         Self(Arc::new(Shared { plan, idle: Mutex::default() }))
     }
 

@@ -6,7 +6,7 @@
 //! Rejected: settings as an argument of [`Model::load`](super::Model::load) (rooms that know nothing of CPUs would hand
 //! them on from the start of the process, and threads are shared by all models anyway).
 
-use crate::kernels::{Isa, IsaError};
+use crate::kernels::{Isa, IsaError, Threads};
 use serde::Serialize;
 use std::sync::OnceLock;
 
@@ -14,6 +14,9 @@ use std::sync::OnceLock;
 pub const ISA_VARIABLE: &str = "SELVEDGE_ISA";
 
 static STATED: OnceLock<Settings> = OnceLock::new();
+
+/// Shared by all models; started with the first that has a region.
+static THREADS: OnceLock<Threads> = OnceLock::new();
 
 /// What a process wishes of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,18 @@ impl Settings {
     /// Those in force, or the defaults.
     pub fn current() -> Self {
         STATED.get().copied().unwrap_or_default()
+    }
+
+    /// The threads that help with each inference.
+    pub(super) fn helpers() -> Threads {
+        let start = || {
+            let count = Self::current().threads;
+            Threads::new(count).unwrap_or_else(|error| {
+                tracing::warn!(%error, count, "threads for inference do not start: each runs on one");
+                Threads::alone()
+            })
+        };
+        THREADS.get_or_init(start).clone()
     }
 
     /// The instruction set that models are loaded for, and who chose it.

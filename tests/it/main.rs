@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests time the real machine")]
 
+mod backend;
 mod boot;
 mod broker;
 mod broker_acl;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 const MAKE_VENV: &str = "python3 -m venv target/venv && \
     target/venv/bin/pip install 'tritonclient[http]' numpy safetensors onnxruntime onnx";
 
-fn python() -> String {
+pub fn python() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let default = || root.join("target/venv/bin/python").display().to_string();
     let python = std::env::var("SELVEDGE_PYTHON").unwrap_or_else(|_| default());

@@ -1,6 +1,6 @@
 //! The local API with the digits models behind it.
 
-mod clients;
+pub mod clients;
 mod good;
 pub mod harness;
 mod hostile;
