@@ -5,7 +5,7 @@
 //! Not here: whether the nodes fit together; typing the graph (`backend`) shows that.
 
 use super::model::{LoadError, Side};
-use super::{int8, region};
+use super::{faults, int8, region};
 use crate::tensor::{DataType, TensorSpec};
 use std::collections::BTreeSet;
 use tract_onnx::model::OnnxOpRegister;
@@ -123,24 +123,14 @@ fn is_known(node: &NodeProto, known: &OnnxOpRegister) -> bool {
         int8::lower::DOMAIN => return known.0.contains_key(&node.op_type) && node.op_type == int8::lower::OPERATOR,
         _ => false,
     };
-    in_domain && known.0.contains_key(&node.op_type) && !loses_output_type(node)
-}
-
-/// From operator set 21 on the type of a QuantizeLinear without zero point stands in an attribute
-/// that tract passes over; UINT8 is what it assumes.
-fn loses_output_type(node: &NodeProto) -> bool {
-    let has_zero_point = node.input.get(2).is_some_and(|name| !name.is_empty());
-    let other_type = |a: &tract_onnx::pb::AttributeProto| {
-        a.name == "output_dtype" && a.i != 0 && a.i != i64::from(OnnxType::Uint8 as i32)
-    };
-    node.op_type == "QuantizeLinear" && !has_zero_point && node.attribute.iter().any(other_type)
+    in_domain && known.0.contains_key(&node.op_type) && faults::misread(node).is_none()
 }
 
 fn describe(node: &NodeProto) -> String {
     let first_output = node.output.first().map_or("", String::as_str);
     let name = if node.name.is_empty() { first_output } else { &node.name };
     let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
-    let attribute = if loses_output_type(node) { " with output_dtype but no zero point" } else { "" };
+    let attribute = faults::misread(node).map_or(String::new(), |what| format!(" with {what}"));
     format!("operator {}.{}{attribute} (node {:?})", short(domain), short(&node.op_type), short(name))
 }
 

@@ -6,12 +6,13 @@
 //! (`update`), HTTP (`serve`).
 //!
 //! Quantized parts of a graph run as regions of ours (`int8`), each an operator to tract (`region`), which runs what
-//! stays in float. It is named in `backend`, `graph` and `region` alone.
+//! stays in float. It is named in `backend`, `faults`, `graph` and `region` alone.
 //! Rejected: a pool of sessions behind one lock for all models (a slow model would hold up the
 //! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
 
 mod backend;
 mod ends;
+mod faults;
 mod graph;
 mod guard;
 pub mod int8;

@@ -1,7 +1,8 @@
 """Writes the onnx package's own backend tests of single operators and small models to a file: cases.py FILE
 
 For tests/it/backend.rs, with the packages of tests/clients/requirements.txt. For each case a little-endian u32, as many bytes of JSON
-(name, operator, tolerances, inputs and outputs with the length of each), the model, the tensors' bytes; a case
+(name, operator, tolerances, inputs and outputs with the length of each), the model, the model once more with all inputs but the
+first as constants, the tensors' bytes; a case
 whose ends are no plain tensors has "skip" instead, the reason.
 """
 
@@ -25,6 +26,8 @@ def tensors(values, array):
     """What the header says of each, and its bytes; None where one is no tensor of a type that a model may serve."""
     told, data = [], []
     for value, content in zip(values, array, strict=False):
+        # A single value may come as a number.
+        content = np.asarray(content) if isinstance(content, np.generic) else content
         kind = NAMES.get(str(content.dtype)) if isinstance(content, np.ndarray) else None
         if kind is None or not value.type.HasField("tensor_type"):
             return None
@@ -32,6 +35,16 @@ def tensors(values, array):
         told.append({"name": value.name, "datatype": kind, "shape": list(content.shape), "bytes": len(raw)})
         data.append(raw)
     return told, data
+
+
+def constant(model, inputs):
+    """The same with all inputs but the first as constants: sizes, axes, scales, as they are in a model that was exported."""
+    fixed = onnx.ModelProto.FromString(model.SerializeToString())
+    given = list(zip(list(fixed.graph.input), inputs, strict=False))[1:]
+    for value, content in given:
+        fixed.graph.initializer.append(numpy_helper.from_array(np.asarray(content), value.name))
+        fixed.graph.input.remove(value)
+    return fixed.SerializeToString() if given else b""
 
 
 def write(file, name, model, inputs, outputs, rtol, atol):
@@ -42,9 +55,9 @@ def write(file, name, model, inputs, outputs, rtol, atol):
     if any(end is None for end in ends):
         head["skip"] = "an input or output is no tensor of numbers"
     else:
-        encoded = model.SerializeToString()
-        head |= {"rtol": rtol, "atol": atol, "model": len(encoded), "inputs": ends[0][0], "outputs": ends[1][0]}
-        body = encoded + b"".join(ends[0][1] + ends[1][1])
+        encoded, fixed = model.SerializeToString(), constant(model, inputs)
+        head |= {"rtol": rtol, "atol": atol, "models": [len(encoded), len(fixed)], "inputs": ends[0][0], "outputs": ends[1][0]}
+        body = encoded + fixed + b"".join(ends[0][1] + ends[1][1])
     text = json.dumps(head).encode()
     file.write(struct.pack("<I", len(text)) + text + body)
 
