@@ -138,9 +138,8 @@ fn hint(error: &EndsError) -> String {
         EndsError::NoSuch { .. } => "--shape takes a name of these, '=' and sizes: --shape 'image=1x3x224x224'".into(),
         EndsError::Normalise(_) => "a --shape must agree with the dimensions that the file states".into(),
         EndsError::Element { .. } => "export the model with tensors of numbers at its ends".into(),
-        EndsError::Read(_) | EndsError::Load(_) => {
-            "is this an ONNX file, whole? `python -m onnx.checker` says more of it".into()
-        }
+        EndsError::Read(_) => "is this an ONNX file, whole? `python -m onnx.checker` says more of it".into(),
+        EndsError::Load(_) => "export the model anew without what is named here".into(),
     }
 }
 

@@ -165,7 +165,7 @@ fn shown(dims: &[Dim]) -> String {
         Dim::Symbol(name) => short(name).escape_debug().to_string(),
         Dim::Unknown => "?".to_owned(),
     };
-    dims.iter().take(16).map(dim).collect::<Vec<_>>().join("x")
+    format!("[{}]", dims.iter().take(16).map(dim).collect::<Vec<_>>().join(", "))
 }
 
 fn short(text: &str) -> String {
@@ -212,7 +212,7 @@ mod tests {
             model(&[node("Relu", &["x"], &["y"], &[]), value(11, "x", FLOAT, &["1", "w"]), value(12, "y", FLOAT, &[])]);
         let told = Ends::of(&open, &Shapes::new()).unwrap_err();
         assert!(
-            matches!(&told, EndsError::Open { shape, example, .. } if shape == "1xw" && example == "1x224"),
+            matches!(&told, EndsError::Open { shape, example, .. } if shape == "[1, w]" && example == "1x224"),
             "{told}"
         );
         let huge = Shapes::from([("x".into(), vec![usize::MAX, usize::MAX])]);

@@ -135,7 +135,10 @@ fn an_open_batch_is_one_and_said_and_other_open_sizes_are_asked_for() {
     assert!(told.contains("note: input \"x\" leaves its first dimension open: 1 here"), "{told}");
     let open = written(dir.path(), "open.onnx", &unary("Relu", 1, &["1", "3", "H", "W"], "x"));
     let told = refusal(&["inspect", &open]);
-    assert!(told.contains("input \"x\" has the shape 1x3xHxW") && told.contains("--shape 'x=1x3x224x224'"), "{told}");
+    assert!(
+        told.contains("input \"x\" has the shape [1, 3, H, W]") && told.contains("--shape 'x=1x3x224x224'"),
+        "{told}"
+    );
     assert_eq!(json(&["inspect", &open, "--json", "--shape", "x=1x3x5x7"])["outputs"][0]["shape"][3], 7);
 }
 
