@@ -208,4 +208,5 @@ def main():
             sides(directory, None)
 
 
-main()
+if __name__ == "__main__":
+    main()

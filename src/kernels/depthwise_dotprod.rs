@@ -11,6 +11,7 @@ use std::arch::asm;
 
 use super::depthwise::{DepthwiseTier, General, Grouping, Inner};
 use super::depthwise_neon::{load_bias, store_16};
+use super::neon::End;
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Quad,
@@ -59,6 +60,7 @@ fn interleave(taps: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn i8_depthwise_16c_sdot(call: &General<'_>) {
     let block = &call.block;
+    let end = End::new(block.finish);
     for pixel in 0..block.pixels {
         // SAFETY: pixel and taps are the call's; each tap has 16 readable bytes, each group 64 weights.
         unsafe {
@@ -71,7 +73,7 @@ unsafe fn i8_depthwise_16c_sdot(call: &General<'_>) {
                     sdot!(acc[j], w, quads[j]);
                 }
             }
-            store_16(block, pixel, acc);
+            store_16(block, &end, pixel, acc);
         }
     }
 }
@@ -89,6 +91,7 @@ unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Inner<'_>) {
             *w = vld1q_s8(block.weights.add(i * 16));
         }
         let bias = load_bias(block);
+        let end = End::new(block.finish);
         let mut rows = call.rows;
         let mut next = || {
             let column = [vld1q_u8(rows[0]), vld1q_u8(rows[1]), vld1q_u8(rows[2]), vdupq_n_u8(0)];
@@ -115,7 +118,7 @@ unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Inner<'_>) {
                         sdot!(acc[j], w[x][j], columns[at(x)][j]);
                     }
                 }
-                store_16(block, $pixel, acc);
+                store_16(block, &end, $pixel, acc);
             }};
         }
         let mut pixel = 0;

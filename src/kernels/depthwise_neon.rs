@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::depthwise::{Block, DepthwiseTier, General, Grouping, Inner};
-use super::neon::{load_16, quantize_16, store};
+use super::neon::{End, load_16, quantize_16, store};
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Single,
@@ -27,6 +27,7 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
 #[target_feature(enable = "neon")]
 unsafe fn i8_depthwise_16c_neon<const PAIRS: bool>(call: &General<'_>) {
     let block = &call.block;
+    let end = End::new(block.finish);
     for pixel in 0..block.pixels {
         // SAFETY: pixel and taps are the call's; each tap has 16 readable bytes and 16 weights.
         unsafe {
@@ -43,7 +44,7 @@ unsafe fn i8_depthwise_16c_neon<const PAIRS: bool>(call: &General<'_>) {
                     tap += 1;
                 }
             }
-            store_16(block, pixel, acc);
+            store_16(block, &end, pixel, acc);
         }
     }
 }
@@ -63,6 +64,7 @@ unsafe fn i8_depthwise_3x3_16c_neon(call: &Inner<'_>) {
             *w = vld1q_s8(block.weights.add(tap * 16));
         }
         let bias = load_bias(block);
+        let end = End::new(block.finish);
         let mut rows = call.rows;
         for pixel in 0..block.pixels {
             let load = |tap: usize| (vld1q_s8(rows[tap / 3].add(tap % 3 * call.steps[tap / 3]).cast()), w[tap]);
@@ -71,7 +73,7 @@ unsafe fn i8_depthwise_3x3_16c_neon(call: &Inner<'_>) {
             acc = add_two(acc, load(4), load(5));
             acc = add_two(acc, load(6), load(7));
             let (a, w8) = load(8);
-            store_16(block, pixel, add_one(acc, a, w8));
+            store_16(block, &end, pixel, add_one(acc, a, w8));
             for y in 0..3 {
                 rows[y] = rows[y].wrapping_add(call.steps[y] * call.stride);
             }
@@ -150,10 +152,10 @@ fn widen(acc: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4]
 /// The contract of [`Block`], of one lane; `pixel` is one of its pixels.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn store_16(block: &Block<'_>, pixel: usize, acc: [int32x4_t; 4]) {
+pub(super) unsafe fn store_16(block: &Block<'_>, end: &End, pixel: usize, acc: [int32x4_t; 4]) {
     // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel, and no more is stored.
     unsafe {
-        let bytes = quantize_16(block.finish, acc, load_16(block.multipliers));
+        let bytes = quantize_16(end, acc, load_16(block.multipliers));
         store(block.output.add(pixel * block.row_stride), block.channels, bytes);
     }
 }

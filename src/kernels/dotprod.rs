@@ -100,8 +100,6 @@ unsafe fn i8_gemm_4x16c4_sdot<const MR: usize>(call: &Call<'_>, row: usize) {
                 group!(acc, a, weights, 0);
             }
         }
-        for (r, acc) in acc.into_iter().enumerate() {
-            finish_16(call, row + r, acc);
-        }
+        finish_16(call, row, acc);
     }
 }

@@ -118,9 +118,10 @@ unsafe fn finish_pair(call: &Call<'_>, row: usize, acc: [int32x4_t; 8]) {
         let acc = acc.map(|acc| vreinterpretq_s64_s32(acc));
         let upper = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip1q_s64(acc[2 * j], acc[2 * j + 1])));
         let lower = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip2q_s64(acc[2 * j], acc[2 * j + 1])));
-        finish_16(call, row, upper);
         if row + 1 < call.rows {
-            finish_16(call, row + 1, lower);
+            finish_16(call, row, [upper, lower]);
+        } else {
+            finish_16(call, row, [upper]);
         }
     }
 }

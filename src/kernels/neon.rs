@@ -50,28 +50,46 @@ unsafe fn i8_gemm_4x4c16_neon<const MR: usize, const PAIRS: bool>(call: &Call<'_
             pixels
         };
         let first = start(0);
+        let end = End::new(call.finish);
         for strip in 0..call.columns.div_ceil(4) {
             let mut acc = [[vdupq_n_s32(0); 4]; MR];
             let mut weights = call.weights.add(strip * call.strip_bytes);
-            for tap in 0..call.taps {
-                let pixels = if tap == 0 { first } else { start(tap) };
-                for group in 0..call.groups {
+            macro_rules! group {
+                ($pixels:expr, $group:expr, $add:expr) => {{
                     let mut a = [vdupq_n_s8(0); MR];
                     for r in 0..MR {
-                        a[r] = vld1q_s8(pixels[r].add(group * 16));
+                        a[r] = vld1q_s8($pixels[r].add($group * 16));
                     }
                     for j in 0..4 {
                         let w = vld1q_s8(weights.add(j * 16));
                         for r in 0..MR {
-                            acc[r][j] = add_products::<PAIRS>(acc[r][j], a[r], w);
+                            acc[r][j] = $add(acc[r][j], a[r], w);
                         }
                     }
                     weights = weights.add(64);
+                }};
+            }
+            // The first group is what there is to add to.
+            group!(first, 0, |_, a, w| products::<PAIRS>(a, w));
+            for group in 1..call.groups {
+                group!(first, group, |acc, a, w| add_products::<PAIRS>(acc, a, w));
+            }
+            for tap in 1..call.taps {
+                let pixels = start(tap);
+                for group in 0..call.groups {
+                    group!(pixels, group, |acc, a, w| add_products::<PAIRS>(acc, a, w));
                 }
             }
-            finish(call, row, strip * 4, acc);
+            finish(call, &end, row, strip * 4, acc);
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn products<const PAIRS: bool>(a: int8x16_t, w: int8x16_t) -> int32x4_t {
+    let low = vmull_s8(vget_low_s8(a), vget_low_s8(w));
+    if PAIRS { vpaddlq_s16(vmlal_high_s8(low, a, w)) } else { vpadalq_s16(vpaddlq_s16(low), vmull_high_s8(a, w)) }
 }
 
 #[inline]
@@ -91,13 +109,18 @@ fn add_products<const PAIRS: bool>(acc: int32x4_t, a: int8x16_t, w: int8x16_t) -
 /// The contract of [`Call`]; `MR` rows from `row` are its, and a strip begins at `column`.
 /// (Always inlined, or else 16 accumulators go through memory; only functions without own features can be.)
 #[inline(always)]
-unsafe fn finish<const MR: usize>(call: &Call<'_>, row: usize, column: usize, acc: [[int32x4_t; 4]; MR]) {
+unsafe fn finish<const MR: usize>(call: &Call<'_>, end: &End, row: usize, column: usize, acc: [[int32x4_t; 4]; MR]) {
     // SAFETY: `init` and `multipliers` hold four values for the strip, `accumulators` MAX_COLUMNS for each row; `output`
     // is writable for the call's columns at each row, and no more is stored.
     unsafe {
         let mut sums = [vdupq_n_s32(0); 4];
-        for (r, acc) in acc.into_iter().enumerate() {
-            let init = vld1q_s32(call.init.add((row + r) * call.init_stride + column));
+        let mut inits = [vld1q_s32(call.init.add(row * call.init_stride + column)); MR];
+        if call.init_stride != 0 {
+            for (r, init) in inits.iter_mut().enumerate() {
+                *init = vld1q_s32(call.init.add((row + r) * call.init_stride + column));
+            }
+        }
+        for (r, (acc, init)) in acc.into_iter().zip(inits).enumerate() {
             let pairs = (vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3]));
             sums[r] = vaddq_s32(vpaddq_s32(pairs.0, pairs.1), init);
         }
@@ -108,7 +131,7 @@ unsafe fn finish<const MR: usize>(call: &Call<'_>, row: usize, column: usize, ac
             return;
         }
         let multipliers = vld1q_f32(call.multipliers.add(column));
-        let bytes = quantize_16(call.finish, sums, [multipliers; 4]);
+        let bytes = quantize_16(end, sums, [multipliers; 4]);
         let (to, count) = (call.output.add(row * call.row_stride + column), call.columns - column);
         let words = vreinterpretq_u32_u8(bytes);
         macro_rules! store_row {
@@ -146,40 +169,71 @@ pub(super) unsafe fn load_16(multipliers: *const f32) -> [float32x4_t; 4] {
     }
 }
 
+/// The constants of a requantization, in every lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    zero_point: int16x8_t,
+    lo: int8x16_t,
+    hi: int8x16_t,
+}
+
+impl End {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn new(finish: &Finish) -> Self {
+        Self {
+            zero_point: vdupq_n_s16(finish.zero_point),
+            lo: vdupq_n_s8(finish.lo.cast_signed()),
+            hi: vdupq_n_s8(finish.hi.cast_signed()),
+        }
+    }
+}
+
 /// 16 bytes of output from 16 accumulators. Conversions saturate, so that nothing is clamped before.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn quantize_16(finish: &Finish, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
+pub(super) fn quantize_16(end: &End, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
     let mut q = acc;
     for j in 0..4 {
         q[j] = vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[j]), m[j]));
     }
-    let zero_point = vdupq_n_s16(finish.zero_point);
-    let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), zero_point);
-    let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[2]), q[3]), zero_point);
+    let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), end.zero_point);
+    let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[2]), q[3]), end.zero_point);
     let bytes = vqmovn_high_s16(vqmovn_s16(low), high);
-    let clamped = vmaxq_s8(bytes, vdupq_n_s8(finish.lo.cast_signed()));
-    vreinterpretq_u8_s8(vminq_s8(clamped, vdupq_n_s8(finish.hi.cast_signed())))
+    vreinterpretq_u8_s8(vminq_s8(vmaxq_s8(bytes, end.lo), end.hi))
 }
 
-/// Requantizes and stores a row of 16 columns, or keeps its accumulators.
+/// Requantizes and stores rows of 16 columns, or keeps their accumulators.
 ///
 /// # Safety
-/// The contract of [`Call`], whose strip is of 16 columns; `row` is one of its rows.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) unsafe fn finish_16(call: &Call<'_>, row: usize, acc: [int32x4_t; 4]) {
+/// The contract of [`Call`], whose strip is of 16 columns; the rows from `row` are its.
+/// (Always inlined, or else accumulators go through memory; only functions without own features can be.)
+#[inline(always)]
+pub(super) unsafe fn finish_16<const MR: usize>(call: &Call<'_>, row: usize, acc: [[int32x4_t; 4]; MR]) {
     // SAFETY: `accumulators` has MAX_COLUMNS for each row; there is a multiplier for each column of the strip; `output`
     // is writable for the call's columns at each row, and no more is stored.
     unsafe {
         if !call.accumulators.is_null() {
-            for (j, acc) in acc.into_iter().enumerate() {
-                vst1q_s32(call.accumulators.add(row * MAX_COLUMNS + j * 4), acc);
+            for (r, acc) in acc.into_iter().enumerate() {
+                for (j, acc) in acc.into_iter().enumerate() {
+                    vst1q_s32(call.accumulators.add((row + r) * MAX_COLUMNS + j * 4), acc);
+                }
             }
             return;
         }
-        let bytes = quantize_16(call.finish, acc, load_16(call.multipliers));
-        store(call.output.add(row * call.row_stride), call.columns, bytes);
+        let (end, multipliers) = (End::new(call.finish), load_16(call.multipliers));
+        let mut to = call.output.add(row * call.row_stride);
+        if call.columns >= 16 {
+            for acc in acc {
+                vst1q_u8(to, quantize_16(&end, acc, multipliers));
+                to = to.wrapping_add(call.row_stride);
+            }
+        } else {
+            for acc in acc {
+                store(to, call.columns, quantize_16(&end, acc, multipliers));
+                to = to.wrapping_add(call.row_stride);
+            }
+        }
     }
 }
 

@@ -74,7 +74,7 @@ fn run(head: &Head, body: &[u8]) -> Outcome {
             match run_model(head, fixed, std::slice::from_ref(first), &wanted) {
                 Outcome::Passed => Outcome::PassedFixed,
                 Outcome::Refused(_) => Outcome::Refused(why),
-                other => other,
+                other @ (Outcome::PassedFixed | Outcome::Stopped | Outcome::Wrong) => other,
             }
         }
         (outcome, _) => outcome,
@@ -96,18 +96,16 @@ fn run_model(head: &Head, model: &[u8], inputs: &[Tensor], wanted: &[Tensor]) ->
 
 /// Without what differs between cases.
 fn reason(error: &LoadError) -> String {
-    match error {
-        LoadError::Unsupported(operators) => {
-            let name = |operator: &String| operator.split(" (").next().unwrap_or_default().to_owned();
-            format!(
-                "no {}",
-                operators.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
-            )
-        }
-        LoadError::Nothing(side) => format!("a model without {side}"),
-        LoadError::Panicked { .. } => "breaks an assumption of the importer".into(),
-        _ => "does not hold together for the importer".into(),
+    if let LoadError::Unsupported(operators) = error {
+        let name = |operator: &String| operator.split(" (").next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = operators.iter().map(name).collect();
+        return format!("no {}", names.into_iter().collect::<Vec<_>>().join(", "));
     }
+    if let LoadError::Nothing(side) = error {
+        return format!("a model without {side}");
+    }
+    let broken = matches!(error, LoadError::Panicked { .. });
+    if broken { "breaks an assumption of the importer" } else { "does not hold together for the importer" }.into()
 }
 
 fn agree(head: &Head, found: &[Tensor], wanted: &[Tensor]) -> bool {
