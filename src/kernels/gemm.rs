@@ -29,7 +29,7 @@ const TABLE_ROWS: usize = 96;
 /// Columns in a call.
 pub(super) const MAX_COLUMNS: usize = 64;
 
-/// One call of a microkernel. Its contract: `rows` is not 0; `columns` is at most the tier's strips times NR;
+/// One call of a microkernel. Its contract: `rows`, `taps` and `groups` are not 0; `columns` is at most the tier's strips times NR;
 /// `offsets` has `rows * taps` entries, each [`PADDING`] or an offset behind which `input` has `groups * KR` readable
 /// bytes, as `padding` has if any entry is PADDING, or else it is null, `taps` is 1, and rows begin at multiples of
 /// `input_stride`; `weights` points to the strips,

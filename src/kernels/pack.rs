@@ -203,13 +203,19 @@ impl Packed {
         let folds = fits(view, &zeros);
         let mut packed = Self::blank(pack, [n, taps, k], folds);
         packed.multipliers[..n].copy_from_slice(&multipliers);
-        packed.fill(pack, view, &zeros, &bias, zero_point);
+        if view.is_by_rows() && zeros.iter().all(|&zero| zero == 0) {
+            packed.fill_rows(pack, view, 0, zero_point);
+            packed.bias.iter_mut().zip(&bias).for_each(|(to, bias)| *to = to.wrapping_add(*bias));
+        } else {
+            packed.fill(pack, view, &zeros, &bias, zero_point);
+        }
         Ok(packed)
     }
 
     /// Zeros, in which zero points fold into the weights or stand beside them.
     pub(super) fn blank(pack: Pack, [n, taps, k]: [usize; 3], folds: bool) -> Self {
-        let groups = k.div_ceil(pack.kr);
+        // Of zeros where there is nothing: microkernels begin with a group.
+        let groups = k.div_ceil(pack.kr).max(1);
         let strip_bytes = taps * groups * pack.nr * pack.kr;
         let strips = n.div_ceil(pack.nr);
         Self {
@@ -232,9 +238,10 @@ impl Packed {
         self.has_paired_minimum = false;
         let folds = self.zero_points.is_empty();
         let width = (self.taps * self.k) as i32;
+        let mut line = vec![0; self.k];
         for channel in 0..self.n {
             let zero = zeros[if zeros.len() == 1 { 0 } else { channel }];
-            let sum = self.write_channel(pack, view, channel, if folds { zero } else { 0 });
+            let sum = self.write_channel(pack, view, channel, if folds { zero } else { 0 }, &mut line);
             let bias = bias.get(channel).copied().unwrap_or(0);
             self.sums[channel] = sum;
             self.bias[channel] = bias.wrapping_sub(zero_point.wrapping_mul(sum));
@@ -253,7 +260,9 @@ impl Packed {
         let Pack { nr, kr } = pack;
         let row = |k: usize| &view.values[k * view.strides[2]..][..view.n];
         let strip_bytes = self.strip_bytes;
-        for (strip, packed) in self.weights.values_mut().chunks_mut(strip_bytes.max(1)).enumerate() {
+        for (strip, packed) in
+            self.weights.values_mut().chunks_mut(strip_bytes.max(1)).enumerate().take(view.n.div_ceil(nr))
+        {
             let first = strip * nr;
             let columns = first..view.n.min(first + nr);
             for (group, packed) in packed.chunks_exact_mut(nr * kr).enumerate().take(self.groups) {
@@ -297,27 +306,48 @@ impl Packed {
         self.zero_points.iter_mut().take(view.n).for_each(|zero_point| *zero_point = i32::from(zero));
     }
 
-    /// Puts one output channel's weights into their places; their sum.
-    fn write_channel(&mut self, pack: Pack, view: &WeightView<'_>, channel: usize, subtract: i8) -> i32 {
+    /// Puts one output channel's weights into their places; their sum. `line` has room for one tap.
+    fn write_channel(
+        &mut self,
+        pack: Pack,
+        view: &WeightView<'_>,
+        channel: usize,
+        subtract: i8,
+        line: &mut [i8],
+    ) -> i32 {
         let Pack { nr, kr } = pack;
-        let (mut place, mut sum) = (channel / nr * self.strip_bytes + channel % nr * kr, 0_i32);
-        let weights = self.weights.values_mut();
+        let tap_bytes = self.groups * nr * kr;
+        let start = channel / nr * self.strip_bytes + channel % nr * kr;
+        let mut sum = 0_i32;
         for tap in 0..self.taps {
-            for k in (0..self.k).step_by(kr) {
-                let group = &mut weights[place..][..kr.min(self.k - k)];
-                view.read(channel, tap, k, group);
-                for weight in group.iter_mut() {
-                    *weight = weight.wrapping_sub(subtract);
-                    sum = sum.wrapping_add(i32::from(*weight));
-                }
-                if let Some((low, high)) = group.split_at_checked(8) {
-                    let both = low.iter().zip(high).any(|pair| pair == (&i8::MIN, &i8::MIN));
-                    self.has_paired_minimum |= both;
-                }
-                place += nr * kr;
+            view.read(channel, tap, 0, line);
+            if subtract != 0 {
+                line.iter_mut().for_each(|weight| *weight = weight.wrapping_sub(subtract));
+            }
+            sum = line.iter().fold(sum, |sum, &weight| sum.wrapping_add(i32::from(weight)));
+            let to = &mut self.weights.values_mut()[start + tap * tap_bytes..];
+            match kr {
+                4 => spread_out::<4>(line, nr, to),
+                8 => spread_out::<8>(line, nr, to),
+                _ => spread_out::<16>(line, nr, to),
+            }
+            if kr == 16 {
+                let both = |group: &[i8]| group.iter().zip(group.iter().skip(8)).any(|pair| pair == (&-128, &-128));
+                self.has_paired_minimum |= line.chunks(16).any(both);
             }
         }
         sum
+    }
+}
+
+/// Groups of `KR` values, `nr` groups apart.
+fn spread_out<const KR: usize>(line: &[i8], nr: usize, to: &mut [i8]) {
+    let (groups, rest) = line.as_chunks::<KR>();
+    for (group, to) in groups.iter().zip(to.chunks_mut(nr * KR)) {
+        to[..KR].copy_from_slice(group);
+    }
+    if !rest.is_empty() {
+        to[groups.len() * nr * KR..][..rest.len()].copy_from_slice(rest);
     }
 }
 
@@ -348,21 +378,43 @@ pub(super) fn check_multipliers(multipliers: &[f32]) -> Result<(), PackError> {
 
 /// Σ|w|·255 + |b| must stay below 2³¹, whatever the input and its zero point.
 pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> Result<(), PackError> {
-    let [n, taps, k] = view.shape();
-    let mut some = [0_i8; 64];
-    for channel in 0..n {
-        let (zero, mut sum) = (i32::from(zeros[channel]), 0_i64);
-        for (tap, first) in (0..taps).flat_map(|tap| (0..k).step_by(64).map(move |first| (tap, first))) {
-            let some = &mut some[..(k - first).min(64)];
-            view.read(channel, tap, first, some);
-            sum += i64::from(some.iter().map(|&w| (i32::from(w) - zero).abs()).sum::<i32>());
-        }
-        let reach = sum * 255 + i64::from(bias[channel]).abs();
+    for (channel, sum) in magnitudes(view, zeros).into_iter().enumerate() {
+        let reach = sum.saturating_mul(255).saturating_add(i64::from(bias[channel]).abs());
         if reach > i64::from(i32::MAX) {
             return Err(PackError::Overflow { channel, reach });
         }
     }
     Ok(())
+}
+
+/// By output channel: the sum of weights less their zero point, each without its sign.
+fn magnitudes(view: &WeightView<'_>, zeros: &[i8]) -> Vec<i64> {
+    let [n, taps, k] = view.shape();
+    let flip = view.flip.cast_signed();
+    let size = |weight: i8, zero: i8| (i32::from(weight ^ flip) - i32::from(zero)).abs();
+    let mut sums = vec![0_i64; n];
+    // In an order in which values lie side by side.
+    if view.is_by_rows() {
+        for row in (0..k).map(|k| &view.values[k * view.strides[2]..][..n]) {
+            let each = sums.iter_mut().zip(row).zip(zeros);
+            each.for_each(|((sum, &weight), &zero)| *sum += i64::from(size(weight, zero)));
+        }
+    } else if view.strides[0] == taps * k {
+        for (channel, sum) in sums.iter_mut().enumerate() {
+            let weights = &view.values[channel * taps * k..][..taps * k];
+            let part = |part: &[i8]| i64::from(part.iter().map(|&w| size(w, zeros[channel])).sum::<i32>());
+            *sum = weights.chunks(1 << 16).map(part).sum();
+        }
+    } else {
+        let mut line = vec![0; k];
+        for (channel, sum) in sums.iter_mut().enumerate() {
+            for tap in 0..taps {
+                view.read(channel, tap, 0, &mut line);
+                *sum += line.iter().map(|&w| i64::from((i32::from(w) - i32::from(zeros[channel])).abs())).sum::<i64>();
+            }
+        }
+    }
+    sums
 }
 
 /// Whether every weight less its zero point fits into eight bits.
