@@ -1,13 +1,14 @@
 """Times Selvedge and other runtimes in turn, on the same models and the same input: called by `run`.
 
 A round is some 20 ms of ours, then some 20 ms of the other's; a figure is the median over rounds of ours divided by theirs (each the
-median of its round). So what else the machine does falls on both. Below 1 is better than the other.
+median of its round). So what else the machine does falls on both. Who is not at work is stopped. Below 1 is better than the other.
 """
 
 import argparse
 import hashlib
 import json
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -82,6 +83,16 @@ class Side:
     def time(self, runs):
         return statistics.median(self.ask("run", runs))
 
+    def stop(self, stops=True):
+        """Threads that wait for work by spinning would take the other side's cores."""
+        self.process.send_signal(signal.SIGSTOP if stops else signal.SIGCONT)
+
+    def alone(self, runs):
+        self.stop(False)
+        took = self.time(runs)
+        self.stop()
+        return took
+
     def end(self):
         self.process.stdin.close()
         self.process.wait()
@@ -101,7 +112,11 @@ def compared(asked, executable, directory, peer, threads):
             side.ask("load", directory)
             side.time(3)
         counts = [max(1, min(2000, int(ROUND / side.time(3)))) for side in sides]
-        rounds = [[side.time(count) for side, count in zip(sides, counts)] for _ in range(asked.rounds)]
+        for side in sides:
+            side.stop()
+        rounds = [[side.alone(count) for side, count in zip(sides, counts)] for _ in range(asked.rounds)]
+        for side in sides:
+            side.stop(False)
         a, b = (side.ask("output") for side in sides)
     spread = max(max(b) - min(b), 1e-30)
     apart = max(abs(x - y) for x, y in zip(a, b, strict=True)) / spread

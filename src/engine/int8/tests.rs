@@ -2,6 +2,7 @@
 
 mod float;
 mod hand;
+mod hostile;
 
 use super::fast::Plan;
 use super::lower::{DOMAIN, Lowered, lower};

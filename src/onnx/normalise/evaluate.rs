@@ -197,6 +197,10 @@ pub(super) fn transpose(node: &Node, tensor: &Tensor, shape: Vec<usize>) -> Opti
         Some(order) => order.to_vec(),
         None => (0..i64::try_from(shape.len()).ok()?).rev().collect(),
     };
+    // A place named twice would leave another out.
+    if order.len() != strides.len() || !(0..).zip(&strides).all(|(at, _)| order.contains(&at)) {
+        return None;
+    }
     let permuted: Vec<i128> =
         order.iter().map(|&at| strides.get(usize::try_from(at).ok()?).copied()).collect::<Option<_>>()?;
     pick(tensor, &strided(&shape, 0, &permuted)?, shape)

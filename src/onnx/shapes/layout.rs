@@ -168,7 +168,8 @@ impl Args<'_> {
         let Some(order) = self.node.ints("perm") else {
             return Some(dims.iter().rev().cloned().collect());
         };
-        if order.len() != dims.len() {
+        // Each axis once.
+        if order.len() != dims.len() || !(0..).zip(dims.iter()).all(|(at, _)| order.contains(&at)) {
             return None;
         }
         order.iter().map(|&at| dims.get(usize::try_from(at).ok()?).cloned()).collect()

@@ -59,7 +59,7 @@ impl Lowering<'_> {
         let conv = node.op == "ConvInteger";
         let axis = if conv { 0 } else { rank.saturating_sub(1) };
         let weights = super::params::QuantConst {
-            data: super::params::signed_bytes(tensor).ok_or(Reason::Element(element))?,
+            data: self.signed_constant(b, tensor)?,
             shape: tensor.shape().to_vec(),
             scales: tail.weight_scales,
             zero_points: self.zero_points(zero_point, element)?,

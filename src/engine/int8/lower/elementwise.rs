@@ -78,7 +78,9 @@ fn clip(lowering: &Lowering, node: &Node) -> Option<Unary> {
         Some(value) => lowering.scalar(value),
         None => Some(node.float(name).unwrap_or(default)),
     };
-    Some(Unary::Clip { low: bound("min", 1, f32::NEG_INFINITY)?, high: bound("max", 2, f32::INFINITY)? })
+    let (low, high) = (bound("min", 1, f32::NEG_INFINITY)?, bound("max", 2, f32::INFINITY)?);
+    // A bound that is not a number is none to one runtime, and makes all values so to another.
+    (!low.is_nan() && !high.is_nan()).then_some(Unary::Clip { low, high })
 }
 
 pub(super) fn binary(node: &Node) -> Option<Binary> {

@@ -9,6 +9,7 @@ impl Lowering<'_> {
     /// What a DequantizeLinear makes of a constant of any width, or a quantized constant that was moved.
     pub fn folded(&self, value: ValueId) -> Option<Tensor> {
         if let Some(Rep::Constant(constant)) = self.reps.get(&value) {
+            self.pay(constant.data.len() * 8).ok()?;
             return float_tensor(constant.shape.clone(), &constant.floats());
         }
         let (_, node) = self.graph.producer(value).filter(|(_, node)| is_dequantize(node))?;
@@ -17,6 +18,7 @@ impl Lowering<'_> {
         if scales.element() != ElementType::F32 {
             return None;
         }
+        self.pay(tensor.len().saturating_mul(16)).ok()?;
         let values = tensor.to_i64s()?;
         let zero_points = match node.input(2) {
             Some(value) => self.graph.constant(value)?.to_i64s()?,

@@ -22,6 +22,12 @@ impl Lowering<'_> {
         if matches!(rep, Rep::Float(_)) && !node.outputs.iter().flatten().all(|&output| self.ends_quantized(output)) {
             return Err(Reason::Output);
         }
+        // In training it drops values at random.
+        let training =
+            |value: ValueId| !self.graph.constant(value).is_some_and(|mode| mode.bytes().iter().all(|&b| b == 0));
+        if node.op == "Dropout" && node.input(2).is_some_and(training) {
+            return Err(Reason::Attribute("training_mode"));
+        }
         let moved = self.moved(node, source, &rep)?;
         for (output, id) in moved {
             let rep = match &rep {
@@ -207,6 +213,7 @@ impl Lowering<'_> {
     fn move_constant(&mut self, node: &Node, constant: &super::params::QuantConst) -> Result<(), Reason> {
         let output = node.output(0).ok_or(Reason::Output)?;
         let moved = if node.op == "Transpose" {
+            self.pay(constant.data.len())?;
             constant.transposed(&permutation(node, constant.shape.len())?)
         } else if constant.per_tensor().is_some()
             && matches!(node.op.as_str(), "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten")
@@ -265,5 +272,6 @@ impl Lowering<'_> {
 fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, Reason> {
     let Some(stated) = node.ints("perm") else { return Ok((0..rank).rev().collect()) };
     let axes: Option<Vec<usize>> = stated.iter().map(|&axis| resolve_axis(axis, rank)).collect();
-    axes.filter(|axes| axes.len() == rank).ok_or(Reason::Attribute("perm"))
+    let each_once = |axes: &Vec<usize>| axes.len() == rank && (0..rank).all(|axis| axes.contains(&axis));
+    axes.filter(each_once).ok_or(Reason::Attribute("perm"))
 }

@@ -35,6 +35,7 @@ impl QuantConst {
         (self.scales.len() == 1 && self.zero_points.len() == 1) || self.axis == axis
     }
 
+    /// Who calls has paid.
     pub fn floats(&self) -> Vec<f32> {
         let inner: usize = self.shape[(self.axis + 1).min(self.shape.len())..].iter().product();
         let one = |(i, &q): (usize, &i8)| {
@@ -81,7 +82,9 @@ const MAX_SCALES: usize = 1 << 20;
 impl Lowering<'_> {
     /// A constant of float type, as f32.
     pub fn float_constant(&self, value: ValueId) -> Option<Vec<f32>> {
-        let values = self.graph.constant(value)?.to_f64s()?;
+        let tensor = self.graph.constant(value)?;
+        self.pay(tensor.len().saturating_mul(12)).ok()?;
+        let values = tensor.to_f64s()?;
         Some(values.into_iter().map(|v| v as f32).collect())
     }
 
@@ -171,7 +174,7 @@ impl Lowering<'_> {
     /// Values, shape and type of an 8-bit constant, or of a float constant that a QuantizeLinear quantizes.
     fn int8_constant(&self, value: ValueId) -> Result<Int8Tensor, Reason> {
         if let Some(tensor) = self.graph.constant(value) {
-            let data = signed_bytes(tensor).ok_or(Reason::Element(tensor.element()))?;
+            let data = self.signed_constant(value, tensor)?;
             return Ok(Int8Tensor { data, shape: tensor.shape().to_vec(), element: tensor.element() });
         }
         let (_, node) = self.graph.producer(value).filter(|(_, node)| is_quantize(node)).ok_or(Reason::Input)?;
@@ -185,6 +188,7 @@ impl Lowering<'_> {
         if node.int("block_size").is_some_and(|size| size != 0) {
             return Err(Reason::PerChannel);
         }
+        self.pay(floats.len())?;
         let quantize = |(i, &x): (usize, &f32)| {
             let channel = i / inner.max(1);
             let scale = scales[channel % scales.len()];

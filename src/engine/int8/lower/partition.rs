@@ -63,6 +63,8 @@ pub(super) fn plan(mut lowering: Lowering, order: &[NodeId]) -> Result<Plan, Low
     lowering.graph.outputs.iter().for_each(|port| demand.want(port.value));
     let places: HashMap<NodeId, usize> = order.iter().enumerate().map(|(place, &id)| (id, place)).collect();
     let mut makers: HashMap<Id, usize> = HashMap::new();
+    // What demands emit reads what is there: nothing enters from here on.
+    let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     while let Some(value) = demand.queue.pop() {
         if let Some((id, _)) = lowering.graph.producer(value) {
             lowering.place = places.get(&id).copied().unwrap_or(0);
@@ -70,7 +72,7 @@ pub(super) fn plan(mut lowering: Lowering, order: &[NodeId]) -> Result<Plan, Low
         want_value(&mut lowering, &mut demand, value);
         makers.extend(lowering.draft.steps.iter().enumerate().skip(makers.len()).map(|(i, step)| (step.output, i)));
         if let Some(&id) = demand.given.get(&value) {
-            want_steps(&lowering, &mut demand, &makers, id);
+            want_steps(&lowering, &mut demand, &makers, &outside, id);
         }
     }
     demand.steps.resize(lowering.draft.steps.len(), false);
@@ -104,9 +106,14 @@ fn want_value(lowering: &mut Lowering, demand: &mut Demand, value: ValueId) {
 }
 
 /// Marks a value's step and all behind it; what enters them is wanted from the graph.
-fn want_steps(lowering: &Lowering, demand: &mut Demand, makers: &HashMap<Id, usize>, id: Id) {
+fn want_steps(
+    lowering: &Lowering,
+    demand: &mut Demand,
+    makers: &HashMap<Id, usize>,
+    outside: &HashMap<Id, ValueId>,
+    id: Id,
+) {
     demand.steps.resize(lowering.draft.steps.len(), false);
-    let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     let mut queue = vec![id];
     while let Some(id) = queue.pop() {
         match makers.get(&id) {

@@ -6,8 +6,8 @@ use super::params::{QuantConst, is_dequantize};
 use super::reason::Reason;
 use super::sink::Sink;
 use super::state::{Lowering, Operand, Rep};
-use crate::onnx::ElementType;
 use crate::onnx::graph::{Node, ValueId};
+use crate::onnx::{ElementType, Tensor};
 use std::sync::Arc;
 
 /// A bias as the file has it.
@@ -299,11 +299,18 @@ impl Lowering<'_> {
             return Ok(Bias::Floats(floats));
         }
         if let Some(Rep::Constant(constant)) = self.reps.get(&value) {
+            self.pay(constant.data.len() * 4)?;
             return Ok(Bias::Floats(constant.floats()));
         }
         let (_, node) = self.graph.producer(value).filter(|(_, node)| is_dequantize(node)).ok_or(Reason::Computed)?;
         let tensor = node.input(0).and_then(|v| self.graph.constant(v)).ok_or(Reason::Computed)?;
         let own = self.scales(node.input(1))?;
+        let zero =
+            |value| self.graph.constant(value).and_then(Tensor::to_i64s).is_some_and(|z| z.iter().all(|&z| z == 0));
+        if !node.input(2).is_none_or(zero) {
+            return Err(Reason::Attribute("a bias with a zero point"));
+        }
+        self.pay(tensor.len().saturating_mul(12))?;
         let values = tensor.to_i64s().filter(|_| tensor.element() == ElementType::I32).ok_or(Reason::Computed)?;
         let same = (0..values.len()).all(|i| {
             let (own, wanted) = (own[i % own.len()], input_scale * scales[i % scales.len()]);
@@ -325,6 +332,8 @@ impl Lowering<'_> {
             let floats = match self.bias(Some(other), product.input_scale, &product.weight_scales).ok()? {
                 Bias::None => return None,
                 Bias::Floats(floats) => floats,
+                // Beyond, not every one of them is a float.
+                Bias::Integers(bias) if bias.iter().any(|b| b.unsigned_abs() > 1 << 24) => return None,
                 Bias::Integers(bias) => {
                     let scales = product.scales();
                     bias.iter().enumerate().map(|(i, &b)| b as f32 * scales[i % scales.len()]).collect()

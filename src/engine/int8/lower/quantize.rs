@@ -126,6 +126,7 @@ impl Lowering<'_> {
     fn integers_of(&self, bias: Option<ValueId>) -> Result<Bias, Reason> {
         let Some(value) = bias else { return Ok(Bias::None) };
         let tensor = self.graph.constant(value).ok_or(Reason::Computed)?;
+        self.pay(tensor.len().saturating_mul(12))?;
         let values = tensor.to_i64s().filter(|_| tensor.element() == ElementType::I32);
         let values = values.ok_or(Reason::Element(tensor.element()))?;
         Ok(Bias::Integers(values.into_iter().map(|v| v as i32).collect()))

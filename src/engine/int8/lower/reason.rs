@@ -3,6 +3,9 @@
 use super::super::check::Problem;
 use crate::onnx::ElementType;
 
+/// What constants may take that are copied or turned for the nodes that read them, in bytes. It bounds the time as well.
+pub(super) const MAX_COPIES: usize = if cfg!(test) { 64 << 20 } else { 2 << 30 };
+
 /// Why lowering left a node to the float engine.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Reason {
@@ -30,6 +33,8 @@ pub enum Reason {
     Attribute(&'static str),
     #[error("inputs have different scales, and the output has none to bring them to")]
     Scales,
+    #[error("the model's constants, as its nodes read them, take more than {MAX_COPIES} bytes")]
+    Memory,
     #[error("it does not hold together: {0}")]
     Program(#[from] Problem),
 }

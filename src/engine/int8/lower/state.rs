@@ -7,11 +7,12 @@ use super::super::op::{Curve, Op, Table};
 use super::super::program::{Draft, QuantParams, Step, Type, ValueId as Id};
 use super::super::reference::index;
 use super::super::round;
-use super::params::QuantConst;
-use super::reason::Reason;
-use crate::onnx::ElementType;
+use super::params::{QuantConst, signed_bytes};
+use super::reason::{MAX_COPIES, Reason};
 use crate::onnx::graph::{Graph, NodeId, Uses, ValueId};
 use crate::onnx::shapes::Facts;
+use crate::onnx::{ElementType, Tensor};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -53,6 +54,10 @@ pub(super) struct Lowering<'a> {
     /// The place of the node at hand.
     pub place: usize,
     pub reasons: BTreeMap<NodeId, Reason>,
+    /// INT8 and UINT8 constants in the signed domain: one for all who read it.
+    constants: RefCell<HashMap<ValueId, Arc<[i8]>>>,
+    /// Bytes that copies of constants may still take.
+    copies: Cell<usize>,
     /// Smallest and largest value that an int8 value can have, where less than all.
     bounds: HashMap<Id, (i8, i8)>,
     /// Values that are a table of another one, which is none itself.
@@ -72,9 +77,28 @@ impl<'a> Lowering<'a> {
             places: Vec::new(),
             place: 0,
             reasons: BTreeMap::new(),
+            constants: RefCell::default(),
+            copies: Cell::new(MAX_COPIES),
             bounds: HashMap::new(),
             tables: HashMap::new(),
         }
+    }
+
+    /// Takes what a copy of a constant will take from what is left.
+    pub fn pay(&self, bytes: usize) -> Result<(), Reason> {
+        self.copies.set(self.copies.get().checked_sub(bytes).ok_or(Reason::Memory)?);
+        Ok(())
+    }
+
+    /// A constant of INT8 or UINT8 in the signed domain.
+    pub fn signed_constant(&self, value: ValueId, tensor: &Tensor) -> Result<Arc<[i8]>, Reason> {
+        if let Some(known) = self.constants.borrow().get(&value) {
+            return Ok(Arc::clone(known));
+        }
+        self.pay(tensor.len())?;
+        let data = signed_bytes(tensor).ok_or(Reason::Element(tensor.element()))?;
+        self.constants.borrow_mut().insert(value, Arc::clone(&data));
+        Ok(data)
     }
 
     pub fn shape(&self, value: ValueId) -> Result<Vec<usize>, Reason> {
@@ -165,7 +189,7 @@ impl<'a> Lowering<'a> {
     /// An 8-bit tensor as bytes that stand for something: what made it may have meant something else.
     pub fn int8(&mut self, value: ValueId, params: QuantParams) -> Result<Operand, Reason> {
         if let Some(tensor) = self.graph.constant(value) {
-            let data = super::params::signed_bytes(tensor).ok_or(Reason::Element(tensor.element()))?;
+            let data = self.signed_constant(value, tensor)?;
             return self.emit_int8(Op::Constant(data), Vec::new(), tensor.shape().to_vec(), params);
         }
         let known = match self.reps.get(&value) {
@@ -248,12 +272,14 @@ impl<'a> Lowering<'a> {
                 self.emit(Op::Dequantize(curve), vec![source], shape, Type::F32)?
             }
             Some(Rep::Constant(constant)) => {
+                self.pay(constant.data.len() * 8)?;
                 let data = constant.floats().into();
                 self.emit(Op::FloatConstant(data), Vec::new(), constant.shape.clone(), Type::F32)?
             }
             Some(Rep::Int8(_) | Rep::Dynamic(_)) => return Ok(None),
             None => {
                 let Some(tensor) = self.graph.constant(value) else { return Ok(None) };
+                self.pay(tensor.len().saturating_mul(8))?;
                 let Some(data) = tensor.to_f32s() else { return Ok(None) };
                 self.emit(Op::FloatConstant(data.into()), Vec::new(), tensor.shape().to_vec(), Type::F32)?
             }

@@ -6,6 +6,7 @@ use super::params::resolve_axis;
 use super::reason::Reason;
 use super::state::{Lowering, Operand, Rep};
 use crate::onnx::graph::Node;
+use std::collections::BTreeSet;
 
 impl Lowering<'_> {
     /// An image of two dimensions; a row, as of a 1-D convolution, becomes one of height 1.
@@ -144,7 +145,8 @@ impl Lowering<'_> {
         let axes: Vec<usize> = match given {
             Some(list) if !list.is_empty() => {
                 let axes: Option<Vec<usize>> = list.iter().map(|&axis| resolve_axis(axis, rank)).collect();
-                axes.ok_or(Reason::Attribute("axes"))?
+                let once = |axes: &Vec<usize>| axes.iter().collect::<BTreeSet<_>>().len() == axes.len();
+                axes.filter(once).ok_or(Reason::Attribute("axes"))?
             }
             Some(_) | None if node.int("noop_with_empty_axes").unwrap_or(0) != 0 => {
                 return Err(Reason::Attribute("noop_with_empty_axes"));

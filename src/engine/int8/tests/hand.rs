@@ -180,11 +180,11 @@ fn regions_never_wait_for_each_other() {
     assert!(several > 3, "{several} models have several regions");
 }
 
-fn tensor(name: &str, element: ElementType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
+pub(super) fn tensor(name: &str, element: ElementType, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto { name: name.into(), data_type: element.to_onnx(), dims: dims.to_vec(), raw_data, ..Default::default() }
 }
 
-fn info(name: &str, dims: &[i64]) -> ValueInfoProto {
+pub(super) fn info(name: &str, dims: &[i64]) -> ValueInfoProto {
     let dim = |&size: &i64| Dimension { value: Some(dimension::Value::DimValue(size)), ..Default::default() };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let ty = type_proto::Value::TensorType(type_proto::Tensor { elem_type: ElementType::F32.to_onnx(), shape });
@@ -192,7 +192,7 @@ fn info(name: &str, dims: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: name.into(), r#type, ..Default::default() }
 }
 
-fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+pub(super) fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
     NodeProto { op_type: op.into(), input: names(inputs), output: names(outputs), ..Default::default() }
 }
