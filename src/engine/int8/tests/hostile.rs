@@ -127,12 +127,12 @@ fn a_turn_of_weights_that_is_none_stays_in_float() {
 
 #[test]
 fn a_bias_with_a_zero_point_stays_in_float() {
-    for (zero, stays) in [(0, false), (1, true)] {
+    for (zero, stays) in [(0_i32, false), (1, true)] {
         let constants = vec![
             tensor("w", ElementType::I8, &[4, 4], (0..16).collect()),
             tensor("b", ElementType::I32, &[4], [1_i32, 2, 3, 4].iter().flat_map(|v| v.to_le_bytes()).collect()),
             floats("bs", &[], &[0.25]),
-            tensor("bz", ElementType::I32, &[], (zero as i32).to_le_bytes().to_vec()),
+            tensor("bz", ElementType::I32, &[], zero.to_le_bytes().to_vec()),
         ];
         let nodes = [
             node("DequantizeLinear", &["w", "s"], &["d"]),
