@@ -17,6 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "aarch64"))
 
 import report
+import real
 from zoo import FORMS
 
 PEERS = ["ort", "tract", "openvino"]
@@ -27,7 +28,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="benches/peers/run", description=__doc__)
     names = lambda text: text.split(",")
     parser.add_argument("dir", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--models", type=names, help="by comma, of those that --list prints; else all")
+    parser.add_argument("--models", type=names, help="by comma, of those that --list prints; real: the trained ones; else those with random weights")
     parser.add_argument("--peers", type=names, default=PEERS, help=f"of {', '.join(PEERS)}; else all")
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
     parser.add_argument("--rounds", type=int, default=30)
@@ -41,20 +42,35 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def names():
+def zoo():
     return [name if form == "u8s8" else f"{name}-{form}" for form, list_ in FORMS.items() for name in list_]
 
 
-def made(dir):
-    """The directory of the models, made anew when their script has changed."""
-    scripts = [HERE / "zoo.py", HERE.parent / "aarch64/models.py", HERE / "requirements.txt"]
+def names():
+    return zoo() + real.names()
+
+
+def made(dir, script, *more):
+    """The directory of a script's models, made anew when it has changed."""
+    scripts = [HERE / f"{script}.py", HERE / "requirements.txt", *more]
     wanted = hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()
-    stamp = dir / "models/stamp"
+    stamp = dir / script / "stamp"
     if not stamp.exists() or stamp.read_text() != wanted:
         say("making the models")
-        subprocess.run([sys.executable, HERE / "zoo.py", dir / "models"], check=True, stdout=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        subprocess.run([sys.executable, HERE / f"{script}.py", dir / script], check=True, stdout=quiet)
         stamp.write_text(wanted)
-    return dir / "models"
+    return dir / script
+
+
+def found(dir, wanted):
+    """By name: the directory of each model."""
+    places = {}
+    if any(name in zoo() for name in wanted):
+        places |= dict.fromkeys(zoo(), made(dir, "zoo", HERE.parent / "aarch64/models.py"))
+    if any(name in real.names() for name in wanted):
+        places |= dict.fromkeys(real.names(), made(dir, "real"))
+    return {name: place / name for name, place in places.items()}
 
 
 def built():
@@ -142,11 +158,11 @@ def main():
     if asked.list:
         print("\n".join(names()))
         return
-    wanted = asked.models or names()
+    wanted = real.names() if asked.models == ["real"] else asked.models or zoo()
     unknown = [name for name in wanted if name not in names()] + [peer for peer in asked.peers if peer not in PEERS]
     if unknown:
         sys.exit(f"benches/peers/run: unknown: {', '.join(unknown)}; models: {', '.join(names())}; peers: {', '.join(PEERS)}")
-    models, executable = made(asked.dir), built()
+    models, executable = found(asked.dir, wanted), built()
     rows, figures = [], []
     for model in wanted:
         for threads in asked.threads:
@@ -156,16 +172,17 @@ def main():
                     continue
                 say(f"  {model}, {peer}, {threads} threads" if threads > 1 else f"  {model}, {peer}, 1 thread")
                 try:
-                    ratio, times, apart = compared(asked, executable, models / model, peer, threads)
+                    ratio, times, apart = compared(asked, executable, models[model], peer, threads)
                 except RuntimeError as error:
                     say(f"    not measured: {error}")
                     continue
                 rows.append((model, peer, threads, *times, ratio, apart))
-                kind, name = ("float", model.removesuffix("-float")) if model.endswith("-float") else ("int8", model)
+                in_float = model.endswith("-float") or model in real.IN_FLOAT
+                kind, name = ("float" if in_float else "int8"), model.removesuffix("-float")
                 figures.append((f"{kind}/{name}/{peer}/{threads}t", ratio, "time ratio"))
         if asked.starts and "ort" in asked.peers and not model.endswith("-float"):
             say(f"  {model}, load and memory")
-            load, memory = started(asked, executable, models / model)
+            load, memory = started(asked, executable, models[model])
             figures += [(f"load/{model}/ort", load, "time ratio"), (f"rss/{model}/ort", memory, "memory ratio")]
     if not asked.json:
         cell = lambda i: lambda row: row[i]

@@ -3,6 +3,7 @@
 mod float;
 mod hand;
 mod hostile;
+mod random;
 
 use super::fast::Plan;
 use super::lower::{DOMAIN, Lowered, lower};
@@ -101,7 +102,12 @@ fn on_kernels(program: &Program, inputs: &[&[u8]], wanted: &[Vec<u8>]) -> Result
         for run in 0..2 {
             let found = plan.run(&mut state, inputs).map_err(|e| e.to_string())?;
             if found != wanted {
-                return Err(format!("{isa} on {count} threads and the reference disagree in run {run} of\n{program}"));
+                let differ = |index: &usize| found[*index] != wanted[*index];
+                let outputs: Vec<_> = (0..wanted.len()).filter(differ).map(|i| program.outputs()[i]).collect();
+                let outputs = outputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(format!(
+                    "{isa} on {count} threads: {outputs} is not the reference's in run {run} of\n{program}"
+                ));
             }
         }
     }

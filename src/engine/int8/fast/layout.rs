@@ -91,7 +91,7 @@ pub(super) fn layouts(program: &Program) -> Vec<Layout> {
     }
     let mut layouts: Vec<Layout> = (0..program.values().len()).map(|value| groups.layout(value)).collect();
     for step in program.steps() {
-        if let Some((id, image)) = first_layer(program, step) {
+        if let Some((id, image)) = first_layer(program, &groups.uses, step) {
             layouts[id.index()] = Layout::Image(image);
         }
     }
@@ -101,6 +101,7 @@ pub(super) fn layouts(program: &Program) -> Vec<Layout> {
 /// Values that must lie alike, as a forest of sets.
 struct Groups<'a> {
     program: &'a Program,
+    uses: Uses,
     parents: Vec<usize>,
     /// By set: something wants NHWC.
     turned: Vec<bool>,
@@ -109,7 +110,7 @@ struct Groups<'a> {
 impl<'a> Groups<'a> {
     fn new(program: &'a Program) -> Self {
         let count = program.values().len();
-        Self { program, parents: (0..count).collect(), turned: vec![false; count] }
+        Self { program, uses: Uses::new(program), parents: (0..count).collect(), turned: vec![false; count] }
     }
 
     fn root(&mut self, mut value: usize) -> usize {
@@ -150,7 +151,7 @@ impl<'a> Groups<'a> {
                 self.want(step.output);
             }
             // They turn what comes from outside as they go.
-            Op::Quantize | Op::DynamicQuantize if self.program.inputs().contains(&step.inputs[0]) => {}
+            Op::Quantize | Op::DynamicQuantize if self.uses.upright[step.inputs[0].index()] => {}
             Op::Quantize
             | Op::DynamicQuantize
             | Op::Dequantize(_)
@@ -181,8 +182,37 @@ impl<'a> Groups<'a> {
     }
 }
 
+/// By value: who makes it, how many read it, and whether it comes from outside for quantizations alone, which turn it as
+/// they go.
+struct Uses {
+    makers: Vec<Option<usize>>,
+    readers: Vec<usize>,
+    upright: Vec<bool>,
+}
+
+impl Uses {
+    fn new(program: &Program) -> Self {
+        let count = program.values().len();
+        let mut uses = Self { makers: vec![None; count], readers: vec![0; count], upright: vec![false; count] };
+        program.inputs().iter().for_each(|id| uses.upright[id.index()] = true);
+        for (index, step) in program.steps().iter().enumerate() {
+            uses.makers[step.output.index()] = Some(index);
+            let quantizes = matches!(step.op, Op::Quantize | Op::DynamicQuantize);
+            for id in &step.inputs {
+                uses.readers[id.index()] += 1;
+                uses.upright[id.index()] &= quantizes;
+            }
+        }
+        for id in program.outputs() {
+            uses.readers[id.index()] += 1;
+            uses.upright[id.index()] = false;
+        }
+        uses
+    }
+}
+
 /// The image that a convolution of few channels reads alone, made of what comes into the region.
-fn first_layer(program: &Program, step: &Step) -> Option<(ValueId, Image)> {
+fn first_layer(program: &Program, uses: &Uses, step: &Step) -> Option<(ValueId, Image)> {
     let Op::Conv(conv) = &step.op else { return None };
     let Window { kernel, dilation, pads, .. } = conv.window;
     let input = step.inputs[0];
@@ -191,12 +221,11 @@ fn first_layer(program: &Program, step: &Step) -> Option<(ValueId, Image)> {
     if !known || channels > 4 || conv.group != 1 || dilation != [1, 1] || kernel == [1, 1] {
         return None;
     }
-    let alone = program.steps().iter().filter(|step| step.inputs.contains(&input)).count() == 1;
-    let quantized = |made: &Step| {
-        made.output == input && matches!(made.op, Op::Quantize) && program.inputs().contains(&made.inputs[0])
+    let entered = match uses.makers[input.index()].map(|maker| &program.steps()[maker]) {
+        Some(maker) => matches!(maker.op, Op::Quantize) && uses.upright[maker.inputs[0].index()],
+        None => program.inputs().contains(&input),
     };
-    let entered = program.inputs().contains(&input) || program.steps().iter().any(quantized);
-    let fits = alone && entered && !program.outputs().contains(&input);
+    let fits = uses.readers[input.index()] == 1 && entered;
     fits.then_some((input, Image { channels, height, width, pixel_stride: 4, border: pads }))
 }
 
