@@ -24,12 +24,14 @@ impl Plan {
     /// By value: its number among the outputs, where the stage that makes it writes it there.
     pub(super) fn lent(program: &Program, layouts: &[Layout], stages: &[Stage]) -> Vec<Option<usize>> {
         let mut lent = vec![None; program.values().len()];
+        let mut fits = vec![false; program.values().len()];
+        stages.iter().filter(|stage| !stage.is_slow()).for_each(|stage| fits[stage.output.index()] = true);
+        stages.iter().flat_map(|stage| &stage.inputs).for_each(|id| fits[id.index()] = false);
         for (index, &id) in program.outputs().iter().enumerate() {
             let plain = program.value(id).ty == Type::F32 && layouts[id.index()] == Layout::Plain;
-            let made = stages.iter().any(|stage| stage.output == id && !stage.is_slow());
-            let read = stages.iter().any(|stage| stage.inputs.contains(&id));
-            let once = program.outputs().iter().filter(|&&other| other == id).count() == 1;
-            lent[id.index()] = Some(index).filter(|_| plain && made && !read && once);
+            lent[id.index()] = Some(index).filter(|_| plain && fits[id.index()]);
+            // A value that leaves twice is copied.
+            fits[id.index()] = false;
         }
         lent
     }
