@@ -287,10 +287,21 @@ impl Packed {
                 }
             }
         }
+        self.sum_rows(view);
+        let folds = self.zero_points.is_empty();
+        let all = zero_point.wrapping_mul(i32::from(zero)).wrapping_mul(self.k as i32);
+        for (bias, &sum) in self.bias.iter_mut().zip(&self.sums) {
+            *bias = (if folds { 0 } else { all }).wrapping_sub(zero_point.wrapping_mul(sum));
+        }
+        self.zero_points.iter_mut().take(view.n).for_each(|zero_point| *zero_point = i32::from(zero));
+    }
+
+    /// Column sums of such a matrix, and whether its weights are safe to add up in 16 bits.
+    fn sum_rows(&mut self, view: &WeightView<'_>) {
         self.sums.fill(0);
         let mut least = 0;
         for k in 0..view.k {
-            for (sum, &value) in self.sums.iter_mut().zip(row(k)) {
+            for (sum, &value) in self.sums.iter_mut().zip(&view.values[k * view.strides[2]..][..view.n]) {
                 let value = value ^ view.flip.cast_signed();
                 least = value.min(least);
                 *sum = sum.wrapping_add(i32::from(value));
@@ -298,12 +309,6 @@ impl Packed {
         }
         // One alone does no harm, but two are not looked for.
         self.has_paired_minimum = least == i8::MIN;
-        let folds = self.zero_points.is_empty();
-        let all = zero_point.wrapping_mul(i32::from(zero)).wrapping_mul(self.k as i32);
-        for (bias, &sum) in self.bias.iter_mut().zip(&self.sums) {
-            *bias = (if folds { 0 } else { all }).wrapping_sub(zero_point.wrapping_mul(sum));
-        }
-        self.zero_points.iter_mut().take(view.n).for_each(|zero_point| *zero_point = i32::from(zero));
     }
 
     /// Puts one output channel's weights into their places; their sum. `line` has room for one tap.
