@@ -110,8 +110,14 @@ pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<(Option<Divid
         Err(error) => return Ok(account.whole(&onnx::Model::default(), causes(error))),
     };
     account.count(&model.graph, 0);
-    if !is_quantized(&model) || names_regions(&model.graph) {
+    if names_regions(&model.graph) {
         return Ok(account.whole(&model, "nothing in it is quantized".into()));
+    }
+    let moved = onnx::normalise::gather_first(&mut model.graph);
+    if !is_quantized(&model) {
+        let (_, account) = account.whole(&model, "nothing in it is quantized".into());
+        let moved = model.to_proto().ok().filter(|_| moved > 0);
+        return Ok((moved.map(|proto| Divided { graph: proto.encode_to_vec(), regions: Vec::new() }), account));
     }
     let isa = Settings::current().isa()?.isa;
     let regions = match lowered(&mut model, inputs, isa, &mut account) {

@@ -12,8 +12,11 @@ mod batch_norm;
 mod branches;
 mod evaluate;
 mod fold;
+mod gather;
 mod opset;
 mod quantize;
+
+pub use gather::gather_first;
 #[cfg(test)]
 mod tests;
 

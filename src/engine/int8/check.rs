@@ -237,8 +237,7 @@ impl At<'_> {
         let [oh, ow] = conv.window.output([h, w]).ok_or_else(shapes)?;
         self.shape(vec![n, m, oh, ow])?;
         let taps = per_group * kh * kw;
-        let zero = |channel| zero_of(&conv.weights.zero_points, channel);
-        let far = |(channel, row): (usize, &[i8])| row.iter().map(|&w| (i64::from(w) - zero(channel)).abs()).sum();
+        let far = |(channel, row): (usize, &[i8])| magnitude(row, zero_of(&conv.weights.zero_points, channel));
         let sums = || conv.weights.data.chunks_exact(taps.max(1)).enumerate().map(far).collect();
         self.product(&conv.weights, &conv.bias, m, &conv.finish, sums)
     }
@@ -254,10 +253,11 @@ impl At<'_> {
         self.shape(outer.iter().copied().chain([n]).collect())?;
         let zero_points = &linear.weights.zero_points;
         let sums = || {
-            let mut sums = vec![0; n];
+            let zeros: Vec<i32> = (0..n).map(|channel| zero_of(zero_points, channel)).collect();
+            let mut sums = vec![0_i64; n];
             for row in linear.weights.data.chunks_exact(n.max(1)) {
-                for (channel, (sum, &w)) in sums.iter_mut().zip(row).enumerate() {
-                    *sum += (i64::from(w) - zero_of(zero_points, channel)).abs();
+                for ((sum, &w), &zero) in sums.iter_mut().zip(row).zip(&zeros) {
+                    *sum += i64::from((i32::from(w) - zero).abs());
                 }
             }
             sums
@@ -410,8 +410,14 @@ fn per_channel(what: &'static str, found: usize, n: usize) -> Checked {
     if found == 1 || found == n { Ok(()) } else { Err(Problem::Length { what, found, wanted: n }) }
 }
 
-fn zero_of(zero_points: &[i8], channel: usize) -> i64 {
-    i64::from(zero_points[if zero_points.len() == 1 { 0 } else { channel }])
+fn zero_of(zero_points: &[i8], channel: usize) -> i32 {
+    i32::from(zero_points[if zero_points.len() == 1 { 0 } else { channel }])
+}
+
+/// Σ|w − z|; in pieces of which 32 bits hold the sum, for a model has millions.
+fn magnitude(weights: &[i8], zero: i32) -> i64 {
+    let piece = |piece: &[i8]| i64::from(piece.iter().map(|&w| (i32::from(w) - zero).abs()).sum::<i32>());
+    weights.chunks(1 << 16).map(piece).sum()
 }
 
 /// Equal parameters, whatever the ONNX type was.

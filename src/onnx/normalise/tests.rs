@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::onnx::graph::{Attribute, Graph, Node};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::onnx::shapes::InputShapes;
 use crate::onnx::tensor::{ElementType, Tensor};
 use crate::onnx::tests::*;
@@ -398,4 +398,45 @@ fn long_chains_take_a_short_while() {
     let last = node("Relu", &[names.last().unwrap()], &["y"]);
     let model = from(17, chain.chain([last]).collect());
     assert_eq!(ops(&model.graph), ["Relu"]);
+}
+
+#[test]
+fn rows_of_a_quantized_table_are_looked_up_before_they_become_floats() {
+    let build = |steps: Vec<NodeProto>, scale: TensorProto| GraphProto {
+        node: steps.into_iter().chain([node("Gather", &["t", "ids"], &["y"])]).collect(),
+        initializer: vec![
+            raw("w", ElementType::I8, &[3, 2], &[1, 2, 3, 4, 5, 6]),
+            scale,
+            raw("z", ElementType::I8, &[], &[1]),
+            longs("ids", &[2], &[2, 0]),
+        ],
+        output: vec![info("y", &[])],
+        ..Default::default()
+    };
+    let to_float = || int("to", i64::from(ElementType::F32.to_onnx()));
+    let cast = || node("Cast", &["w"], &["c"]).with(to_float());
+    let ways = [
+        (vec![cast(), node("Mul", &["c", "s"], &["t"])], "Gather Cast Mul", [2.5, 3.0, 0.5, 1.0]),
+        (vec![cast(), node("Mul", &["s", "c"], &["t"])], "Gather Cast Mul", [2.5, 3.0, 0.5, 1.0]),
+        (vec![node("DequantizeLinear", &["w", "s", "z"], &["t"])], "Gather DequantizeLinear", [2.0, 2.5, 0.0, 0.5]),
+    ];
+    for (steps, wanted, values) in ways {
+        let mut model = read(&model(13, build(steps, floats("s", &[], &[0.5])))).unwrap();
+        assert_eq!(gather_first(&mut model.graph), 1);
+        assert_eq!(ops(&model.graph).join(" "), wanted);
+        normalise(&mut model, &InputShapes::new()).unwrap();
+        if wanted == "Gather Cast Mul" {
+            let folded = model.graph.constant(model.graph.outputs[0].value).unwrap();
+            assert_eq!(folded.to_f32s().unwrap(), values);
+        }
+    }
+    // With a scale for each row these are looked up too; a scale for each column does not turn rows alone here.
+    let steps = || vec![cast(), node("Mul", &["c", "s"], &["t"])];
+    let mut rows = read(&model(13, build(steps(), floats("s", &[3, 1], &[0.5, 1.0, 2.0])))).unwrap();
+    assert_eq!(gather_first(&mut rows.graph), 1);
+    normalise(&mut rows, &InputShapes::new()).unwrap();
+    let folded = rows.graph.constant(rows.graph.outputs[0].value).unwrap();
+    assert_eq!(folded.to_f32s().unwrap(), [10.0, 12.0, 0.5, 1.0]);
+    let mut columns = read(&model(13, build(steps(), floats("s", &[1, 2], &[0.5, 1.0])))).unwrap();
+    assert_eq!(gather_first(&mut columns.graph), 0);
 }
