@@ -25,7 +25,7 @@ impl Grower {
     fn any(&mut self, of: fn(&Type) -> bool) -> Option<ValueId> {
         let fits: Vec<usize> = (0..self.draft.values.len()).filter(|&i| of(&self.draft.values[i].ty)).collect();
         // Late ones more often, so that programs grow deep.
-        let place = fits.len().checked_sub(1 + self.random.below(fits.len().min(4).max(1)))?;
+        let place = fits.len().checked_sub(1 + self.random.below(fits.len().clamp(1, 4)))?;
         Some(ValueId(fits[place] as u32))
     }
 
@@ -232,7 +232,7 @@ impl Grower {
         let mut flat: Vec<usize> = Vec::new();
         let mut rest: usize = shape.iter().product();
         for _ in 0..self.random.below(4) {
-            let factor = (1..=4).rev().find(|factor| rest % factor == 0).unwrap_or(1);
+            let factor = (1..=4).rev().find(|&factor| rest.is_multiple_of(factor)).unwrap_or(1);
             flat.push(factor);
             rest /= factor;
         }
