@@ -14,6 +14,7 @@ use super::isa::Isa;
 use super::pack::PackError;
 use super::round::{bounded, nearest_byte};
 use super::storage::Storage;
+use super::transpose::{BLOCK, part};
 
 /// Conversions of one tensor.
 #[derive(Debug, Clone)]
@@ -139,12 +140,30 @@ impl Convert {
                     let row = |c: usize| &rows[c * plane..][..image.width];
                     quantize_rgb(self.here, self.line, [row(0), row(1), row(2)], line.as_chunks_mut::<4>().0);
                 }
-                _ => {
-                    for c in 0..image.channels {
+                (channels, _) if channels < 8 => {
+                    for c in 0..channels {
                         let row = &rows[c * plane..][..image.width];
                         scatter(self.here, self.line, row, &mut line[c..], image.pixel_stride);
                     }
                 }
+                _ => self.quantize_line(image, rows, line),
+            }
+        }
+    }
+}
+
+impl Convert {
+    /// A line of an image of many channels, in blocks: by channel as it comes, then turned.
+    fn quantize_line(&self, image: &Image, rows: &[f32], line: &mut [u8]) {
+        let plane = image.height * image.width;
+        let mut block = [0; BLOCK[0] * BLOCK[1]];
+        for x in (0..image.width).step_by(BLOCK[0]) {
+            for c in (0..image.channels).step_by(BLOCK[1]) {
+                let (wide, high) = (BLOCK[0].min(image.width - x), BLOCK[1].min(image.channels - c));
+                for (i, to) in block.chunks_mut(BLOCK[0]).enumerate().take(high) {
+                    quantize(self.here, self.line, &rows[(c + i) * plane + x..][..wide], &mut to[..wide]);
+                }
+                part(&block, [high, wide], [BLOCK[0], image.pixel_stride], &mut line[x * image.pixel_stride + c..], 0);
             }
         }
     }

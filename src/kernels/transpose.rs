@@ -23,27 +23,70 @@ fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
 /// If either is not `rows` times `columns` long.
 pub fn transpose(from: &[u8], rows: usize, columns: usize, to: &mut [u8], flip: u8) {
     assert!(from.len() == rows * columns && to.len() == from.len(), "{rows} rows of {columns}");
+    part(from, [rows, columns], [columns, rows], to, flip);
+}
+
+/// A part of a larger matrix: strides are from one row of either to the next.
+///
+/// # Panics
+/// If either is too short.
+pub(super) fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
     let all = u64::from(flip) * 0x0101_0101_0101_0101;
     let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
     for r in (0..whole_rows).step_by(8) {
         for c in (0..whole_columns).step_by(8) {
-            let row = |i: usize| from[(r + i) * columns + c..].first_chunk().copied().unwrap_or_default();
+            let row = |i: usize| from[(r + i) * strides[0] + c..].first_chunk().copied().unwrap_or_default();
             let turned = transpose_8x8(std::array::from_fn(|i| u64::from_le_bytes(row(i))));
             for (i, word) in turned.into_iter().enumerate() {
-                to[(c + i) * rows + r..][..8].copy_from_slice(&(word ^ all).to_le_bytes());
+                to[(c + i) * strides[1] + r..][..8].copy_from_slice(&(word ^ all).to_le_bytes());
             }
         }
     }
-    let mut one = |r: usize, c: usize| to[c * rows + r] = from[r * columns + c] ^ flip;
+    let mut one = |r: usize, c: usize| to[c * strides[1] + r] = from[r * strides[0] + c] ^ flip;
     for r in 0..rows {
         let first = if r < whole_rows { whole_columns } else { 0 };
         (first..columns).for_each(|c| one(r, c));
     }
 }
 
+/// Pixels and channels of a block that is turned at once.
+pub(super) const BLOCK: [usize; 2] = [64, 16];
+
+/// Calls with the values of each channel in turn, some pixels at a time: the channel, the first pixel, its values.
+///
+/// # Panics
+/// If there are not as many values.
+pub fn by_channel(from: &[u8], pixels: usize, channels: usize, mut of: impl FnMut(usize, usize, &[u8])) {
+    assert_eq!(from.len(), pixels * channels, "{pixels} pixels of {channels} channels");
+    let mut block = [0; BLOCK[0] * BLOCK[1]];
+    for pixel in (0..pixels).step_by(BLOCK[0]) {
+        for channel in (0..channels).step_by(BLOCK[1]) {
+            let (high, wide) = (BLOCK[0].min(pixels - pixel), BLOCK[1].min(channels - channel));
+            part(&from[pixel * channels + channel..], [high, wide], [channels, BLOCK[0]], &mut block, 0);
+            for (i, line) in block.chunks(BLOCK[0]).enumerate().take(wide) {
+                of(channel + i, pixel, &line[..high]);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn channels_come_one_by_one() {
+        for (pixels, channels) in [(1, 1), (3, 40), (64, 16), (65, 17), (130, 33)] {
+            let from: Vec<u8> = (0..pixels * channels).map(|i| (i * 7 % 251) as u8).collect();
+            let mut to = vec![0; from.len()];
+            by_channel(&from, pixels, channels, |channel, pixel, values| {
+                to[channel * pixels + pixel..][..values.len()].copy_from_slice(values);
+            });
+            let mut wanted = vec![0; from.len()];
+            transpose(&from, pixels, channels, &mut wanted, 0);
+            assert_eq!(to, wanted, "{pixels} pixels of {channels} channels");
+        }
+    }
 
     #[test]
     fn rows_become_columns() {

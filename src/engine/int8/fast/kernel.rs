@@ -301,7 +301,8 @@ impl At<'_> {
 
     /// By arithmetic where the curve is a line, which vectors do; else by table.
     fn dequantize(&self, curve: &Curve) -> Built {
-        if !self.lies_alike() {
+        let turns = self.from[0] == Layout::Nhwc && self.to == Layout::Plain;
+        if !self.lies_alike() && !turns {
             return Ok(None);
         }
         let by_byte: [f32; 256] = std::array::from_fn(|byte| curve[index(self.storage.value(byte as u8))]);

@@ -152,6 +152,8 @@ impl<'a> Groups<'a> {
             }
             // They turn what comes from outside as they go.
             Op::Quantize | Op::DynamicQuantize if self.uses.upright[step.inputs[0].index()] => {}
+            // It turns what leaves as it goes.
+            Op::Dequantize(_) if self.uses.leaves[step.output.index()] => {}
             Op::Quantize
             | Op::DynamicQuantize
             | Op::Dequantize(_)
@@ -188,12 +190,19 @@ struct Uses {
     makers: Vec<Option<usize>>,
     readers: Vec<usize>,
     upright: Vec<bool>,
+    /// Nothing in the region reads it.
+    leaves: Vec<bool>,
 }
 
 impl Uses {
     fn new(program: &Program) -> Self {
         let count = program.values().len();
-        let mut uses = Self { makers: vec![None; count], readers: vec![0; count], upright: vec![false; count] };
+        let mut uses = Self {
+            makers: vec![None; count],
+            readers: vec![0; count],
+            upright: vec![false; count],
+            leaves: vec![false; count],
+        };
         program.inputs().iter().for_each(|id| uses.upright[id.index()] = true);
         for (index, step) in program.steps().iter().enumerate() {
             uses.makers[step.output.index()] = Some(index);
@@ -202,6 +211,9 @@ impl Uses {
                 uses.readers[id.index()] += 1;
                 uses.upright[id.index()] &= quantizes;
             }
+        }
+        for id in program.outputs() {
+            uses.leaves[id.index()] = uses.readers[id.index()] == 0;
         }
         for id in program.outputs() {
             uses.readers[id.index()] += 1;

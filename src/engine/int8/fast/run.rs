@@ -229,16 +229,10 @@ impl Scope<'_> {
     fn to_floats(&self, scratch: &mut Scratch, output: &mut [f32]) {
         let first = self.stage.inputs[0];
         match &self.stage.kernel {
-            Kernel::Dequantize(convert) => {
-                let from = self.values(first);
-                self.share_flat(output, |range, to| convert.dequantize(&from[range], to));
-            }
-            Kernel::Curve(curve) => {
-                let from = self.values(first);
-                self.share_flat(output, |range, to| {
-                    to.iter_mut().zip(&from[range]).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);
-                });
-            }
+            Kernel::Dequantize(convert) => self.dequantize(output, |from, to| convert.dequantize(from, to)),
+            Kernel::Curve(curve) => self.dequantize(output, |from, to| {
+                to.iter_mut().zip(from).for_each(|(to, &byte)| *to = curve[usize::from(byte)]);
+            }),
             Kernel::Dense(dense) => self.dense_float(dense, &mut scratch.padding, output),
             Kernel::Grouped(groups) => {
                 groups.iter().for_each(|dense| self.dense_float(dense, &mut scratch.padding, output));
@@ -273,6 +267,26 @@ impl Scope<'_> {
             | Kernel::GlobalAverage { .. }
             | Kernel::Bilinear(_)
             | Kernel::Reference => panic!("a kernel that makes floats"),
+        }
+    }
+
+    /// Value by value; where images leave, turned on the way.
+    fn dequantize(&self, output: &mut [f32], of: impl Fn(&[u8], &mut [f32]) + Sync) {
+        let id = self.stage.inputs[0];
+        let from = self.values(id);
+        let turns = self.plan.layout(id) != self.plan.layout(self.stage.output);
+        match self.shape(id) {
+            // One pixel, or one channel, is the same either way.
+            &[_, channels, height, width] if turns && channels > 1 && height * width > 1 => {
+                let pixels = height * width;
+                let size = (channels * pixels).max(1);
+                for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
+                    kernels::by_channel(from, pixels, channels, |channel, pixel, values| {
+                        of(values, &mut to[channel * pixels + pixel..][..values.len()]);
+                    });
+                }
+            }
+            _ => self.share_flat(output, |range, to| of(&from[range], to)),
         }
     }
 
