@@ -34,6 +34,7 @@ mod depthwise_vnni;
 mod dotprod;
 mod elementwise;
 mod float;
+mod float_gemm;
 mod gemm;
 mod here;
 #[cfg(target_arch = "aarch64")]
@@ -62,6 +63,7 @@ pub use convert::{Convert, Image, lines_of_pixels};
 pub use depthwise::{Depthwise, DepthwiseSpec};
 pub use elementwise::{Add, BinarySpec, Mul, Quantization, look_up, look_up_in_place, tabulate};
 pub use float::{FloatDepthwise, range};
+pub use float_gemm::{FloatGemm, FloatProduct};
 pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
 pub use here::{Loops, vectorized};
 pub use indirect::{Geometry, GeometryError, Indirection};

@@ -5,6 +5,7 @@
 
 mod convolution;
 mod depthwise;
+mod floats;
 mod guard;
 mod loops;
 mod products;

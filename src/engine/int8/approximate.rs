@@ -19,7 +19,7 @@ macro_rules! polynomial {
 }
 
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Beyond, the result is 0 or infinite. What is not a number stays so.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };

@@ -2,8 +2,9 @@
 //!
 //! Invariant: what passes can be executed without a panic and without an overflow of 32 bits.
 
-use super::op::{Conv, Finish, Linear, Op, Weights, Window};
+use super::op::{Conv, Finish, FloatLinear, Linear, Op, Weights, Window};
 use super::program::{Draft, QuantParams, Step, Type, Value, ValueId};
+use super::rows::RowFunction;
 
 /// The first thing that does not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -87,11 +88,7 @@ struct At<'a> {
 pub fn check_step(draft: &Draft, step: &Step) -> Checked {
     let inputs: Vec<_> = step.inputs.iter().map(|id| &draft.values[id.index()]).collect();
     let at = At { inputs, output: &draft.values[step.output.index()] };
-    let weights = if let Op::Conv(Conv { weights, .. }) | Op::Linear(Linear { weights, .. }) = &step.op {
-        Some(&weights.shape)
-    } else {
-        None
-    };
+    let weights = step.op.weights().map(|weights| &weights.shape);
     if let Some(shape) = [Some(&at.output.shape), weights].into_iter().flatten().find(|shape| !is_of_a_size(shape)) {
         return Err(Problem::Size(shape.clone()));
     }
@@ -107,6 +104,9 @@ pub fn check_step(draft: &Draft, step: &Step) -> Checked {
         Op::Table(_) => at.same_shape(|from, to| is_int8(from) && is_int8(to)),
         Op::Float(_) => at.same_shape(|from, to| from == Type::F32 && to == Type::F32),
         Op::FloatBinary(_) => at.broadcast(Type::F32),
+        Op::FloatLinear(linear) => at.float_linear(linear),
+        Op::FloatMatMul => at.floats(2).and_then(|()| at.matrices()).map(|_| ()),
+        Op::Rows { function, width } => at.rows(function, *width),
         Op::Add(add) => [add.ra, add.rb, add.c].into_iter().try_for_each(finite).and_then(|()| at.broadcast_int8()),
         Op::Mul(mul) => finite(mul.multiplier).and_then(|()| at.broadcast_int8()),
         Op::Conv(conv) => at.conv(conv),
@@ -242,15 +242,56 @@ impl At<'_> {
         self.product(&conv.weights, &conv.bias, m, &conv.finish, sums)
     }
 
-    fn linear(&self, linear: &Linear) -> Checked {
-        self.arity(1)?;
-        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), linear.weights.shape.clone()]);
-        let &[k, n] = linear.weights.shape.as_slice() else { return Err(shapes()) };
+    /// Floats in, floats out.
+    fn floats(&self, inputs: usize) -> Checked {
+        self.arity(inputs)?;
+        let mut types = self.inputs.iter().chain([&self.output]).map(|value| value.ty);
+        if types.all(|ty| ty == Type::F32) { Ok(()) } else { Err(Problem::Type) }
+    }
+
+    fn rows(&self, function: &RowFunction, width: usize) -> Checked {
+        self.floats(1)?;
+        let values = self.inputs[0].count();
+        if width == 0 || !values.is_multiple_of(width) {
+            return Err(Problem::Inputs(vec![self.inputs[0].shape.clone()]));
+        }
+        self.length("its output", self.output.count(), values / width * function.made(width))?;
+        if let RowFunction::LayerNorm(norm) = function {
+            let all = |what, values: &[f32]| match values.len() {
+                0 => Ok(()),
+                found => self.length(what, found, width),
+            };
+            all("scales", &norm.scale)?;
+            all("the bias", &norm.bias)?;
+        }
+        Ok(())
+    }
+
+    fn float_linear(&self, linear: &FloatLinear) -> Checked {
+        self.floats(1)?;
+        let [_, n] = self.columns(&linear.weights)?;
+        self.length("weights", linear.weights.data.len(), linear.weights.shape.iter().product())?;
+        per_channel("weight zero points", linear.weights.zero_points.len(), n)?;
+        per_channel("scales", linear.scales.len(), n)?;
+        linear.scales.iter().try_for_each(|&scale| finite(scale))?;
+        if linear.bias.is_empty() { Ok(()) } else { self.length("the bias", linear.bias.len(), n) }
+    }
+
+    /// Weights `[K][N]` that the input's last axis meets.
+    fn columns(&self, weights: &Weights) -> Result<[usize; 2], Problem> {
+        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), weights.shape.clone()]);
+        let &[k, n] = weights.shape.as_slice() else { return Err(shapes()) };
         let Some((last, outer)) = self.inputs[0].shape.split_last() else { return Err(shapes()) };
         if *last != k {
             return Err(shapes());
         }
         self.shape(outer.iter().copied().chain([n]).collect())?;
+        Ok([k, n])
+    }
+
+    fn linear(&self, linear: &Linear) -> Checked {
+        self.arity(1)?;
+        let [_, n] = self.columns(&linear.weights)?;
         let zero_points = &linear.weights.zero_points;
         let sums = || {
             let zeros: Vec<i32> = (0..n).map(|channel| zero_of(zero_points, channel)).collect();
@@ -310,8 +351,8 @@ impl At<'_> {
         if fits { Ok(()) } else { Err(Problem::Type) }
     }
 
-    fn mat_mul(&self, finish: &Finish) -> Checked {
-        self.arity(2)?;
+    /// Two operands whose leading axes broadcast; returns the number of products of a sum.
+    fn matrices(&self) -> Result<usize, Problem> {
         let [a, b] = [&self.inputs[0].shape, &self.inputs[1].shape];
         let bad = || Problem::Inputs(vec![a.clone(), b.clone()]);
         let ([outer_a @ .., m, ka], [outer_b @ .., kb, n]) = (a.as_slice(), b.as_slice()) else { return Err(bad()) };
@@ -321,7 +362,12 @@ impl At<'_> {
         let mut wanted = broadcast(outer_a, outer_b).ok_or_else(bad)?;
         wanted.extend([*m, *n]);
         self.shape(wanted)?;
-        let reach = (*ka as i64).saturating_mul(255 * 255);
+        Ok(*ka)
+    }
+
+    fn mat_mul(&self, finish: &Finish) -> Checked {
+        self.arity(2)?;
+        let reach = (self.matrices()? as i64).saturating_mul(255 * 255);
         if reach > i64::from(i32::MAX) {
             return Err(Problem::Overflow { channel: 0, reach });
         }

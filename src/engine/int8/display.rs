@@ -63,6 +63,8 @@ fn detail(op: &Op, f: &mut Formatter<'_>) -> Result {
             weights(&linear.weights, f)?;
             finish(&linear.finish, f)
         }
+        Op::FloatLinear(linear) => weights(&linear.weights, f),
+        Op::Rows { width, .. } => write!(f, " rows of {width}"),
         Op::MatMul(end) => finish(end, f),
         Op::Concat { axis } => write!(f, " axis {axis}"),
         Op::Softmax(softmax) => write!(f, " axis {}", softmax.axis),
@@ -84,6 +86,7 @@ fn detail(op: &Op, f: &mut Formatter<'_>) -> Result {
         | Op::Table(_)
         | Op::Bilinear(_)
         | Op::Select { .. }
+        | Op::FloatMatMul
         | Op::Reshape => Ok(()),
     }
 }

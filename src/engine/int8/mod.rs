@@ -17,6 +17,7 @@ pub mod op;
 pub mod program;
 pub mod reference;
 mod round;
+pub mod rows;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@
 //! Rejected: one operator for each ONNX operator (Relu, Sigmoid, Gelu, a change of scale are one table to a kernel).
 
 use super::function::{Binary, Unary};
+use super::rows::RowFunction;
 use std::sync::Arc;
 
 /// What a unary function makes of each of the 256 values, at index `value + 128`.
@@ -69,6 +70,17 @@ pub struct Linear {
     /// In units of input scale times weight scale: empty, or one for each output channel.
     pub bias: Arc<[i32]>,
     pub finish: Finish,
+}
+
+/// Floats `[.., K]` times constant `[K][N]`: `Σ x·(w − z)`, one fused multiplication and addition after another, in the
+/// order of k; then `·scale + bias`, rounded after each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FloatLinear {
+    pub weights: Weights,
+    /// One for all output channels, or one each.
+    pub scales: Arc<[f32]>,
+    /// Empty, or one for each output channel.
+    pub bias: Arc<[f32]>,
 }
 
 /// A sliding window of two dimensions.
@@ -202,6 +214,15 @@ pub enum Op {
     Float(Unary),
     /// F32 and F32 to F32; operands broadcast.
     FloatBinary(Binary),
+    /// F32 to F32, by int8 weights.
+    FloatLinear(FloatLinear),
+    /// F32 `[.., M, K]` times F32 `[.., K, N]`, as `FloatLinear` adds; leading axes broadcast.
+    FloatMatMul,
+    /// F32 to F32, by rows of what lies innermost.
+    Rows {
+        function: RowFunction,
+        width: usize,
+    },
 }
 
 impl Op {
@@ -231,7 +252,32 @@ impl Op {
             Self::Reshape => "reshape",
             Self::Float(_) => "float",
             Self::FloatBinary(_) => "float-binary",
+            Self::FloatLinear(_) => "float-linear",
+            Self::FloatMatMul => "float-matmul",
+            Self::Rows { function: RowFunction::Softmax, .. } => "float-softmax",
+            Self::Rows { function: RowFunction::Mean, .. } => "float-mean",
+            Self::Rows { function: RowFunction::LayerNorm(_), .. } => "layer-norm",
         }
+    }
+
+    /// What it multiplies with, where that is constant.
+    pub fn weights(&self) -> Option<&Weights> {
+        if let Self::Conv(Conv { weights, .. })
+        | Self::Linear(Linear { weights, .. })
+        | Self::FloatLinear(FloatLinear { weights, .. }) = self
+        {
+            Some(weights)
+        } else {
+            None
+        }
+    }
+
+    /// Only puts values elsewhere.
+    pub fn is_movement(&self) -> bool {
+        matches!(
+            self,
+            Self::Pad { .. } | Self::Select { .. } | Self::Slice { .. } | Self::Transpose { .. } | Self::Reshape
+        )
     }
 
     /// A tensor of the file.

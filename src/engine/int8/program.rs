@@ -127,34 +127,16 @@ impl Program {
         self.0.steps.iter().map(|step| self.macs_of(step)).sum()
     }
 
-    /// Multiplications of int8 values in one of its steps.
+    /// Multiplications in one of its products.
     pub fn macs_of(&self, step: &Step) -> u64 {
-        let made = self.value(step.output).count() as u64;
-        match &step.op {
-            Op::Conv(conv) => made * conv.weights.shape[1..].iter().product::<usize>() as u64,
-            Op::Linear(linear) => made * linear.weights.shape[0] as u64,
-            Op::MatMul(_) => made * self.value(step.inputs[0]).shape.last().map_or(1, |&k| k as u64),
-            Op::Constant(_)
-            | Op::FloatConstant(_)
-            | Op::Quantize
-            | Op::Dequantize(_)
-            | Op::DynamicQuantize
-            | Op::Table(_)
-            | Op::Add(_)
-            | Op::Mul(_)
-            | Op::Concat { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::Mean(_)
-            | Op::Softmax(_)
-            | Op::Bilinear(_)
-            | Op::Select { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. }
-            | Op::Transpose { .. }
-            | Op::Reshape
-            | Op::Float(_)
-            | Op::FloatBinary(_) => 0,
-        }
+        let products = match step.op.weights().map(|weights| weights.shape.as_slice()) {
+            Some(&[k, _]) => k,
+            Some(shape) => shape.iter().skip(1).product(),
+            None if matches!(step.op, Op::MatMul(_) | Op::FloatMatMul) => {
+                self.value(step.inputs[0]).shape.last().copied().unwrap_or(1)
+            }
+            None => 0,
+        };
+        self.value(step.output).count() as u64 * products as u64
     }
 }

@@ -483,8 +483,61 @@ def forms():
     net = Net()
     x = net.input("x", [3, 16])
     w = dq(net, net.const(rng.integers(-127, 128, (16, 8)).astype(s8)), rng.uniform(.002, .01, 8), np.zeros(8, s8), axis=1)
-    made["form-weights-only"] = net.model(net.op("MatMul", x, w)), dict(whole=False, compare="off", relative=1e-5)
+    made["form-weights-only"] = net.model(net.op("MatMul", x, w)), dict(compare="off", relative=1e-5)
+    net = Net()
+    x = net.input("x", [2, 3, 200])
+    w = dq(net, net.const(rng.integers(0, 256, (200, 40)).astype(u8)), .004, u8(131))
+    y = net.op("Add", net.op("MatMul", x, w), net.const(rng.normal(0, 1, 40).astype(np.float32)))
+    w = dq(net, net.const(rng.integers(-127, 128, (10, 40)).astype(s8)), rng.uniform(.002, .01, 10), np.zeros(10, s8), axis=0)
+    y = net.op("Reshape", net.op("Gelu", y, domain="com.microsoft"), net.const(np.int64([6, 40])))
+    y = net.op("Gemm", y, w, net.const(rng.normal(0, 1, 10).astype(np.float32)), transB=1)
+    made["form-weights-only-deep"] = net.model(y, domains=["com.microsoft"]), dict(compare="off", relative=1e-5)
     return made
+
+
+def between():
+    """What stands in float between two products that are quantized at run time: (build, opset)."""
+    def normal(net, x):
+        mean = net.op("ReduceMean", x, axes=[-1])
+        d = net.op("Sub", x, mean)
+        v = net.op("ReduceMean", net.op("Pow", d, net.const(np.float32(2))), axes=[-1])
+        r = net.op("Sqrt", net.op("Add", v, net.const(np.float32(1e-5))))
+        return net.op("Add", net.op("Mul", net.op("Div", d, r), net.const(rng.normal(1, .1, 24).astype(np.float32))),
+                      net.const(rng.normal(0, .1, 24).astype(np.float32)))
+
+    def masked(net, x):
+        net.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 6, 1]))
+        return net.op("Softmax", net.op("Add", x, "mask"), axis=-1)
+
+    def parts(net, x):
+        a, b, c = net.op("Split", x, net.const(np.int64([8, 4, 12])), outputs=3, axis=-1)
+        b = net.op("Pad", b, net.const(np.int64([0, 0, 1, 0, 0, 3])))
+        c = net.op("Slice", c, net.const(np.int64([2])), net.const(np.int64([10])), net.const(np.int64([2])))
+        return net.op("Concat", c, a, b, axis=2)
+
+    def attention(net, x):
+        k = net.op("Transpose", net.op("Reshape", x, net.const(np.int64([2, 1, 6, 24]))), perm=[0, 1, 3, 2])
+        q = net.op("Reshape", x, net.const(np.int64([1, 2, 6, 24])))
+        s = net.op("Softmax", net.op("Mul", net.op("MatMul", q, k), net.const(np.float32(.2))), axis=-1)
+        return net.op("Reshape", net.op("MatMul", s, q), net.const(np.int64([4, 6, 24])))
+
+    return {
+        "layer-norm": (lambda net, x: net.norm(x, 24), 17),
+        "layer-norm-spelled": (normal, 13),
+        "mean": (lambda net, x: net.op("Add", x, net.op("ReduceMean", x, axes=[1, 2])), 13),
+        "softmax": (lambda net, x: net.op("Softmax", x, axis=-1), 13),
+        "softmax-old": (lambda net, x: net.op("Softmax", x, axis=1), 11),
+        "masked": (masked, 13),
+        "parts": (parts, 13),
+        "attention": (attention, 13),
+        "root": (lambda net, x: net.op("Pow", net.op("Abs", x), net.const(np.float32(.5))), 13),
+    }
+
+
+def sandwich(build, opset):
+    net = Net(opset)
+    x = net.linear(net.input("x", [2, 6, 16]), 16, 24)
+    return net.model(net.linear(build(net, x), 24, 8))
 
 
 # Operators that onnxruntime's quantizer quantizes where they stand alone.
@@ -568,6 +621,8 @@ def main():
     add("net-dynamic-transformer", dynamic(transformer(), QuantType.QInt8), whole=False, relative=1e-4)
     for name, (model, options) in forms().items():
         add(name, model, **options)
+    for name, (build, opset) in between().items():
+        add(f"between-{name}", dynamic(sandwich(build, opset), QuantType.QInt8), relative=1e-4, lsb=0, compare="off")
     write(HERE / "vectors.safetensors")
 
 

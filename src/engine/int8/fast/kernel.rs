@@ -4,10 +4,12 @@ use super::super::function::{Binary, Unary};
 use super::super::op::{AveragePool, Bilinear, Curve, Finish, Lerp, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::super::reference::index;
+use super::super::rows::RowFunction;
 use super::dense::{Dense, FloatEnd};
 use super::layout::Layout;
 use super::movement::{Concat, Moves};
 use super::pointwise::{Broadcast, Pointwise};
+use super::product::Matrices;
 use super::stage::{self, Builder};
 use crate::kernels::{self, Convert, Depthwise, Indirection};
 use crate::kernels::{Isa, PackError, Quantization, Requant, Storage};
@@ -35,6 +37,15 @@ pub(super) enum Kernel {
     FloatBinary {
         function: Binary,
         by: Broadcast,
+    },
+    FloatLinear(Box<kernels::FloatGemm>),
+    FloatMatMul {
+        product: kernels::FloatProduct,
+        matrices: Matrices,
+    },
+    Rows {
+        function: RowFunction,
+        width: usize,
     },
     Dequantize(Convert),
     /// By stored byte.
@@ -93,6 +104,9 @@ impl Kernel {
             | Self::DynamicQuantize
             | Self::Float(_)
             | Self::FloatBinary { .. }
+            | Self::FloatLinear(_)
+            | Self::FloatMatMul { .. }
+            | Self::Rows { .. }
             | Self::Dequantize(_)
             | Self::Curve(_)
             | Self::Table(_)
@@ -117,6 +131,11 @@ impl Kernel {
             Self::Quantize(_) => "quantize",
             Self::DynamicQuantize => "dynamic quantize",
             Self::Float(_) | Self::FloatBinary { .. } => "float",
+            Self::FloatLinear(_) => "float GEMM, int8 weights",
+            Self::FloatMatMul { .. } => "float GEMM",
+            Self::Rows { function: RowFunction::Softmax, .. } => "float softmax",
+            Self::Rows { function: RowFunction::Mean, .. } => "float mean",
+            Self::Rows { function: RowFunction::LayerNorm(_), .. } => "layer norm",
             Self::Dequantize(_) | Self::Curve(_) => "dequantize",
             Self::Table(_) => "table",
             Self::Dense(dense) if dense.is_mapped() => "indirect GEMM",
@@ -176,16 +195,15 @@ pub(super) fn cost(program: &Program, step: &Step) -> usize {
     let packed = |n: usize, taps: usize, k: usize| {
         n.next_multiple_of(64).saturating_mul(taps).saturating_mul(k.next_multiple_of(16))
     };
+    if let Some(&[k, n]) = step.op.weights().map(|weights| weights.shape.as_slice()) {
+        return packed(n, 1, k);
+    }
     match &step.op {
         Op::Conv(conv) => {
             let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
             let group = conv.group.max(1);
             let each = map(&conv.window).saturating_add(packed(m / group, kh * kw, c));
             if group == m { each.saturating_add(packed(m, kh * kw, c)) } else { each.saturating_mul(group) }
-        }
-        Op::Linear(linear) => {
-            let &[k, n] = linear.weights.shape.as_slice() else { return 0 };
-            packed(n, 1, k)
         }
         Op::MatMul(_) => {
             let right = &program.value(step.inputs[1]).shape;
@@ -195,23 +213,8 @@ pub(super) fn cost(program: &Program, step: &Step) -> usize {
         Op::MaxPool(window) => map(window),
         Op::AveragePool(pool) => map(&pool.window),
         // Places are counted, moved and turned: each as large as a machine word, or two.
-        Op::Select { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Transpose { .. } | Op::Reshape => {
-            count.saturating_mul(6 * size_of::<usize>())
-        }
-        Op::Constant(_)
-        | Op::FloatConstant(_)
-        | Op::Quantize
-        | Op::Dequantize(_)
-        | Op::DynamicQuantize
-        | Op::Table(_)
-        | Op::Add(_)
-        | Op::Mul(_)
-        | Op::Concat { .. }
-        | Op::Mean(_)
-        | Op::Softmax(_)
-        | Op::Bilinear(_)
-        | Op::Float(_)
-        | Op::FloatBinary(_) => 0,
+        op if op.is_movement() => count.saturating_mul(6 * size_of::<usize>()),
+        _ => 0,
     }
 }
 
@@ -267,6 +270,12 @@ impl At<'_> {
             Op::DynamicQuantize => Ok(Some(Kernel::DynamicQuantize)),
             Op::Float(function) => Ok(self.lies_alike().then_some(Kernel::Float(*function))),
             Op::FloatBinary(function) => Ok(self.broadcast().map(|by| Kernel::FloatBinary { function: *function, by })),
+            Op::FloatLinear(linear) => self.float_linear(linear),
+            Op::FloatMatMul => self.float_mat_mul(),
+            Op::Rows { function, width } => {
+                let kernel = || Kernel::Rows { function: function.clone(), width: *width };
+                Ok(self.is_plain().then(kernel))
+            }
             Op::Constant(_)
             | Op::FloatConstant(_)
             | Op::MatMul(_)
@@ -276,6 +285,11 @@ impl At<'_> {
             | Op::Transpose { .. }
             | Op::Reshape => Ok(None),
         }
+    }
+
+    /// Whether all lies as ONNX has it.
+    pub fn is_plain(&self) -> bool {
+        self.from.iter().chain([&self.to]).all(|&layout| layout == Layout::Plain)
     }
 
     /// Whether input and output have the same elements in the same places.

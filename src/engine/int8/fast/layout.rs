@@ -169,6 +169,9 @@ impl<'a> Groups<'a> {
             | Op::FloatConstant(_)
             | Op::Linear(_)
             | Op::MatMul(_)
+            | Op::FloatLinear(_)
+            | Op::FloatMatMul
+            | Op::Rows { .. }
             | Op::Select { .. }
             | Op::Slice { .. }
             | Op::Pad { .. }

@@ -1,6 +1,7 @@
 //! Operators that take one value of each operand for one of the output, and Softmax.
 
 use super::super::op::{Add, Mul, Softmax};
+use super::super::rows::{self, RowFunction};
 use super::kernel::{At, Built, Kernel};
 use super::run::Scope;
 use crate::kernels::{self, BinarySpec, TileMut};
@@ -155,6 +156,22 @@ impl Scope<'_> {
         });
     }
 }
+
+impl Scope<'_> {
+    pub(super) fn rows(&self, function: &RowFunction, width: usize, output: &mut [f32]) {
+        let from = self.floats(self.stage.inputs[0]);
+        let made = function.made(width);
+        let rows = output.len() / made;
+        self.share(TileMut::new(output, rows, made, made), [1, made], ROW * width / made, |tile| {
+            for row in tile.rows() {
+                rows::apply(self.plan.isa, function, width, &from[row * width..][..width], tile.row(row));
+            }
+        });
+    }
+}
+
+/// A value of a row of floats takes as long as so many products.
+const ROW: usize = 64;
 
 /// One row's part from a column on.
 fn pieces<T: Copy>(

@@ -1,30 +1,35 @@
-//! Products of two activations: the right side is packed as weights are, at each run.
+//! Products of two activations, of which the int8 right side is packed as weights are, at each run; and of floats.
 
-use super::super::op::Finish;
+use super::super::op::{Finish, FloatLinear};
 use super::super::program::Type;
 use super::Scratch;
 use super::kernel::{At, Built, Kernel, UNBOUNDED};
-use super::layout::Layout;
 use super::run::Scope;
-use crate::kernels::{Dynamic, Gemm, PackError, Requant, Rows, Source, TileMut, WeightView};
+use crate::kernels::{Dynamic, FloatGemm, FloatProduct, Gemm, PackError, Requant, Rows, Source, TileMut, WeightView};
 
 /// `[.., M, K]` times `[.., K, N]`.
 #[derive(Debug)]
 pub(super) struct Product {
     /// Its right side is of whoever runs it.
     pub gemm: Gemm,
+    matrices: Matrices,
+    zero_point: i8,
+}
+
+/// Matrices `[m][k]` times `[k][n]`.
+#[derive(Debug)]
+pub(super) struct Matrices {
     m: usize,
     k: usize,
     n: usize,
     /// By matrix of the output: which of the left and of the right.
-    matrices: Vec<[usize; 2]>,
-    zero_point: i8,
+    pairs: Vec<[usize; 2]>,
 }
 
 impl Product {
     /// Values of a right side.
     pub fn right(&self) -> usize {
-        self.k * self.n
+        self.matrices.k * self.matrices.n
     }
 }
 
@@ -36,14 +41,8 @@ impl At<'_> {
     }
 
     fn product_of_two(&self, finish: &Finish) -> Result<Option<Product>, PackError> {
-        let plain = self.from.iter().chain([&self.to]).all(|&layout| layout == Layout::Plain);
         let (Some(a), Some(b)) = (Self::params(self.inputs[0]), Self::params(self.inputs[1])) else { return Ok(None) };
-        let (&[.., m, k], &[.., k2, n]) = (self.inputs[0].shape.as_slice(), self.inputs[1].shape.as_slice()) else {
-            return Ok(None);
-        };
-        if !plain || k != k2 || self.output.shape.len() < 2 {
-            return Ok(None);
-        }
+        let Some(matrices) = self.matrices() else { return Ok(None) };
         let table = self.table(finish);
         let requant = match finish {
             Finish::Requantize { .. } => self.requant(finish, table.as_ref()),
@@ -54,12 +53,34 @@ impl At<'_> {
         };
         let Some(requant) = requant else { return Ok(None) };
         let zero_points = [a.zero_point, b.zero_point];
-        let gemm = Gemm::of_activations(self.isa, self.storage, [k, n], zero_points, &requant)?;
-        Ok(Some(Product { gemm, m, k, n, matrices: self.matrices(), zero_point: a.zero_point }))
+        let gemm = Gemm::of_activations(self.isa, self.storage, [matrices.k, matrices.n], zero_points, &requant)?;
+        Ok(Some(Product { gemm, matrices, zero_point: a.zero_point }))
+    }
+
+    pub(super) fn float_linear(&self, linear: &FloatLinear) -> Built {
+        let FloatLinear { weights, scales, bias } = linear;
+        let &[k, n] = weights.shape.as_slice() else { return Ok(None) };
+        if !self.is_plain() {
+            return Ok(None);
+        }
+        let gemm = FloatGemm::new(self.isa, [k, n], [&weights.data, &weights.zero_points], scales, bias)?;
+        Ok(Some(Kernel::FloatLinear(Box::new(gemm))))
+    }
+
+    pub(super) fn float_mat_mul(&self) -> Built {
+        let Some(matrices) = self.matrices() else { return Ok(None) };
+        let product = FloatProduct::new(self.isa, [matrices.k, matrices.n])?;
+        Ok(Some(Kernel::FloatMatMul { product, matrices }))
     }
 
     /// Leading axes broadcast.
-    fn matrices(&self) -> Vec<[usize; 2]> {
+    fn matrices(&self) -> Option<Matrices> {
+        let (&[.., m, k], &[.., k2, n]) = (self.inputs[0].shape.as_slice(), self.inputs[1].shape.as_slice()) else {
+            return None;
+        };
+        if !self.is_plain() || k != k2 || self.output.shape.len() < 2 {
+            return None;
+        }
         let leading = |shape: &[usize]| shape[..shape.len() - 2].to_vec();
         let output = leading(&self.output.shape);
         let operands = [0, 1].map(|i| leading(&self.inputs[i].shape));
@@ -73,7 +94,8 @@ impl At<'_> {
             }
             at
         };
-        (0..output.iter().product()).map(|index| [0, 1].map(|i| place(&operands[i], index))).collect()
+        let pairs = (0..output.iter().product()).map(|index| [0, 1].map(|i| place(&operands[i], index))).collect();
+        Some(Matrices { m, k, n, pairs })
     }
 }
 
@@ -100,12 +122,12 @@ impl Scope<'_> {
         run: impl Fn(&Gemm, &Source<'_>, &mut TileMut<'_, T>) + Sync,
     ) {
         let product = &self.plan.products[number];
-        let Product { m, k, n, .. } = *product;
+        let Matrices { m, k, n, ref pairs } = product.matrices;
         let (left, right) = (self.bytes(self.stage.inputs[0]), self.values(self.stage.inputs[1]));
         let gemm = &mut scratch.products[number];
         let storage = self.plan.isa.storage();
         let mut packed = None;
-        for (&[a, b], output) in product.matrices.iter().zip(output.chunks_exact_mut(m * n)) {
+        for (&[a, b], output) in pairs.iter().zip(output.chunks_exact_mut(m * n)) {
             if packed != Some(b) {
                 let right = &right[b * k * n..][..k * n];
                 if let Ok(view) = WeightView::stored(right, storage, [n, k], [1, n]) {
@@ -118,4 +140,32 @@ impl Scope<'_> {
             self.share(TileMut::new(output, m, n, n), steps, k, |tile| run(gemm, &source, tile));
         }
     }
+
+    pub(super) fn float_linear(&self, gemm: &FloatGemm, output: &mut [f32]) {
+        let from = self.floats(self.stage.inputs[0]);
+        let &n = self.shape(self.stage.output).last().unwrap_or(&1);
+        let k = self.shape(self.stage.inputs[0]).last().map_or(1, |&k| k);
+        let rows = output.len() / n.max(1);
+        self.share(TileMut::new(output, rows, n, n), gemm.steps(), FLOAT * k, |tile| gemm.run(from, tile));
+    }
+
+    pub(super) fn float_mat_mul(&self, product: &FloatProduct, matrices: &Matrices, output: &mut [f32]) {
+        let [left, right] = [0, 1].map(|i| self.floats(self.stage.inputs[i]));
+        let Matrices { m, k, n, ref pairs } = *matrices;
+        let run = |[a, b]: [usize; 2], tile: &mut TileMut<'_, f32>| {
+            product.run(&left[a * m * k..], &right[b * k * n..], tile);
+        };
+        if let [pair] = pairs.as_slice() {
+            return self.share(TileMut::new(output, m, n, n), product.steps(), FLOAT * k, |tile| run(*pair, tile));
+        }
+        // Each matrix is a row: small ones are not worth being parted.
+        self.share(TileMut::new(output, pairs.len(), m * n, m * n), [1, m * n], FLOAT * k, |tile| {
+            for number in tile.rows() {
+                run(pairs[number], &mut TileMut::new(tile.row(number), m, n, n));
+            }
+        });
+    }
 }
+
+/// A product of floats takes as long as so many of int8.
+const FLOAT: usize = 4;

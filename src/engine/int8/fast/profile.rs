@@ -4,7 +4,7 @@
 //! hold a clock to.
 //! Not here: clocks, tables.
 
-use super::super::op::{Conv, Linear, Op};
+use super::super::op::{Conv, FloatLinear, Linear, Op};
 use super::super::program::{Step, Type};
 use super::Plan;
 use super::kernel::Kernel;
@@ -71,6 +71,7 @@ impl Plan {
             Kernel::FloatDepthwise { depthwise, map, .. } => depthwise.bytes() + map.bytes(),
             Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
             Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
+            Kernel::FloatLinear(gemm) => gemm.bytes(),
             Kernel::Move(moves) => moves.bytes(),
             Kernel::Bilinear(bilinear) => bilinear.bytes(),
             Kernel::Curve(table) => size_of_val(&**table),
@@ -81,6 +82,8 @@ impl Plan {
             | Kernel::DynamicQuantize
             | Kernel::Float(_)
             | Kernel::FloatBinary { .. }
+            | Kernel::FloatMatMul { .. }
+            | Kernel::Rows { .. }
             | Kernel::Binary { .. }
             | Kernel::GlobalAverage { .. }
             | Kernel::Concat(_)
@@ -108,31 +111,17 @@ fn is_for_any(kernel: &Kernel) -> bool {
 
 /// Bytes of the file in a step.
 fn weights(step: &Step) -> usize {
-    match &step.op {
-        Op::Conv(Conv { weights, bias, .. }) | Op::Linear(Linear { weights, bias, .. }) => {
-            weights.data.len() + weights.zero_points.len() + bias.len() * 4
-        }
+    let bias = if let Op::Conv(Conv { bias, .. }) | Op::Linear(Linear { bias, .. }) = &step.op {
+        bias.len()
+    } else if let Op::FloatLinear(FloatLinear { bias, .. }) = &step.op {
+        bias.len()
+    } else {
+        0
+    };
+    let constant = match &step.op {
         Op::Constant(values) => values.len(),
         Op::FloatConstant(values) => values.len() * 4,
-        Op::MatMul(_)
-        | Op::Quantize
-        | Op::Dequantize(_)
-        | Op::DynamicQuantize
-        | Op::Table(_)
-        | Op::Add(_)
-        | Op::Mul(_)
-        | Op::Concat { .. }
-        | Op::MaxPool(_)
-        | Op::AveragePool(_)
-        | Op::Mean(_)
-        | Op::Softmax(_)
-        | Op::Bilinear(_)
-        | Op::Select { .. }
-        | Op::Slice { .. }
-        | Op::Pad { .. }
-        | Op::Transpose { .. }
-        | Op::Reshape
-        | Op::Float(_)
-        | Op::FloatBinary(_) => 0,
-    }
+        op => op.weights().map_or(0, |weights| weights.data.len() + weights.zero_points.len()),
+    };
+    constant + bias * 4
 }

@@ -218,6 +218,9 @@ impl Scope<'_> {
             | Kernel::Float(_)
             | Kernel::FloatBinary { .. }
             | Kernel::FloatDepthwise { .. }
+            | Kernel::FloatLinear(_)
+            | Kernel::FloatMatMul { .. }
+            | Kernel::Rows { .. }
             | Kernel::Reference => {
                 panic!("a kernel that makes bytes")
             }
@@ -253,6 +256,9 @@ impl Scope<'_> {
                 let isa = self.plan.isa;
                 self.broadcast(by, a, b, output, |a, b, to| function.apply(isa, a, b, to));
             }
+            Kernel::FloatLinear(gemm) => self.float_linear(gemm, output),
+            Kernel::FloatMatMul { product, matrices } => self.float_mat_mul(product, matrices, output),
+            Kernel::Rows { function, width } => self.rows(function, *width, output),
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.floats(id)), output),
             Kernel::Move(moves) => self.share_moves(moves, self.floats(first), 0.0, output),
             Kernel::Copy => output.copy_from_slice(self.floats(first)),

@@ -95,9 +95,7 @@ fn readers(program: &Program) -> Vec<Option<usize>> {
 
 /// Whether the step only puts values elsewhere.
 pub(super) fn is_movement(program: &Program, step: &Step) -> bool {
-    let moves =
-        matches!(step.op, Op::Pad { .. } | Op::Select { .. } | Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape);
-    moves && matches!(program.value(step.output).ty, Type::Int8(_) | Type::Dynamic | Type::F32)
+    step.op.is_movement() && matches!(program.value(step.output).ty, Type::Int8(_) | Type::Dynamic | Type::F32)
 }
 
 /// Whether the next movement can take this one in.

@@ -116,7 +116,7 @@ impl Lowering<'_> {
                 self.reps.insert(output, Rep::Curve { source, curve });
                 Ok(())
             }
-            Some(Rep::Float(id)) if self.ends_quantized(output) => {
+            Some(Rep::Float(id)) => {
                 let shape = self.shape_of(id);
                 let id = self.emit(Op::Float(function), vec![id], shape, Type::F32)?;
                 self.reps.insert(output, Rep::Float(id));
@@ -127,7 +127,6 @@ impl Lowering<'_> {
                 self.reps.insert(output, rep);
                 Ok(())
             }
-            Some(Rep::Float(_)) => Err(Reason::Output),
             Some(Rep::Int8(_) | Rep::Dynamic(_) | Rep::Constant(_)) => Err(Reason::Operator),
             None => Err(Reason::Input),
         }
@@ -156,21 +155,6 @@ impl Lowering<'_> {
             }
         }
         self.float_binary(a, b, function, output)
-    }
-
-    /// Between values that a region has, on their way to a QuantizeLinear, in float.
-    fn float_binary(&mut self, a: ValueId, b: ValueId, function: Binary, output: ValueId) -> Result<(), Reason> {
-        if self.reps.get(&a).or(self.reps.get(&b)).is_none() {
-            return Err(Reason::Input);
-        }
-        if !self.ends_quantized(output) {
-            return Err(Reason::Output);
-        }
-        let (Some(a), Some(b)) = (self.as_float(a)?, self.as_float(b)?) else { return Err(Reason::Input) };
-        let shape = self.shape(output)?;
-        let id = self.emit(Op::FloatBinary(function), vec![a, b], shape, Type::F32)?;
-        self.reps.insert(output, Rep::Float(id));
-        Ok(())
     }
 
     /// Where both operands depend on one int8 value, element by element.
@@ -254,8 +238,10 @@ impl Lowering<'_> {
 
     pub fn visit_softmax(&mut self, node: &Node) -> Result<(), Reason> {
         let (input, output) = (node.input(0).ok_or(Reason::Input)?, node.output(0).ok_or(Reason::Output)?);
-        let from = self.as_int8(input)?;
-        let to = self.sink(output).ok_or(Reason::Output)?;
+        let (from, to) = match (self.as_int8(input), self.sink(output)) {
+            (Ok(from), Some(to)) => (from, to),
+            (Ok(_) | Err(_), _) => return self.float_softmax(node, input, output),
+        };
         let rank = self.shape_of(from.id).len();
         let default = if node.version < 13 { 1 } else { -1 };
         let axis = resolve_axis(node.int("axis").unwrap_or(default), rank).ok_or(Reason::Attribute("axis"))?;

@@ -12,6 +12,7 @@
 
 mod dynamic;
 mod elementwise;
+mod float;
 mod fold;
 mod fuse;
 mod movement;
@@ -122,6 +123,7 @@ fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {
         ("", "MaxPool" | "GlobalMaxPool") => lowering.visit_max_pool(node),
         ("", "AveragePool" | "GlobalAveragePool" | "ReduceMean") => lowering.visit_average(node),
         ("", "Softmax") => lowering.visit_softmax(node),
+        ("", "LayerNormalization") => lowering.visit_layer_norm(node),
         ("", "Resize" | "Upsample") => lowering.visit_resize(node),
         (
             "",

@@ -19,9 +19,6 @@ impl Lowering<'_> {
             Rep::Constant(constant) => return self.move_constant(node, &constant.clone()),
             Rep::Dynamic(_) => return Err(Reason::Operator),
         };
-        if matches!(rep, Rep::Float(_)) && !node.outputs.iter().flatten().all(|&output| self.ends_quantized(output)) {
-            return Err(Reason::Output);
-        }
         // In training it drops values at random.
         let training =
             |value: ValueId| !self.graph.constant(value).is_some_and(|mode| mode.bytes().iter().all(|&b| b == 0));
@@ -230,9 +227,13 @@ impl Lowering<'_> {
         let output = node.output(0).ok_or(Reason::Output)?;
         let inputs: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
         let is_bytes = inputs.iter().all(|value| matches!(self.reps.get(value), Some(Rep::Int8(_))));
-        let operands: Vec<Operand> = match is_bytes {
-            true => inputs.iter().map(|&value| self.bytes(value)).collect::<Result<_, _>>()?,
-            false => inputs.iter().map(|&value| self.rounded(value)).collect::<Result<_, _>>()?,
+        let operands: Result<Vec<Operand>, Reason> = match is_bytes {
+            true => inputs.iter().map(|&value| self.bytes(value)).collect(),
+            false => inputs.iter().map(|&value| self.rounded(value)).collect(),
+        };
+        let operands = match operands {
+            Ok(operands) => operands,
+            Err(reason) => return self.float_concat(node, output).map_err(|_| reason),
         };
         let first = operands.first().ok_or(Reason::Input)?.params;
         let alike = operands.iter().all(|operand| operand.params.agrees(&first));

@@ -44,7 +44,7 @@ pub(super) struct Product {
 
 impl Product {
     /// Input scale times weight scale: one, or one for each output channel.
-    fn scales(&self) -> Vec<f32> {
+    pub fn scales(&self) -> Vec<f32> {
         self.weight_scales.iter().map(|&ws| self.input_scale * ws).collect()
     }
 
@@ -142,7 +142,6 @@ impl Lowering<'_> {
         if !plain || node.int("transA").unwrap_or(0) != 0 {
             return Err(Reason::Attribute("alpha, beta or transA"));
         }
-        let input = self.as_int8(x).map_err(|reason| self.weights_only(w, reason))?;
         let weights = columns(self.weights(w)?, node.int("transB").unwrap_or(0) != 0)?;
         let bias = node.input(2);
         // By rows it would be something else, even where there are as many rows as columns.
@@ -150,20 +149,29 @@ impl Lowering<'_> {
         if bias.is_some_and(|bias| !self.facts.shape(bias).is_some_and(by_column)) {
             return Err(Reason::Attribute("C that is not added by columns"));
         }
-        let bias = self.bias(bias, input.params.scale, &weights.scales)?;
-        self.linear(input.id, input.params.scale, &weights, bias, output)
+        match self.as_int8(x) {
+            Ok(input) => {
+                let bias = self.bias(bias, input.params.scale, &weights.scales)?;
+                self.linear(input.id, input.params.scale, &weights, bias, output)
+            }
+            Err(_) => {
+                let bias = self.bias(bias, 1.0, &weights.scales)?;
+                self.float_linear(x, &weights, bias, output)
+            }
+        }
     }
 
     pub fn visit_mat_mul(&mut self, node: &Node) -> Result<(), Reason> {
         let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0)) else {
             return Err(Reason::Input);
         };
-        let left = self.as_int8(a).map_err(|reason| self.weights_only(b, reason))?;
-        if let Ok(weights) = self.weights(b).and_then(|weights| columns(weights, false)) {
-            return self.linear(left.id, left.params.scale, &weights, Bias::None, output);
+        let weights = self.weights(b).and_then(|weights| columns(weights, false));
+        match (self.as_int8(a), weights) {
+            (Ok(left), Ok(weights)) => self.linear(left.id, left.params.scale, &weights, Bias::None, output),
+            (Err(_), Ok(weights)) => self.float_linear(a, &weights, Bias::None, output),
+            (Ok(left), Err(_)) if let Ok(right) = self.as_int8(b) => self.mat_mul(left, right, output),
+            (Ok(_) | Err(_), Err(_)) => self.float_mat_mul(a, b, output),
         }
-        let right = self.as_int8(b)?;
-        self.mat_mul(left, right, output)
     }
 
     pub fn linear(

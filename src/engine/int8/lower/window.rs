@@ -106,8 +106,11 @@ impl Lowering<'_> {
     /// AveragePool, GlobalAveragePool, ReduceMean between DequantizeLinear and QuantizeLinear.
     pub fn visit_average(&mut self, node: &Node) -> Result<(), Reason> {
         let (input, output) = (node.input(0).ok_or(Reason::Input)?, node.output(0).ok_or(Reason::Output)?);
-        let from = self.as_int8(input)?;
-        let to = self.sink(output).ok_or(Reason::Output)?;
+        let (from, to) = match (self.as_int8(input), self.sink(output)) {
+            (Ok(from), Some(to)) => (from, to),
+            (Err(reason), _) => return self.float_mean(node, input, output).map_err(|_| reason),
+            (Ok(_), None) => return self.float_mean(node, input, output).map_err(|_| Reason::Output),
+        };
         let made = match node.op.as_str() {
             "AveragePool" => self.emit_average_pool(node, from, to.params)?,
             "GlobalAveragePool" => self.emit_global_average(from, to.params)?,
@@ -140,20 +143,24 @@ impl Lowering<'_> {
     }
 
     fn emit_reduce_mean(&mut self, node: &Node, from: Operand, params: QuantParams) -> Result<Operand, Reason> {
-        let rank = self.shape_of(from.id).len();
+        let axes = self.reduced_axes(node, self.shape_of(from.id).len())?;
+        self.emit_mean(from, axes, node.int("keepdims").unwrap_or(1) != 0, params)
+    }
+
+    /// The axes that a reduction takes away, of a tensor of that rank.
+    pub fn reduced_axes(&self, node: &Node, rank: usize) -> Result<Vec<usize>, Reason> {
         let given = self.integers(node, "axes", 1)?;
-        let axes: Vec<usize> = match given {
+        match given {
             Some(list) if !list.is_empty() => {
                 let axes: Option<Vec<usize>> = list.iter().map(|&axis| resolve_axis(axis, rank)).collect();
                 let once = |axes: &Vec<usize>| axes.iter().collect::<BTreeSet<_>>().len() == axes.len();
-                axes.filter(once).ok_or(Reason::Attribute("axes"))?
+                axes.filter(once).ok_or(Reason::Attribute("axes"))
             }
             Some(_) | None if node.int("noop_with_empty_axes").unwrap_or(0) != 0 => {
-                return Err(Reason::Attribute("noop_with_empty_axes"));
+                Err(Reason::Attribute("noop_with_empty_axes"))
             }
-            Some(_) | None => (0..rank).collect(),
-        };
-        self.emit_mean(from, axes, node.int("keepdims").unwrap_or(1) != 0, params)
+            Some(_) | None => Ok((0..rank).collect()),
+        }
     }
 
     fn emit_mean(

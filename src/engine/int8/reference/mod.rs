@@ -13,6 +13,7 @@ use super::approximate;
 use super::op::{Curve, Op};
 use super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::round;
+use super::rows;
 use std::sync::Arc;
 
 /// A value's elements, row-major.
@@ -215,6 +216,13 @@ fn execute(frame: &Frame) -> Data {
             Data::F32(made)
         }
         Op::FloatBinary(function) => elementwise::float_binary(frame, *function),
+        Op::FloatLinear(linear) => product::float_linear(frame, linear),
+        Op::FloatMatMul => product::float_mat_mul(frame),
+        Op::Rows { function, width } => {
+            let mut made = vec![0.0; frame.output().count()];
+            rows::apply(crate::kernels::Isa::Scalar, function, *width, frame.f32(0), &mut made);
+            Data::F32(made)
+        }
     }
 }
 

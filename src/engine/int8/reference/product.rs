@@ -1,6 +1,6 @@
 //! Sums of products: convolutions, products with constants, products of activations.
 
-use super::super::op::{Conv, Finish, Linear};
+use super::super::op::{Conv, Finish, FloatLinear, Linear};
 use super::super::round;
 use super::{Data, Frame, index};
 
@@ -83,23 +83,51 @@ pub(super) fn linear(frame: &Frame, linear: &Linear) -> Data {
     finish(frame, &linear.finish, &accumulators, |i| i % n)
 }
 
-pub(super) fn mat_mul(frame: &Frame, end: &Finish) -> Data {
-    let ((a, za), (b, zb)) = (frame.int8(0), frame.int8(1));
+/// One fused multiplication and addition after another.
+fn fused(terms: impl Iterator<Item = (f32, f32)>) -> f32 {
+    terms.fold(0.0, |sum, (a, b)| a.mul_add(b, sum))
+}
+
+pub(super) fn float_linear(frame: &Frame, linear: &FloatLinear) -> Data {
+    let values = frame.f32(0);
+    let &[k, n] = linear.weights.shape.as_slice() else { panic!("two axes") };
+    let one = |index: usize| {
+        let (row, out) = (index / n, index % n);
+        let zero = zero_of(&linear.weights.zero_points, out);
+        let weight = |i: usize| difference(linear.weights.data[i * n + out], zero) as f32;
+        let sum = fused((0..k).map(|i| (values[row * k + i], weight(i))));
+        let scaled = sum * linear.scales[if linear.scales.len() == 1 { 0 } else { out }];
+        linear.bias.get(out).map_or(scaled, |bias| scaled + bias)
+    };
+    Data::F32((0..frame.output().count()).map(one).collect())
+}
+
+pub(super) fn float_mat_mul(frame: &Frame) -> Data {
+    let (a, b) = (frame.f32(0), frame.f32(1));
+    let made = over_matrices(frame, |a_row, b_column, k, n| fused((0..k).map(|i| (a[a_row + i], b[b_column + i * n]))));
+    Data::F32(made)
+}
+
+/// Calls with where a row of the left and a column of the right side begin, and how many values and columns there are.
+fn over_matrices<T>(frame: &Frame, mut of: impl FnMut(usize, usize, usize, usize) -> T) -> Vec<T> {
     let [shape_a, shape_b] = [&frame.input(0).shape, &frame.input(1).shape];
-    let output = &frame.output().shape;
-    let ([outer @ .., m, n], Some(&k)) = (output.as_slice(), shape_a.last()) else { panic!("two axes") };
-    let batches: usize = outer.iter().product();
-    let mut accumulators = Vec::with_capacity(batches * m * n);
-    for batch in 0..batches {
-        let a = &a[batch_of(batch, outer, shape_a) * m * k..][..m * k];
-        let b = &b[batch_of(batch, outer, shape_b) * k * n..][..k * n];
+    let ([outer @ .., m, n], Some(&k)) = (frame.output().shape.as_slice(), shape_a.last()) else { panic!("two axes") };
+    let mut made = Vec::with_capacity(frame.output().count());
+    for batch in 0..outer.iter().product() {
+        let (a, b) = (batch_of(batch, outer, shape_a) * m * k, batch_of(batch, outer, shape_b) * k * n);
         for row in 0..*m {
-            for column in 0..*n {
-                let term = |i: usize| difference(a[row * k + i], za) * difference(b[i * n + column], zb);
-                accumulators.push((0..k).map(term).sum());
-            }
+            made.extend((0..*n).map(|column| of(a + row * k, b + column, k, *n)));
         }
     }
+    made
+}
+
+pub(super) fn mat_mul(frame: &Frame, end: &Finish) -> Data {
+    let ((a, za), (b, zb)) = (frame.int8(0), frame.int8(1));
+    let accumulators = over_matrices(frame, |a_row, b_column, k, n| {
+        let term = |i: usize| difference(a[a_row + i], za) * difference(b[b_column + i * n], zb);
+        (0..k).map(term).sum()
+    });
     finish(frame, end, &accumulators, |_| 0)
 }
 

@@ -174,7 +174,7 @@ fn regions_never_wait_for_each_other() {
     for (name, view) in tensors.iter().filter(|(name, _)| name.ends_with("/model")) {
         let (model, _, lowered) = lowered(view.data(), &InputShapes::new()).unwrap();
         assert!(model.graph.order().is_ok(), "{name}");
-        assert_eq!(lowered.regions.is_empty(), name.contains("weights-only"), "{name}");
+        assert!(!lowered.regions.is_empty(), "{name}");
         several += usize::from(lowered.regions.len() > 1);
     }
     assert!(several > 3, "{several} models have several regions");

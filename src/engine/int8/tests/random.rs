@@ -8,6 +8,7 @@ use crate::engine::int8::function::{Binary, Unary, exponentials};
 use crate::engine::int8::op::*;
 use crate::engine::int8::program::{Draft, Program, QuantParams, Step, Type, ValueId};
 use crate::engine::int8::reference::run_bytes;
+use crate::engine::int8::rows::{LayerNorm, RowFunction};
 use std::sync::Arc;
 
 struct Grower {
@@ -60,7 +61,7 @@ impl Grower {
         let int8 = |ty: &Type| matches!(ty, Type::Int8(_));
         let a = self.any(int8)?;
         let (shape, ty, made) = (self.shape(a), self.ty(a), self.params());
-        match self.random.below(16) {
+        match self.random.below(19) {
             0 | 1 => self.conv(a, &shape),
             2 => {
                 let table: Table = std::array::from_fn(|i| (i * 7 % 256) as u8 as i8);
@@ -111,7 +112,7 @@ impl Grower {
                     shape.iter().zip(&maps).map(|(&dim, map)| map.as_ref().map_or(dim, |map| map.len())).collect();
                 self.push(Op::Select { maps }, vec![a], wide, ty)
             }
-            14 => {
+            14 | 15 => {
                 let curve = Arc::new(std::array::from_fn(|i| (i as f32 - 128.0) * 0.01));
                 self.push(Op::Dequantize(curve), vec![a], shape, Type::F32)
             }
@@ -215,7 +216,10 @@ impl Grower {
     fn float(&mut self, made: QuantParams) -> Option<ValueId> {
         let a = self.any(|ty| matches!(ty, Type::F32))?;
         let shape = self.shape(a);
-        match self.random.below(5) {
+        match self.random.below(9) {
+            5 => self.float_linear(a, &shape),
+            6 => self.float_square(a, &shape),
+            7 | 8 => self.rows(a, &shape),
             0 => self.push(Op::Float(Unary::Relu), vec![a], shape, Type::F32),
             1 => self.push(Op::Float(Unary::Gelu), vec![a], shape, Type::F32),
             2 => self.push(Op::FloatBinary(Binary::Mul), vec![a, a], shape, Type::F32),
@@ -225,6 +229,45 @@ impl Grower {
             }
             _ => self.push(Op::Quantize, vec![a], shape, Type::Int8(made)),
         }
+    }
+
+    fn float_linear(&mut self, a: ValueId, shape: &[usize]) -> Option<ValueId> {
+        let (k, n) = (*shape.last()?, 1 + self.random.below(40));
+        let zero_points: Arc<[i8]> = if self.random.below(2) == 0 { [0].into() } else { self.random.bytes(n).into() };
+        let weights = Weights { data: self.random.bytes(k * n).into(), shape: vec![k, n], zero_points };
+        let bias: Vec<f32> = (0..self.random.below(2) * n).map(|i| i as f32 * 0.3 - 2.0).collect();
+        let linear = FloatLinear { weights, scales: [0.002].into(), bias: bias.into() };
+        let mut to = shape.to_vec();
+        *to.last_mut()? = n;
+        self.push(Op::FloatLinear(linear), vec![a], to, Type::F32)
+    }
+
+    /// A matrix times itself, turned.
+    fn float_square(&mut self, a: ValueId, shape: &[usize]) -> Option<ValueId> {
+        let mut permutation: Vec<usize> = (0..shape.len()).collect();
+        let [.., m, k] = permutation.as_mut_slice() else { return None };
+        std::mem::swap(m, k);
+        let turned: Vec<usize> = permutation.iter().map(|&axis| shape[axis]).collect();
+        let mut to = shape.to_vec();
+        *to.last_mut()? = shape[shape.len() - 2];
+        let b = self.push(Op::Transpose { permutation }, vec![a], turned, Type::F32)?;
+        self.push(Op::FloatMatMul, vec![a, b], to, Type::F32)
+    }
+
+    /// Over the last axis, or the last two.
+    fn rows(&mut self, a: ValueId, shape: &[usize]) -> Option<ValueId> {
+        let axes = 1 + self.random.below(shape.len().min(2));
+        let width: usize = shape[shape.len() - axes..].iter().product();
+        let (function, to) = match self.random.below(3) {
+            0 => (RowFunction::Softmax, shape.to_vec()),
+            1 => (RowFunction::Mean, shape[..shape.len() - axes].iter().copied().chain(vec![1; axes]).collect()),
+            _ => {
+                let scale = (0..self.random.below(2) * width).map(|i| 1.0 + i as f32 * 0.01).collect();
+                let bias = (0..self.random.below(2) * width).map(|i| i as f32 * 0.01).collect();
+                (RowFunction::LayerNorm(LayerNorm { epsilon: 1e-5, scale, bias }), shape.to_vec())
+            }
+        };
+        self.push(Op::Rows { function, width }, vec![a], to, Type::F32)
     }
 
     /// As many values in another shape, of four axes where that can be.

@@ -1,0 +1,184 @@
+//! Functions of rows of floats: Softmax, LayerNormalization, averages of what lies innermost.
+//!
+//! Invariant: the same bits on every architecture. Sums go by [`LANES`] partial ones, value i to number i modulo LANES,
+//! which are then added in halves; nothing is fused, and the exponential is that of [`approximate`].
+
+use super::approximate::exp;
+use crate::kernels::{Isa, Loops, vectorized};
+use std::sync::Arc;
+
+/// What becomes of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowFunction {
+    /// `exp(x − max) · (1 / Σ exp(x − max))`
+    Softmax,
+    /// One value a row.
+    Mean,
+    LayerNorm(LayerNorm),
+}
+
+/// `(x − mean) · (1 / sqrt(variance + epsilon)) · scale + bias`, rounded after each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerNorm {
+    pub epsilon: f32,
+    /// One for each value of a row; either may be empty, for none.
+    pub scale: Arc<[f32]>,
+    pub bias: Arc<[f32]>,
+}
+
+impl RowFunction {
+    /// Values that a row of so many becomes.
+    pub fn made(&self, width: usize) -> usize {
+        match self {
+            Self::Softmax | Self::LayerNorm(_) => width,
+            Self::Mean => 1,
+        }
+    }
+}
+
+/// Row after row of `width` values, by the vectors of `isa`.
+pub fn apply(isa: Isa, function: &RowFunction, width: usize, from: &[f32], to: &mut [f32]) {
+    vectorized(isa, Apply { function, width, from, to });
+}
+
+struct Apply<'a> {
+    function: &'a RowFunction,
+    width: usize,
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Loops for Apply<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { function, width, from, to } = self;
+        let rows = from.chunks_exact(width.max(1)).zip(to.chunks_exact_mut(function.made(width).max(1)));
+        match function {
+            RowFunction::Softmax => rows.for_each(|(from, to)| softmax(from, to)),
+            RowFunction::Mean => rows.for_each(|(from, to)| to[0] = mean(from)),
+            RowFunction::LayerNorm(norm) => rows.for_each(|(from, to)| normalize(norm, from, to)),
+        }
+    }
+}
+
+/// Sums that grow beside each other.
+const LANES: usize = 32;
+
+/// Adds up what `of` makes of each value.
+#[inline(always)]
+fn sum(values: &[f32], of: impl Fn(f32) -> f32 + Copy) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane += of(value));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &value)| *lane += of(value));
+    let mut half = LANES / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn mean(row: &[f32]) -> f32 {
+    sum(row, |x| x) / row.len() as f32
+}
+
+#[inline(always)]
+fn softmax(from: &[f32], to: &mut [f32]) {
+    let more = |a: f32, b: f32| if a > b { a } else { b };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = from.as_chunks::<LANES>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane = more(value, *lane));
+    }
+    let largest = rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |largest, &value| more(value, largest));
+    to.iter_mut().zip(from).for_each(|(to, &x)| *to = exp(x - largest));
+    let part = 1.0 / sum(to, |x| x);
+    to.iter_mut().for_each(|to| *to *= part);
+}
+
+#[inline(always)]
+fn normalize(norm: &LayerNorm, from: &[f32], to: &mut [f32]) {
+    let mean = mean(from);
+    let variance = sum(from, |x| (x - mean) * (x - mean)) / from.len() as f32;
+    let ratio = 1.0 / (variance + norm.epsilon).sqrt();
+    to.iter_mut().zip(from).for_each(|(to, &x)| *to = (x - mean) * ratio);
+    to.iter_mut().zip(&*norm.scale).for_each(|(to, &scale)| *to *= scale);
+    to.iter_mut().zip(&*norm.bias).for_each(|(to, &bias)| *to += bias);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of every width up to 100, and one of 1,000.
+    fn rows() -> impl Iterator<Item = Vec<f32>> {
+        let value = |width: usize| move |i: usize| ((i * 37 + width * 11) % 101) as f32 / 7.0 - 6.0;
+        (1..=100).chain([1_000]).map(move |width| (0..3 * width).map(value(width)).collect())
+    }
+
+    fn norm(width: usize) -> LayerNorm {
+        let each = |by: f32| (0..width).map(|i| 0.5 + i as f32 * by).collect();
+        LayerNorm { epsilon: 1e-5, scale: each(0.01), bias: each(-0.02) }
+    }
+
+    /// By f64.
+    fn expected(function: &RowFunction, row: &[f32]) -> Vec<f64> {
+        let wide: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        let mean = wide.iter().sum::<f64>() / wide.len() as f64;
+        match function {
+            RowFunction::Mean => vec![mean],
+            RowFunction::Softmax => {
+                let largest = wide.iter().copied().fold(f64::MIN, f64::max);
+                let powers: Vec<f64> = wide.iter().map(|x| (x - largest).exp()).collect();
+                let sum: f64 = powers.iter().sum();
+                powers.iter().map(|power| power / sum).collect()
+            }
+            RowFunction::LayerNorm(norm) => {
+                let variance = wide.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / wide.len() as f64;
+                let ratio = 1.0 / (variance + f64::from(norm.epsilon)).sqrt();
+                let each = wide.iter().zip(&*norm.scale).zip(&*norm.bias);
+                each.map(|((x, &scale), &bias)| (x - mean) * ratio * f64::from(scale) + f64::from(bias)).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_next_to_what_f64_gives_and_alike_on_all_tiers() {
+        for from in rows() {
+            let width = from.len() / 3;
+            for function in [RowFunction::Softmax, RowFunction::Mean, RowFunction::LayerNorm(norm(width))] {
+                let made = function.made(width);
+                let mut plain = vec![0.0; 3 * made];
+                apply(Isa::Scalar, &function, width, &from, &mut plain);
+                for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                    let mut found = vec![0.0; 3 * made];
+                    apply(isa, &function, width, &from, &mut found);
+                    assert!(plain.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa} {function:?}");
+                }
+                for (row, found) in from.chunks_exact(width).zip(plain.chunks_exact(made)) {
+                    for (wanted, &found) in expected(&function, row).iter().zip(found) {
+                        let error = (f64::from(found) - wanted).abs() / wanted.abs().max(1.0);
+                        assert!(error < 2e-6, "{function:?} of {width}: {found} where {wanted}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_masked_counts_for_nothing_and_what_is_no_number_stays_so() {
+        let of = |from: [f32; 3]| {
+            let mut to = [0.0; 3];
+            apply(Isa::best(), &RowFunction::Softmax, 3, &from, &mut to);
+            to
+        };
+        assert_eq!(of([f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY]), [0.0, 1.0, 0.0]);
+        assert!(of([0.0, f32::NAN, 1.0]).iter().all(|x| x.is_nan()));
+        assert!(of([f32::NEG_INFINITY; 3]).iter().all(|x| x.is_nan()));
+    }
+}

@@ -1,0 +1,2 @@
+#[path = "../../../src/engine/int8/mod.rs"]
+pub mod int8;
