@@ -223,18 +223,23 @@ impl Right for FloatGemm {
     fn fill(&self, line: usize, column: usize, to: &mut [f32]) {
         let width = self.tier.columns;
         let from = &self.weights[(column / width * self.k + line) * width..][..to.len()];
-        match self.zero_points.get(column..column + to.len()) {
-            Some(zeros) => to.iter_mut().zip(from).zip(zeros).for_each(|((to, &w), &zero)| *to = f32::from(w) - zero),
-            None => to.iter_mut().zip(from).for_each(|(to, &w)| *to = f32::from(w)),
+        let zeros = self.zero_points.get(column..column + to.len());
+        for (to, &w) in to.iter_mut().zip(from) {
+            *to = f32::from(w);
+        }
+        for (to, &zero) in to.iter_mut().zip(zeros.unwrap_or_default()) {
+            *to -= zero;
         }
     }
 
     #[inline(always)]
     fn end(&self, column: usize, sums: &mut [f32]) {
-        let scales = &self.scales[column..][..sums.len()];
-        match self.bias.get(column..column + sums.len()) {
-            Some(bias) => sums.iter_mut().zip(scales).zip(bias).for_each(|((sum, &m), &b)| *sum = *sum * m + b),
-            None => sums.iter_mut().zip(scales).for_each(|(sum, &m)| *sum *= m),
+        let bias = self.bias.get(column..column + sums.len()).unwrap_or_default();
+        for (sum, &scale) in sums.iter_mut().zip(&self.scales[column..]) {
+            *sum *= scale;
+        }
+        for (sum, &bias) in sums.iter_mut().zip(bias) {
+            *sum += bias;
         }
     }
 }

@@ -54,9 +54,21 @@ impl Loops for Apply<'_> {
         let Self { function, width, from, to } = self;
         let rows = from.chunks_exact(width.max(1)).zip(to.chunks_exact_mut(function.made(width).max(1)));
         match function {
-            RowFunction::Softmax => rows.for_each(|(from, to)| softmax(from, to)),
-            RowFunction::Mean => rows.for_each(|(from, to)| to[0] = mean(from)),
-            RowFunction::LayerNorm(norm) => rows.for_each(|(from, to)| normalize(norm, from, to)),
+            RowFunction::Softmax => {
+                for (from, to) in rows {
+                    softmax(from, to);
+                }
+            }
+            RowFunction::Mean => {
+                for (from, to) in rows {
+                    to[0] = mean(from);
+                }
+            }
+            RowFunction::LayerNorm(norm) => {
+                for (from, to) in rows {
+                    normalize(norm, from, to);
+                }
+            }
         }
     }
 }
@@ -64,51 +76,77 @@ impl Loops for Apply<'_> {
 /// Sums that grow beside each other.
 const LANES: usize = 32;
 
-/// Adds up what `of` makes of each value.
+/// Lanes to one value, in halves.
 #[inline(always)]
-fn sum(values: &[f32], of: impl Fn(f32) -> f32 + Copy) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
+fn join(lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = lanes;
+    // By constants, so that each half is a vector.
+    macro_rules! halve {
+        ($($half:literal)*) => {$(
+            for i in 0..$half {
+                lanes[i] = of(lanes[i], lanes[i + $half]);
+            }
+        )*};
+    }
+    halve!(16 8 4 2 1);
+    lanes[0]
+}
+
+/// Joins values lane by lane, then the lanes. (Written as loops: what a closure of `for_each` does is not always
+/// compiled into its caller, and so not for the caller's instructions.)
+#[inline(always)]
+fn gather(values: &[f32], start: f32, of: impl Fn(f32, f32) -> f32, joined: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane += of(value));
+        for i in 0..LANES {
+            lanes[i] = of(lanes[i], chunk[i]);
+        }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, &value)| *lane += of(value));
-    let mut half = LANES / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
-        half /= 2;
+    for (i, &value) in rest.iter().enumerate() {
+        lanes[i] = of(lanes[i], value);
     }
-    lanes[0]
+    join(lanes, joined)
+}
+
+#[inline(always)]
+fn sum(a: f32, b: f32) -> f32 {
+    a + b
 }
 
 #[inline(always)]
 fn mean(row: &[f32]) -> f32 {
-    sum(row, |x| x) / row.len() as f32
+    gather(row, 0.0, sum, sum) / row.len() as f32
 }
 
 #[inline(always)]
 fn softmax(from: &[f32], to: &mut [f32]) {
-    let more = |a: f32, b: f32| if a > b { a } else { b };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = from.as_chunks::<LANES>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane = more(value, *lane));
+    let more = |largest: f32, value: f32| if value > largest { value } else { largest };
+    let largest = gather(from, f32::NEG_INFINITY, more, more);
+    for (to, &x) in to.iter_mut().zip(from) {
+        *to = exp(x - largest);
     }
-    let largest = rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |largest, &value| more(value, largest));
-    to.iter_mut().zip(from).for_each(|(to, &x)| *to = exp(x - largest));
-    let part = 1.0 / sum(to, |x| x);
-    to.iter_mut().for_each(|to| *to *= part);
+    let part = 1.0 / gather(to, 0.0, sum, sum);
+    for to in to.iter_mut() {
+        *to *= part;
+    }
 }
 
 #[inline(always)]
 fn normalize(norm: &LayerNorm, from: &[f32], to: &mut [f32]) {
     let mean = mean(from);
-    let variance = sum(from, |x| (x - mean) * (x - mean)) / from.len() as f32;
+    let square = |sum: f32, x: f32| sum + (x - mean) * (x - mean);
+    let variance = gather(from, 0.0, square, sum) / from.len() as f32;
     let ratio = 1.0 / (variance + norm.epsilon).sqrt();
-    to.iter_mut().zip(from).for_each(|(to, &x)| *to = (x - mean) * ratio);
-    to.iter_mut().zip(&*norm.scale).for_each(|(to, &scale)| *to *= scale);
-    to.iter_mut().zip(&*norm.bias).for_each(|(to, &bias)| *to += bias);
+    for (to, &x) in to.iter_mut().zip(from) {
+        *to = (x - mean) * ratio;
+    }
+    for (to, &scale) in to.iter_mut().zip(&*norm.scale) {
+        *to *= scale;
+    }
+    for (to, &bias) in to.iter_mut().zip(&*norm.bias) {
+        *to += bias;
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,11 @@ impl Lowering<'_> {
             Some(0.5) => self.emit_float(Op::Float(Unary::Sqrt), vec![a], output),
             Some(_) | None => {
                 let b = self.float_input(b)?;
+                let shape = self.shape(output)?;
+                if let Some(id) = self.whole(function, a, b, &shape)? {
+                    self.reps.insert(output, Rep::Float(id));
+                    return Ok(());
+                }
                 self.emit_float(Op::FloatBinary(function), vec![a, b], output)
             }
         }

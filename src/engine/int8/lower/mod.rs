@@ -24,6 +24,7 @@ mod quantize;
 mod reason;
 mod resize;
 mod sink;
+mod spelled;
 mod state;
 mod window;
 

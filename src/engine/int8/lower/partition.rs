@@ -62,7 +62,6 @@ pub(super) fn plan(mut lowering: Lowering, order: &[NodeId]) -> Result<Plan, Low
     let mut demand = Demand::default();
     lowering.graph.outputs.iter().for_each(|port| demand.want(port.value));
     let places: HashMap<NodeId, usize> = order.iter().enumerate().map(|(place, &id)| (id, place)).collect();
-    let mut makers: HashMap<Id, usize> = HashMap::new();
     // What demands emit reads what is there: nothing enters from here on.
     let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     while let Some(value) = demand.queue.pop() {
@@ -70,14 +69,13 @@ pub(super) fn plan(mut lowering: Lowering, order: &[NodeId]) -> Result<Plan, Low
             lowering.place = places.get(&id).copied().unwrap_or(0);
         }
         want_value(&mut lowering, &mut demand, value);
-        makers.extend(lowering.draft.steps.iter().enumerate().skip(makers.len()).map(|(i, step)| (step.output, i)));
         if let Some(&id) = demand.given.get(&value) {
-            want_steps(&lowering, &mut demand, &makers, &outside, id);
+            want_steps(&lowering, &mut demand, &outside, id);
         }
     }
     demand.steps.resize(lowering.draft.steps.len(), false);
-    let aliases = aliases(&lowering, &mut demand, &makers);
-    let regions = regions(&lowering, &demand, &makers, order)?;
+    let aliases = aliases(&lowering, &mut demand);
+    let regions = regions(&lowering, &demand, order)?;
     let reason = |id: &NodeId| (*id, lowering.reasons.get(id).cloned().unwrap_or(Reason::Output));
     let kept = order.iter().filter(|id| demand.nodes.contains(id)).map(reason).collect();
     Ok(Plan { regions, folded: demand.folded, aliases, kept })
@@ -106,17 +104,11 @@ fn want_value(lowering: &mut Lowering, demand: &mut Demand, value: ValueId) {
 }
 
 /// Marks a value's step and all behind it; what enters them is wanted from the graph.
-fn want_steps(
-    lowering: &Lowering,
-    demand: &mut Demand,
-    makers: &HashMap<Id, usize>,
-    outside: &HashMap<Id, ValueId>,
-    id: Id,
-) {
+fn want_steps(lowering: &Lowering, demand: &mut Demand, outside: &HashMap<Id, ValueId>, id: Id) {
     demand.steps.resize(lowering.draft.steps.len(), false);
     let mut queue = vec![id];
     while let Some(id) = queue.pop() {
-        match makers.get(&id) {
+        match lowering.makers.get(&id) {
             Some(&step) if !demand.steps[step] => {
                 demand.steps[step] = true;
                 queue.extend(&lowering.draft.steps[step].inputs);
@@ -128,12 +120,12 @@ fn want_steps(
 }
 
 /// Values that no step makes, or that another value stands for already.
-fn aliases(lowering: &Lowering, demand: &mut Demand, makers: &HashMap<Id, usize>) -> BTreeMap<ValueId, ValueId> {
+fn aliases(lowering: &Lowering, demand: &mut Demand) -> BTreeMap<ValueId, ValueId> {
     let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     let mut first: HashMap<Id, ValueId> = HashMap::new();
     let mut aliases = BTreeMap::new();
     demand.given.retain(|&value, id| {
-        let other = match makers.contains_key(id) {
+        let other = match lowering.makers.contains_key(id) {
             true => *first.entry(*id).or_insert(value),
             false => outside.get(id).copied().unwrap_or(value),
         };
@@ -146,7 +138,7 @@ fn aliases(lowering: &Lowering, demand: &mut Demand, makers: &HashMap<Id, usize>
 }
 
 /// Levels of steps; `None` for constants, which each region has for itself, and for steps that nobody needs.
-fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, order: &[NodeId]) -> Vec<Option<usize>> {
+fn levels(lowering: &Lowering, demand: &Demand, order: &[NodeId]) -> Vec<Option<usize>> {
     let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     let mut levels: Vec<Option<usize>> = vec![None; lowering.draft.steps.len()];
     let mut floats: HashMap<ValueId, usize> = HashMap::new();
@@ -154,7 +146,7 @@ fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, ord
     lowering.places.iter().enumerate().for_each(|(step, &place)| at[place].push(step));
     for (place, &id) in order.iter().enumerate() {
         for &step in at[place].iter().filter(|&&step| demand.steps[step]) {
-            let of = |input: &Id| match makers.get(input) {
+            let of = |input: &Id| match lowering.makers.get(input) {
                 Some(&maker) => levels[maker],
                 None => outside.get(input).map(|value| floats.get(value).map_or(1, |level| level + 1)),
             };
@@ -163,7 +155,7 @@ fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, ord
         }
         let Some(node) = lowering.graph.node(id).filter(|_| demand.nodes.contains(&id)) else { continue };
         let of = |value: ValueId| match demand.given.get(&value) {
-            Some(id) => makers.get(id).and_then(|&maker| levels[maker]).unwrap_or(0),
+            Some(id) => lowering.makers.get(id).and_then(|&maker| levels[maker]).unwrap_or(0),
             None => floats.get(&value).copied().unwrap_or(0),
         };
         let level = node.reads().map(of).max().unwrap_or(0);
@@ -175,7 +167,7 @@ fn levels(lowering: &Lowering, demand: &Demand, makers: &HashMap<Id, usize>, ord
 }
 
 /// Steps of one level that read from each other, by their first; constants stand alone.
-fn components(lowering: &Lowering, makers: &HashMap<Id, usize>, levels: &[Option<usize>]) -> Vec<Vec<usize>> {
+fn components(lowering: &Lowering, levels: &[Option<usize>]) -> Vec<Vec<usize>> {
     let mut parent: Vec<usize> = (0..levels.len()).collect();
     fn root(parent: &mut [usize], mut of: usize) -> usize {
         while parent[of] != of {
@@ -185,7 +177,7 @@ fn components(lowering: &Lowering, makers: &HashMap<Id, usize>, levels: &[Option
         of
     }
     for (step, level) in levels.iter().enumerate().filter(|(_, level)| level.is_some()) {
-        for maker in lowering.draft.steps[step].inputs.iter().filter_map(|id| makers.get(id)) {
+        for maker in lowering.draft.steps[step].inputs.iter().filter_map(|id| lowering.makers.get(id)) {
             if levels[*maker] == *level {
                 let (a, b) = (root(&mut parent, step), root(&mut parent, *maker));
                 parent[a.max(b)] = a.min(b);
@@ -201,14 +193,9 @@ fn components(lowering: &Lowering, makers: &HashMap<Id, usize>, levels: &[Option
     groups.into_values().collect()
 }
 
-fn regions(
-    lowering: &Lowering,
-    demand: &Demand,
-    makers: &HashMap<Id, usize>,
-    order: &[NodeId],
-) -> Result<Vec<Region>, LowerError> {
-    let levels = levels(lowering, demand, makers, order);
-    let groups = components(lowering, makers, &levels);
+fn regions(lowering: &Lowering, demand: &Demand, order: &[NodeId]) -> Result<Vec<Region>, LowerError> {
+    let levels = levels(lowering, demand, order);
+    let groups = components(lowering, &levels);
     let mut names: HashMap<Id, Outside> =
         lowering.entries.iter().map(|(&value, &id)| (id, Outside::Known(value))).collect();
     names.extend(demand.given.iter().map(|(&value, &id)| (id, Outside::Known(value))));
@@ -217,13 +204,13 @@ fn regions(
     for group in &groups {
         let members: BTreeSet<usize> = group.iter().copied().collect();
         let read = group.iter().flat_map(|&step| &lowering.draft.steps[step].inputs);
-        leaving.extend(
-            read.filter(|id| makers.get(id).is_some_and(|maker| levels[*maker].is_some() && !members.contains(maker))),
-        );
+        leaving.extend(read.filter(|id| {
+            lowering.makers.get(id).is_some_and(|maker| levels[*maker].is_some() && !members.contains(maker))
+        }));
     }
     let mut regions = Vec::new();
     for group in &groups {
-        let built = build(lowering, makers, &names, &leaving, group);
+        let built = build(lowering, &names, &leaving, group);
         regions.push(built.map_err(|source| LowerError::Region { region: regions.len(), source })?);
     }
     Ok(regions)
@@ -232,7 +219,6 @@ fn regions(
 /// A group of steps as a program of its own.
 fn build(
     lowering: &Lowering,
-    makers: &HashMap<Id, usize>,
     names: &HashMap<Id, Outside>,
     leaving: &BTreeSet<Id>,
     group: &[usize],
@@ -251,7 +237,7 @@ fn build(
             let value = lowering.draft.values[id.index()].clone();
             let own = draft.value(value.shape, value.ty);
             renamed.insert(id, own);
-            match makers.get(&id) {
+            match lowering.makers.get(&id) {
                 Some(maker) if members.contains(maker) => {}
                 Some(&maker) if lowering.draft.steps[maker].op.is_constant() => {
                     let op = lowering.draft.steps[maker].op.clone();

@@ -44,6 +44,8 @@ pub(super) struct Lowering<'a> {
     pub facts: &'a Facts,
     pub uses: Uses,
     pub draft: Draft,
+    /// The number of the step that makes a value.
+    pub makers: HashMap<Id, usize>,
     pub reps: HashMap<ValueId, Rep>,
     /// ONNX values that come into regions from outside.
     pub entries: BTreeMap<ValueId, Id>,
@@ -71,6 +73,7 @@ impl<'a> Lowering<'a> {
             facts,
             uses: graph.uses(),
             draft: Draft::default(),
+            makers: HashMap::new(),
             reps: HashMap::new(),
             entries: BTreeMap::new(),
             floats: HashMap::new(),
@@ -120,6 +123,7 @@ impl<'a> Lowering<'a> {
         let output = self.draft.value(shape, ty);
         let step = Step { op, inputs, output };
         check_step(&self.draft, &step)?;
+        self.makers.insert(output, self.draft.steps.len());
         self.draft.steps.push(step);
         self.places.push(self.place);
         Ok(output)

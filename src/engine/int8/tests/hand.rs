@@ -167,6 +167,24 @@ fn shipped_models_give_their_golden_samples() {
 }
 
 #[test]
+fn functions_that_are_spelled_out_become_one_step() {
+    let bytes = vectors();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let steps = |name: &str| -> Vec<String> {
+        let model = tensors.tensor(&format!("{name}/model")).unwrap();
+        let (_, _, lowered) = lowered(model.data(), &InputShapes::new()).unwrap();
+        let named = |region: &Program| region.steps().iter().map(|step| step.op.name().to_owned()).collect::<Vec<_>>();
+        lowered.regions.iter().flat_map(named).filter(|name| name != "constant").collect()
+    };
+    let norm = steps("between-layer-norm-spelled");
+    assert_eq!(norm, ["dynamic-quantize", "linear", "layer-norm", "dynamic-quantize", "linear"]);
+    // The block has one Gelu, and a Mul and two Adds of other kinds.
+    let block = steps("net-dynamic-transformer");
+    let count = |wanted: &str| block.iter().filter(|name| *name == wanted).count();
+    assert_eq!([count("float"), count("float-binary"), count("layer-norm")], [1, 3, 2], "{block:?}");
+}
+
+#[test]
 fn regions_never_wait_for_each_other() {
     let bytes = vectors();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
