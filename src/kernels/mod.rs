@@ -76,7 +76,7 @@ pub use softmax::Softmax;
 pub use storage::Storage;
 pub use threads::Threads;
 pub use tile::{Grid, TileMut};
-pub use transpose::{by_channel, transpose};
+pub use transpose::{by_channel, part, part_of_floats};
 
 /// Bytes that must follow a tensor's last value in its slice.
 pub const SLACK: usize = 64;

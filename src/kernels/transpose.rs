@@ -17,20 +17,11 @@ fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
     rows
 }
 
-/// `to[c][r] = from[r][c] ^ flip`.
-///
-/// # Panics
-/// If either is not `rows` times `columns` long.
-pub fn transpose(from: &[u8], rows: usize, columns: usize, to: &mut [u8], flip: u8) {
-    assert!(from.len() == rows * columns && to.len() == from.len(), "{rows} rows of {columns}");
-    part(from, [rows, columns], [columns, rows], to, flip);
-}
-
-/// A part of a larger matrix: strides are from one row of either to the next.
+/// `to[c][r] = from[r][c] ^ flip`, of a part of a larger matrix: strides are from one row of either to the next.
 ///
 /// # Panics
 /// If either is too short.
-pub(super) fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
+pub fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
     let all = u64::from(flip) * 0x0101_0101_0101_0101;
     let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
     for r in (0..whole_rows).step_by(8) {
@@ -46,6 +37,27 @@ pub(super) fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2]
     for r in 0..rows {
         let first = if r < whole_rows { whole_columns } else { 0 };
         (first..columns).for_each(|c| one(r, c));
+    }
+}
+
+/// As [`part`], of floats, whose bits stay as they are.
+///
+/// # Panics
+/// If either is too short.
+pub fn part_of_floats(from: &[f32], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [f32]) {
+    const SIDE: usize = 16;
+    for r in (0..rows).step_by(SIDE) {
+        let high = SIDE.min(rows - r);
+        for c in (0..columns).step_by(SIDE) {
+            let wide = SIDE.min(columns - c);
+            for column in c..c + wide {
+                let line = &mut to[column * strides[1] + r..][..high];
+                let first = r * strides[0] + column;
+                for (to, from) in line.iter_mut().zip(from[first..].iter().step_by(strides[0])) {
+                    *to = *from;
+                }
+            }
+        }
     }
 }
 
@@ -83,7 +95,7 @@ mod tests {
                 to[channel * pixels + pixel..][..values.len()].copy_from_slice(values);
             });
             let mut wanted = vec![0; from.len()];
-            transpose(&from, pixels, channels, &mut wanted, 0);
+            part(&from, [pixels, channels], [channels, pixels], &mut wanted, 0);
             assert_eq!(to, wanted, "{pixels} pixels of {channels} channels");
         }
     }
@@ -94,7 +106,7 @@ mod tests {
             for columns in 0..20 {
                 let from: Vec<u8> = (0..rows * columns).map(|i| (i * 7) as u8).collect();
                 let mut to = vec![0; from.len()];
-                transpose(&from, rows, columns, &mut to, 0x80);
+                part(&from, [rows, columns], [columns, rows], &mut to, 0x80);
                 for (i, &byte) in from.iter().enumerate() {
                     assert_eq!(to[i % columns * rows + i / columns], byte ^ 0x80, "{rows} by {columns}");
                 }

@@ -8,7 +8,7 @@ use super::layout::{Layout, place_in, turn};
 use super::slots::Home;
 use super::stage::Stage;
 use super::{Plan, State};
-use crate::kernels::transpose;
+use crate::kernels::part;
 
 impl Plan {
     /// By value: its number among the inputs, where stages read it there.
@@ -69,7 +69,7 @@ impl Plan {
         match (self.layout(id), self.shape(id)) {
             (Layout::Nhwc, &[_, c, h, w]) => {
                 for (from, to) in bytes.chunks_exact(c * h * w).zip(to.chunks_exact_mut(c * h * w)) {
-                    transpose(from, c, h * w, to, flip);
+                    part(from, [c, h * w], [h * w, c], to, flip);
                 }
             }
             (Layout::Image(image), shape) => {
@@ -92,7 +92,7 @@ impl Plan {
                 match (self.layout(id), shape) {
                     (Layout::Nhwc, &[_, c, h, w]) => {
                         for (from, to) in from.chunks_exact(c * h * w).zip(to.chunks_exact_mut(c * h * w)) {
-                            transpose(from, h * w, c, to, flip);
+                            part(from, [h * w, c], [c, h * w], to, flip);
                         }
                     }
                     (Layout::Plain | Layout::Nhwc | Layout::Image(_), _) => {

@@ -20,6 +20,7 @@ mod profile;
 mod run;
 mod slots;
 mod stage;
+mod turn;
 
 pub use profile::StageFacts;
 pub use stage::Stage;

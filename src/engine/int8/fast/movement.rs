@@ -6,7 +6,7 @@ use super::super::reference::{Data, run_step};
 use super::kernel::{At, Kernel};
 use super::layout::{Layout, places, to_nhwc};
 use super::run::Scope;
-use crate::kernels::transpose;
+use super::turn::Turn;
 use std::ops::Range;
 
 /// In place of a place: the value that fills.
@@ -24,11 +24,7 @@ pub(super) struct Moves {
 
 #[derive(Debug)]
 enum From {
-    /// From NHWC to NCHW or back: matrices of so many rows and columns, transposed.
-    Turn {
-        rows: usize,
-        columns: usize,
-    },
+    Turn(Turn),
     Places(Vec<u32>),
     Runs(Vec<Run>),
 }
@@ -44,7 +40,7 @@ impl Moves {
     /// Memory that it keeps.
     pub fn bytes(&self) -> usize {
         match &self.from {
-            From::Turn { .. } => 0,
+            From::Turn(turn) => turn.bytes(),
             From::Places(places) => size_of_val(&places[..]),
             From::Runs(runs) => size_of_val(&runs[..]),
         }
@@ -59,14 +55,17 @@ impl Moves {
             }
             expected = Some(if from == NOWHERE { NOWHERE } else { from + 1 });
         }
-        let from = if runs.len() * SHORT > places.len() { From::Places(places) } else { From::Runs(runs) };
+        let from = match runs.len() * SHORT > places.len() {
+            true => Turn::find(&places).map_or(From::Places(places), From::Turn),
+            false => From::Runs(runs),
+        };
         Self { fill, from }
     }
 
     /// The elements of the output from which to which.
     fn run<T: Copy>(&self, from: &[T], fill: T, range: Range<usize>, to: &mut [T]) {
         match &self.from {
-            From::Turn { .. } => panic!("matrices are turned as a whole"),
+            From::Turn(_) => panic!("matrices are turned as a whole"),
             From::Places(places) => {
                 let pick = |place: u32| if place == NOWHERE { fill } else { from[place as usize] };
                 to.iter_mut().zip(&places[range]).for_each(|(to, &place)| *to = pick(place));
@@ -139,7 +138,8 @@ impl At<'_> {
         let fill = if let Op::Pad { value, .. } = steps.last()?.op { Some(value) } else { None };
         let known = match self.output.ty {
             Type::Int8(_) => true,
-            Type::F32 | Type::Dynamic => fill.is_none(),
+            Type::F32 => fill.is_none_or(|value| value == 0),
+            Type::Dynamic => fill.is_none(),
             Type::I32 => false,
         };
         if !known || matches!(self.from[0], Layout::Image(_)) || matches!(self.to, Layout::Image(_)) {
@@ -174,12 +174,12 @@ impl At<'_> {
 
     /// Whether reshapes of one image after another only change between NHWC and NCHW.
     fn turn(&self, steps: &[&Step]) -> Option<From> {
-        if self.output.ty == Type::F32 || !steps.iter().all(|step| matches!(step.op, Op::Reshape)) {
+        if !steps.iter().all(|step| matches!(step.op, Op::Reshape)) {
             return None;
         }
         match (self.from[0], self.to, self.inputs[0].shape.as_slice(), self.output.shape.as_slice()) {
-            (Layout::Nhwc, Layout::Plain, &[_, c, h, w], _) => Some(From::Turn { rows: h * w, columns: c }),
-            (Layout::Plain, Layout::Nhwc, _, &[_, c, h, w]) => Some(From::Turn { rows: c, columns: h * w }),
+            (Layout::Nhwc, Layout::Plain, &[n, c, h, w], _) => Some(From::Turn(Turn::of_matrices(n, h * w, c))),
+            (Layout::Plain, Layout::Nhwc, _, &[n, c, h, w]) => Some(From::Turn(Turn::of_matrices(n, c, h * w))),
             (Layout::Plain | Layout::Nhwc | Layout::Image(_), _, _, _) => None,
         }
     }
@@ -202,18 +202,19 @@ impl At<'_> {
 }
 
 impl Scope<'_> {
-    pub(super) fn share_moves<T: Copy + Send + Sync>(&self, moves: &Moves, from: &[T], fill: T, output: &mut [T]) {
-        self.share_flat(output, |range, to| moves.run(from, fill, range, to));
+    pub(super) fn move_bytes(&self, moves: &Moves, from: &[u8], output: &mut [u8]) {
+        match &moves.from {
+            From::Turn(turn) => turn.run_bytes(from, output),
+            From::Places(_) | From::Runs(_) => {
+                self.share_flat(output, |range, to| moves.run(from, moves.fill, range, to))
+            }
+        }
     }
 
-    /// As `share_moves`, of bytes.
-    pub(super) fn share_bytes(&self, moves: &Moves, from: &[u8], output: &mut [u8]) {
-        let From::Turn { rows, columns } = moves.from else {
-            return self.share_moves(moves, from, moves.fill, output);
-        };
-        let size = (rows * columns).max(1);
-        for (from, to) in from.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
-            transpose(from, rows, columns, to, 0);
+    pub(super) fn move_floats(&self, moves: &Moves, from: &[f32], output: &mut [f32]) {
+        match &moves.from {
+            From::Turn(turn) => turn.run_floats(from, output),
+            From::Places(_) | From::Runs(_) => self.share_flat(output, |range, to| moves.run(from, 0.0, range, to)),
         }
     }
 }

@@ -211,7 +211,7 @@ impl Scope<'_> {
                 self.images(output, [1, 64], 32, |input, tile| resize.run(input, w, c, tile));
             }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
-            Kernel::Move(moves) => self.share_bytes(moves, self.values(first), output),
+            Kernel::Move(moves) => self.move_bytes(moves, self.values(first), output),
             Kernel::Copy => output.copy_from_slice(self.values(first)),
             Kernel::Dequantize(_)
             | Kernel::Curve(_)
@@ -260,7 +260,7 @@ impl Scope<'_> {
             Kernel::FloatMatMul { product, matrices } => self.float_mat_mul(product, matrices, output),
             Kernel::Rows { function, width } => self.rows(function, *width, output),
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.floats(id)), output),
-            Kernel::Move(moves) => self.share_moves(moves, self.floats(first), 0.0, output),
+            Kernel::Move(moves) => self.move_floats(moves, self.floats(first), output),
             Kernel::Copy => output.copy_from_slice(self.floats(first)),
             Kernel::Quantize(_)
             | Kernel::DynamicQuantize
