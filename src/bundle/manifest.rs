@@ -68,7 +68,11 @@ pub struct Manifest {
 pub struct Input {
     pub name: String,
     pub datatype: DataType,
+    /// What the samples have, and requests where `max-shape` says nothing else.
     pub shape: Vec<usize>,
+    /// The largest size of each dimension that requests may choose; the others are those of `shape`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_shape: Option<Vec<usize>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,13 +156,12 @@ impl Manifest {
 
     /// Inputs as the engine wants them, in the graph's names.
     pub fn input_specs(&self) -> Vec<TensorSpec> {
-        let spec = |i: &Input| (i.name.clone(), i.datatype, i.shape.clone());
-        self.inputs.iter().map(spec).map(to_spec).collect()
+        let fixed = |i: &Input| TensorSpec::new(i.name.clone(), i.datatype, i.shape.clone());
+        self.inputs.iter().map(|i| TensorSpec { max_shape: i.max_shape.clone(), ..fixed(i) }).collect()
     }
 
     pub fn output_specs(&self) -> Vec<TensorSpec> {
-        let spec = |o: &Output| (o.name.clone(), o.datatype, o.shape.clone());
-        self.outputs.iter().map(spec).map(to_spec).collect()
+        self.outputs.iter().map(|o| TensorSpec::new(o.name.clone(), o.datatype, o.shape.clone())).collect()
     }
 
     /// The oldest runtime as numbers that compare.
@@ -180,10 +183,6 @@ impl Manifest {
     }
 }
 
-fn to_spec((name, datatype, shape): (String, DataType, Vec<usize>)) -> TensorSpec {
-    TensorSpec { name, datatype, shape }
-}
-
 fn value(field: &str, problem: &str) -> ManifestError {
     ManifestError::Value { field: field.to_owned(), problem: problem.to_owned() }
 }
@@ -195,13 +194,20 @@ fn check_tensors(field: &str, specs: &[TensorSpec]) -> Result<(), ManifestError>
     for (i, spec) in specs.iter().enumerate() {
         let name_is_good = (1..=256).contains(&spec.name.len());
         let is_first = specs[..i].iter().all(|other| other.name != spec.name);
-        let shape_is_good = spec.shape.len() <= Manifest::MAX_RANK
-            && spec.byte_size().is_some_and(|size| (1..=Manifest::MAX_TENSOR_BYTES).contains(&size));
+        let is_good =
+            |spec: &TensorSpec| spec.byte_size().is_some_and(|size| (1..=Manifest::MAX_TENSOR_BYTES).contains(&size));
+        let shape_is_good = spec.shape.len() <= Manifest::MAX_RANK && is_good(spec);
         let problem = match (name_is_good, is_first, shape_is_good) {
             (false, _, _) => "name must be 1 to 256 bytes",
             (true, false, _) => "name stands twice",
             (true, true, false) => "shape must be concrete, of at most 8 dimensions and 256 MiB",
-            (true, true, true) => continue,
+            (true, true, true) => match &spec.max_shape {
+                Some(max) if !spec.at(max.clone()).covers(spec) => {
+                    "max-shape must have a size for each of shape's, none smaller"
+                }
+                Some(max) if !is_good(&spec.at(max.clone())) => "max-shape must be of at most 256 MiB",
+                Some(_) | None => continue,
+            },
         };
         return Err(value(&format!("{field}[{i}]"), problem));
     }
@@ -249,12 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn an_input_may_be_open() {
+        let text = EXAMPLE.replace("[1, 1, 8, 8]", "[1, 1, 8, 8]\nmax-shape = [4, 1, 8, 32]");
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        assert_eq!(manifest.input_specs()[0].form(), "FP32 [1 to 4, 1, 8, 1 to 32]");
+    }
+
+    #[test]
     fn bad_values_are_named() {
         assert!(refusal("format = 1", "format = 2").contains("`format`"));
         assert!(refusal("version = 2", "version = 0").contains("`version`"));
         assert!(refusal("\"digits\"", "\"../etc\"").contains("no model name"));
         assert!(refusal("[1, 1, 8, 8]", "[1, 1, 0, 8]").contains("`inputs[0]`"));
         assert!(refusal("[1, 1, 8, 8]", "[99999999999, 99999999999]").contains("`inputs[0]`"));
+        for max in ["[1, 1, 8]", "[1, 1, 8, 7]", "[1, 1, 8, 8, 8]", "[99999999999, 1, 99999999999, 8]"] {
+            let told = refusal("[1, 1, 8, 8]", &format!("[1, 1, 8, 8]\nmax-shape = {max}"));
+            assert!(told.contains("`inputs[0]` max-shape"), "{told}");
+        }
         assert!(refusal("atol = 0.1", "atol = nan").contains("`golden.atol`"));
         assert!(refusal("version = 2", "version = 2\nvresion = 3").contains("vresion"));
         assert!(refusal("\"0.1.0\"", "\"newest\"").contains("`runtime`"));

@@ -103,7 +103,7 @@ fn input(port: &Port, stated: &Shapes, assumed: &mut Vec<String>) -> Result<Tens
         None => return Err(element("nothing that the file tells".into())),
     };
     if let Some(shape) = stated.get(&port.name) {
-        return Ok(TensorSpec { name, datatype, shape: shape.clone() });
+        return Ok(TensorSpec::new(name, datatype, shape.clone()));
     }
     let open = |shape: String, example: String| EndsError::Open { name: short(&name), shape, example };
     let Some(dims) = declared else { return Err(open("that the file does not tell".into(), "1x3x224x224".into())) };
@@ -113,12 +113,12 @@ fn input(port: &Port, stated: &Shapes, assumed: &mut Vec<String>) -> Result<Tens
     if dims.first().is_some_and(|dim| dim.size().is_none()) {
         assumed.push(short(&name));
     }
-    Ok(TensorSpec { name, datatype, shape })
+    Ok(TensorSpec::new(name, datatype, shape))
 }
 
 fn output(port: &Port, facts: &Facts, stated: &Shapes) -> Option<TensorSpec> {
     let shape = facts.shape(port.value).or_else(|| stated.get(&port.name).cloned())?;
-    Some(TensorSpec { name: port.name.clone(), datatype: datatype(facts.element(port.value)?)?, shape })
+    Some(TensorSpec::new(port.name.clone(), datatype(facts.element(port.value)?)?, shape))
 }
 
 /// The other front end may know more of some operators.
@@ -129,10 +129,8 @@ fn by_typing(
     stated: &Shapes,
 ) -> Result<Vec<TensorSpec>, EndsError> {
     // Of these the name alone is looked at.
-    let named: Vec<TensorSpec> = outputs
-        .iter()
-        .map(|(name, _)| TensorSpec { name: name.clone(), datatype: DataType::Fp32, shape: vec![] })
-        .collect();
+    let named: Vec<TensorSpec> =
+        outputs.iter().map(|(name, _)| TensorSpec::new(name.clone(), DataType::Fp32, vec![])).collect();
     let typed = Program::outputs(&graph::read(file, 0, inputs, &named)?)?;
     let one = |((name, known), typed): ((String, Option<TensorSpec>), Typed)| {
         if let Some(known) = known {
@@ -144,7 +142,7 @@ fn by_typing(
             found: "a type of its own".into(),
         })?;
         let shape = shape.or_else(|| stated.get(&name).cloned()).ok_or_else(|| EndsError::Unknown(short(&name)))?;
-        Ok(TensorSpec { name, datatype, shape })
+        Ok(TensorSpec::new(name, datatype, shape))
     };
     outputs.into_iter().zip(typed).map(one).collect()
 }
@@ -199,7 +197,7 @@ mod tests {
         let told = Ends::of(&onnx, &Shapes::new()).unwrap_err();
         assert!(matches!(&told, EndsError::Unknown(name) if name == "y"), "{told}");
         let stated = Ends::of(&onnx, &Shapes::from([("y".into(), vec![1, 2])])).unwrap();
-        let y = TensorSpec { name: "y".into(), datatype: DataType::Int64, shape: vec![1, 2] };
+        let y = TensorSpec::new("y", DataType::Int64, vec![1, 2]);
         assert_eq!(stated.outputs, [y]);
     }
 

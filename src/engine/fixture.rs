@@ -66,5 +66,5 @@ pub(super) fn unary(op: &str) -> Vec<u8> {
 }
 
 pub(super) fn spec(name: &str, shape: &[usize]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() }
+    TensorSpec::new(name, DataType::Fp32, shape.to_vec())
 }

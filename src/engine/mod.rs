@@ -18,6 +18,7 @@ mod guard;
 pub mod int8;
 mod live;
 mod model;
+mod open;
 mod peak;
 mod region;
 mod report;

@@ -1,10 +1,11 @@
 //! A loaded model and the sessions that run it.
 
 use super::backend::{NodeFacts, Program};
+use super::open::Open;
 use super::region::{self, Account, Region};
 use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
-use crate::kernels::IsaError;
+use crate::kernels::{IsaError, SharedWeights};
 use crate::sys::Clock;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
@@ -53,6 +54,9 @@ pub enum LoadError {
     Datatype { side: Side, name: String, expected: DataType, actual: String },
     #[error("{side} {name:?} has the shape {expected:?} in the manifest and {actual} in the graph")]
     Shape { side: Side, name: String, expected: Vec<usize>, actual: String },
+    /// The inputs' largest shapes as the manifest states them.
+    #[error("it cannot be made ready for its largest inputs, {inputs}: {problem}")]
+    Largest { inputs: String, problem: String },
     #[error("node {node:?} makes a tensor of {shape}, over the limit of {limit} bytes")]
     HugeTensor { node: String, shape: String, limit: usize },
     /// The inference engine's own words, outermost first; they name the node.
@@ -79,6 +83,8 @@ pub enum RunError {
     Count { expected: usize, actual: usize },
     #[error("input {name:?} is {expected}; given was {actual}")]
     Input { name: String, expected: String, actual: String },
+    #[error("the model cannot take inputs of these shapes, {inputs}: {problem}")]
+    Shape { inputs: String, problem: String },
     #[error("the model cannot compute this input: {0}")]
     Compute(String),
     #[error("output {name:?} came out as {actual}, the manifest says {expected}")]
@@ -91,7 +97,7 @@ impl RunError {
     /// True when the model itself would have been fine with another input of the right form.
     pub fn is_callers_fault(&self) -> bool {
         match self {
-            Self::Count { .. } | Self::Input { .. } => true,
+            Self::Count { .. } | Self::Input { .. } | Self::Shape { .. } => true,
             Self::Compute(_) | Self::Output { .. } | Self::Panicked { .. } => false,
         }
     }
@@ -105,6 +111,8 @@ pub struct Model {
     inputs: Arc<[TensorSpec]>,
     outputs: Arc<[TensorSpec]>,
     is_straight: bool,
+    /// Where requests may choose shapes.
+    pub(super) open: Option<Arc<Open>>,
 }
 
 impl Model {
@@ -127,9 +135,31 @@ impl Model {
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
     ) -> Result<(Self, Account), LoadError> {
+        let weights = SharedWeights::default();
+        let (mut model, account) = Self::load_with(onnx, inputs, outputs, &weights)?;
+        if inputs.iter().any(|spec| spec.max_shape.is_some()) {
+            let open = Open::new(onnx, outputs, weights);
+            let largest = open.largest(inputs)?;
+            let widened = |(spec, largest): (&TensorSpec, TensorSpec)| match largest.shape == spec.shape {
+                true => spec.clone(),
+                false => TensorSpec { max_shape: Some(largest.shape), ..spec.clone() },
+            };
+            model.outputs = outputs.iter().zip(largest).map(widened).collect();
+            model.open = Some(Arc::new(open));
+        }
+        Ok((model, account))
+    }
+
+    /// At the shapes that are stated, and packed weights in common with others.
+    pub(super) fn load_with(
+        onnx: &[u8],
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+        weights: &SharedWeights,
+    ) -> Result<(Self, Account), LoadError> {
         check_names(Side::Input, inputs)?;
         check_names(Side::Output, outputs)?;
-        Self::apart(onnx, || Self::build(onnx, inputs, outputs))
+        Self::apart(onnx, || Self::build(onnx, inputs, outputs, weights))
     }
 
     /// As `load`, all of it in float, quantized parts too: to compare with.
@@ -160,10 +190,15 @@ impl Model {
     }
 
     /// With its quantized parts in int8, where that can be had; else all of it in float.
-    fn build(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(Self, Account), LoadError> {
+    fn build(
+        onnx: &[u8],
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+        weights: &SharedWeights,
+    ) -> Result<(Self, Account), LoadError> {
         let mut account = Account::default();
         let int8 = || {
-            let (divided, told) = region::divide(onnx, inputs)?;
+            let (divided, told) = region::divide(onnx, inputs, weights)?;
             account = told;
             let Some(divided) = divided else { return Ok(None) };
             Self::compile(&divided.graph, &divided.regions, inputs, outputs).map(Some)
@@ -193,7 +228,8 @@ impl Model {
         let program = Program::compile(&proto, regions, outputs)?;
         let is_straight = graph::is_straight(&proto);
         let program = Arc::new(program);
-        Ok(Self { program, regions: regions.into(), inputs: inputs.into(), outputs: outputs.into(), is_straight })
+        let (regions, inputs, outputs) = (regions.into(), inputs.into(), outputs.into());
+        Ok(Self { program, regions, inputs, outputs, is_straight, open: None })
     }
 
     /// What it takes, in the order of `Session::run`.
@@ -218,6 +254,20 @@ impl Model {
     /// Without loops: it cannot hang on one input when it was quick on others.
     pub(super) fn is_straight(&self) -> bool {
         self.is_straight
+    }
+
+    /// Whether inputs have the shapes that it was loaded for; others may have to be made ready first.
+    pub(super) fn is_ready_for(&self, inputs: &[Tensor]) -> bool {
+        inputs.iter().zip(self.inputs()).all(|(input, spec)| input.fits(spec))
+    }
+
+    /// Itself, or what it is at the shapes of these inputs.
+    fn at(&self, inputs: &[Tensor]) -> Result<Self, RunError> {
+        check_inputs(self.inputs(), inputs)?;
+        match &self.open {
+            Some(open) if !self.is_ready_for(inputs) => open.at(self.inputs(), inputs),
+            Some(_) | None => Ok(self.clone()),
+        }
     }
 
     /// State for one thread at a time; cheap beside the model.
@@ -252,8 +302,8 @@ pub struct Session {
 impl Session {
     /// Inputs and outputs in the order of the model's specs.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        check_inputs(self.model.inputs(), inputs)?;
-        let run = || self.model.program.run(inputs, self.model.outputs());
+        let model = self.model.at(inputs)?;
+        let run = || model.program.run(inputs, model.outputs());
         guard::catch(run).unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))
     }
 
@@ -263,8 +313,8 @@ impl Session {
         inputs: &[Tensor],
         clock: &Arc<dyn Clock>,
     ) -> Result<(Vec<Tensor>, Vec<NodeTime>), RunError> {
-        check_inputs(self.model.inputs(), inputs)?;
-        let run = || guard::catch(|| self.model.program.run_watched(inputs, self.model.outputs()));
+        let model = self.model.at(inputs)?;
+        let run = || guard::catch(|| model.program.run_watched(inputs, model.outputs()));
         let (made, watch) = watch::during(Watch::new(clock.clone()), run);
         let outputs = made.unwrap_or_else(|panic| Err(RunError::Panicked { place: panic.0 }))?;
         Ok((outputs, watch.map(|watch| watch.nodes).unwrap_or_default()))
@@ -286,10 +336,11 @@ fn check_inputs(specs: &[TensorSpec], inputs: &[Tensor]) -> Result<(), RunError>
     if specs.len() != inputs.len() {
         return Err(RunError::Count { expected: specs.len(), actual: inputs.len() });
     }
-    match specs.iter().zip(inputs).find(|(spec, input)| !input.fits(spec)) {
+    let takes = |spec: &TensorSpec, input: &Tensor| input.datatype() == spec.datatype && spec.admits(input.shape());
+    match specs.iter().zip(inputs).find(|(spec, input)| !takes(spec, input)) {
         Some((spec, input)) => Err(RunError::Input {
             name: spec.name.clone(),
-            expected: form(spec.datatype, &spec.shape),
+            expected: spec.form(),
             actual: form(input.datatype(), input.shape()),
         }),
         None => Ok(()),

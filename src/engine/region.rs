@@ -9,7 +9,7 @@ use super::int8::fast::{Plan, State};
 use super::int8::lower::{self, Kept, LowerError};
 use super::int8::program::{Program, Type, Value};
 use super::{graph, settings::Settings, watch};
-use crate::kernels::{Isa, IsaError};
+use crate::kernels::{Isa, IsaError, SharedWeights};
 use crate::onnx::graph::Graph;
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
@@ -102,7 +102,11 @@ fn constants(graph: &Graph) -> usize {
 
 /// Takes the quantized parts out of a model. Nothing where there are none, or where this front end refuses the file:
 /// what is wrong with it, the other one says.
-pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<(Option<Divided>, Account), IsaError> {
+pub(super) fn divide(
+    file: &[u8],
+    inputs: &[TensorSpec],
+    weights: &SharedWeights,
+) -> Result<(Option<Divided>, Account), IsaError> {
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
     let mut account = Account::default();
     let mut model = match onnx::Model::from_bytes(file, &limits) {
@@ -120,7 +124,7 @@ pub(super) fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<(Option<Divid
         return Ok((moved.map(|proto| Divided { graph: proto.encode_to_vec(), regions: Vec::new() }), account));
     }
     let isa = Settings::current().isa()?.isa;
-    let regions = match lowered(&mut model, inputs, isa, &mut account) {
+    let regions = match lowered(&mut model, inputs, (isa, weights), &mut account) {
         Ok(regions) => regions,
         Err(error) => {
             tracing::warn!(%error, "the quantized parts run in float");
@@ -155,7 +159,7 @@ fn causes(error: impl std::error::Error + 'static) -> String {
 fn lowered(
     model: &mut onnx::Model,
     inputs: &[TensorSpec],
-    isa: Isa,
+    (isa, weights): (Isa, &SharedWeights),
     account: &mut Account,
 ) -> Result<Vec<Region>, DivideError> {
     let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
@@ -167,7 +171,7 @@ fn lowered(
     let macs: u64 = lowered.regions.iter().map(Program::macs).sum();
     let mut budget = Plan::BUDGET;
     let regions: Vec<Region> =
-        lowered.regions.into_iter().map(|program| Region::new(program, isa, &mut budget)).collect();
+        lowered.regions.into_iter().map(|program| Region::new(program, isa, &mut budget, weights)).collect();
     let memory = regions.iter().map(|region| region.0.plan.memory()).sum();
     if memory > MAX_MEMORY {
         return Err(DivideError::Memory(memory));
@@ -203,8 +207,8 @@ struct Shared {
 }
 
 impl Region {
-    fn new(program: Program, isa: Isa, budget: &mut usize) -> Self {
-        let plan = Plan::within(Arc::new(program), isa, Settings::helpers(), budget);
+    fn new(program: Program, isa: Isa, budget: &mut usize, weights: &SharedWeights) -> Self {
+        let plan = Plan::sharing(Arc::new(program), isa, Settings::helpers(), budget, weights);
         Self(Arc::new(Shared { plan, idle: Mutex::default() }))
     }
 

@@ -181,7 +181,12 @@ impl Shared {
     /// In the caller's thread, if that is allowed now. No time passes for the others: a thread of
     /// the caller's runtime is busy as long as a larger request's parsing would keep it.
     fn run_here(&self, live: &Live, inputs: &[Tensor], deadline: Duration) -> Option<Result<Answer, InferError>> {
-        if deadline < Self::AMPLE || !live.is_quick() || self.stopped.load(SeqCst) || !self.lock().is_empty() {
+        if deadline < Self::AMPLE
+            || !live.is_quick()
+            || !live.model().is_ready_for(inputs)
+            || self.stopped.load(SeqCst)
+            || !self.lock().is_empty()
+        {
             return None;
         }
         let place = self.free_place()?;

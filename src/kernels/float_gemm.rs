@@ -8,7 +8,8 @@
 
 use super::here::{Loops, vectorized};
 use super::isa::Isa;
-use super::pack::{PackError, check_multipliers, spread};
+use super::pack::{Lines, PackError, check_multipliers, spread};
+use super::shared::SharedWeights;
 use super::tile::TileMut;
 
 /// Lines of a right side that are at work at once: with the widest strip half of a small core's first cache.
@@ -211,7 +212,7 @@ pub struct FloatGemm {
     k: usize,
     n: usize,
     /// `[strip][k][columns of the tier]`
-    weights: Vec<i8>,
+    weights: Lines,
     /// By column, as floats; empty where all are 0.
     zero_points: Vec<f32>,
     scales: Vec<f32>,
@@ -222,7 +223,7 @@ impl Right for FloatGemm {
     #[inline(always)]
     fn fill(&self, line: usize, column: usize, to: &mut [f32]) {
         let width = self.tier.columns;
-        let from = &self.weights[(column / width * self.k + line) * width..][..to.len()];
+        let from = &self.weights.values()[(column / width * self.k + line) * width..][..to.len()];
         let zeros = self.zero_points.get(column..column + to.len());
         for (to, &w) in to.iter_mut().zip(from) {
             *to = f32::from(w);
@@ -247,7 +248,12 @@ impl Right for FloatGemm {
 impl FloatGemm {
     /// Memory that it keeps.
     pub fn bytes(&self) -> usize {
-        self.weights.len() + (self.zero_points.len() + self.scales.len() + self.bias.len()) * 4
+        self.weights.bytes() + (self.zero_points.len() + self.scales.len() + self.bias.len()) * 4
+    }
+
+    /// Has its packed weights in common with those that are equal.
+    pub fn share(&mut self, with: &SharedWeights) {
+        with.join(&mut self.weights);
     }
 
     /// Weights `[K][N]`; zero points and scales one, or one for each column; no bias, or one for each column.
@@ -271,7 +277,8 @@ impl FloatGemm {
         let scales = spread("scales", scales, n, 1.0)?;
         check_multipliers(&scales)?;
         let bias = if bias.is_empty() { Vec::new() } else { spread("bias", bias, n, 0.0)? };
-        let mut packed = vec![0; n.div_ceil(width) * k * width];
+        let mut lines = Lines::zeroed(n.div_ceil(width) * k * width);
+        let packed = lines.values_mut();
         for (line, row) in weights.chunks_exact(n.max(1)).enumerate() {
             for (strip, part) in row.chunks(width).enumerate() {
                 packed[(strip * k + line) * width..][..part.len()].copy_from_slice(part);
@@ -279,7 +286,7 @@ impl FloatGemm {
         }
         let zero_points =
             if zeros.iter().all(|&z| z == 0) { Vec::new() } else { zeros.iter().map(|&z| f32::from(z)).collect() };
-        Ok(Self { isa, tier, k, n, weights: packed, zero_points, scales, bias })
+        Ok(Self { isa, tier, k, n, weights: lines, zero_points, scales, bias })
     }
 
     /// Rows that tiles best begin at multiples of, and columns that they must.

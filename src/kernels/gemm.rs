@@ -14,6 +14,7 @@ use super::isa::Isa;
 use super::pack::{Pack, PackError, Packed, Requant, WeightView};
 use super::round::requantize;
 use super::scalar;
+use super::shared::SharedWeights;
 use super::storage::Storage;
 use super::tile::TileMut;
 use super::walk::{Step, Walk};
@@ -331,6 +332,11 @@ impl Gemm {
         } else {
             self.packed.fill(self.tier.pack, right, &[zero], &[], zero_point);
         }
+    }
+
+    /// Has its packed weights in common with those that are equal.
+    pub fn share(&mut self, with: &SharedWeights) {
+        with.join(&mut self.packed.weights);
     }
 
     /// Memory that it keeps, packed weights above all.

@@ -9,6 +9,7 @@
 //! Rejected: splitting such weights in two summands (twice the products).
 
 use super::storage::Storage;
+use std::sync::Arc;
 
 /// Why an operator cannot be made. Numbers are counts of values.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -128,27 +129,45 @@ impl Requant<'_> {
 }
 
 /// A vector of bytes that begins on a cache line.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Lines {
-    lines: Vec<Line>,
+    pub lines: Arc<Vec<Line>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(align(64))]
-struct Line(#[allow(dead_code, reason = "read by kernels, through pointers")] [i8; 64]);
+pub(super) struct Line([i8; 64]);
+
+/// A copy of its own, to be written to.
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        Self { lines: Arc::new(Vec::clone(&self.lines)) }
+    }
+}
 
 impl Lines {
     pub(super) fn zeroed(bytes: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
+        Self { lines: Arc::new(vec![Line([0; 64]); bytes.div_ceil(64)]) }
     }
 
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.lines[..])
     }
 
+    pub(super) fn is_equal(&self, other: &[Line]) -> bool {
+        *self.lines == *other
+    }
+
+    pub(super) fn values(&self) -> &[i8] {
+        // SAFETY: lines are 64 values each, without gaps.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.lines.len() * 64) }
+    }
+
+    /// Of a copy, where they are shared.
     pub(super) fn values_mut(&mut self) -> &mut [i8] {
+        let lines = Arc::make_mut(&mut self.lines);
         // SAFETY: lines are 64 values each, without gaps; borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
     }
 
     pub(super) fn as_ptr(&self) -> *const i8 {

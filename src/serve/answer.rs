@@ -90,7 +90,7 @@ fn values<'a>(
     Ok(OutputHead {
         name: &spec.name,
         datatype: spec.datatype.name(),
-        shape: spec.shape.clone(),
+        shape: output.shape().to_vec(),
         parameters: wanted.binary.then(|| BinarySize { binary_data_size: output.bytes().len() }),
         data: (!wanted.binary).then_some(Data::Values(flat)),
     })
@@ -105,7 +105,7 @@ fn classes<'a>(
     wanted: &Wanted,
     binary: &mut Vec<u8>,
 ) -> OutputHead<'a> {
-    let (batch, all) = match spec.shape.split_last() {
+    let (batch, all) = match output.shape().split_last() {
         Some((&all, batch)) => (batch, all),
         None => (&[][..], 1),
     };

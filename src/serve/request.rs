@@ -172,14 +172,13 @@ fn read_input(spec: &TensorSpec, head: &InputHead<'_>, binary: &[u8]) -> Result<
     if head.parameters.shared_memory_region.is_some() {
         return Err(RequestError::SharedMemory);
     }
-    let same_shape = head.shape.iter().map(|&dim| usize::try_from(dim).ok());
-    if head.datatype != spec.datatype.name() || !same_shape.eq(spec.shape.iter().map(|&dim| Some(dim))) {
-        return Err(RequestError::Form {
-            name: spec.name.clone(),
-            expected: format!("{} {:?}", spec.datatype, spec.shape),
-            actual: describe(head),
-        });
-    }
+    let shape: Option<Vec<usize>> = head.shape.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+    let fits = |shape: &Vec<usize>| head.datatype == spec.datatype.name() && spec.admits(shape);
+    let Some(shape) = shape.filter(fits) else {
+        let (name, expected) = (spec.name.clone(), spec.form());
+        return Err(RequestError::Form { name, expected, actual: describe(head) });
+    };
+    let spec = &spec.at(shape);
     let wrong = |problem: String| RequestError::Data { name: spec.name.clone(), problem };
     match (head.data, head.parameters.binary_data_size) {
         (Some(data), None) => values::parse(spec, data).map_err(wrong),

@@ -146,8 +146,12 @@ fn find(api: &Api, name: &str, version: Option<&str>) -> Result<Arc<Live>, Refus
 }
 
 fn metadata(live: &Live) -> Value {
-    let tensor =
-        |spec: &TensorSpec| json!({ "name": spec.name, "datatype": spec.datatype.name(), "shape": spec.shape });
+    // A dimension that requests choose is -1 there.
+    let size = |dim: Option<usize>| dim.and_then(|dim| i64::try_from(dim).ok()).unwrap_or(-1);
+    let tensor = |spec: &TensorSpec| {
+        let shape: Vec<i64> = spec.dimensions().map(size).collect();
+        json!({ "name": spec.name, "datatype": spec.datatype.name(), "shape": shape })
+    };
     json!({
         "name": live.name(),
         "versions": [live.version().to_string()],

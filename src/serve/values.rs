@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn spec(datatype: DataType, shape: &[usize]) -> TensorSpec {
-        TensorSpec { name: "x".into(), datatype, shape: shape.to_vec() }
+        TensorSpec::new("x", datatype, shape.to_vec())
     }
 
     fn read(datatype: DataType, shape: &[usize], json: &str) -> Result<Tensor, String> {

@@ -83,9 +83,54 @@ pub struct TensorSpec {
     pub name: String,
     pub datatype: DataType,
     pub shape: Vec<usize>,
+    /// Where requests may have other sizes: the largest of each dimension. One that equals the shape's is fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_shape: Option<Vec<usize>>,
 }
 
 impl TensorSpec {
+    /// Of that shape alone.
+    pub fn new(name: impl Into<String>, datatype: DataType, shape: Vec<usize>) -> Self {
+        Self { name: name.into(), datatype, shape, max_shape: None }
+    }
+
+    /// The same at another shape, and that alone.
+    pub fn at(&self, shape: Vec<usize>) -> Self {
+        Self::new(self.name.clone(), self.datatype, shape)
+    }
+
+    /// Whether a request may come in that shape.
+    pub fn admits(&self, shape: &[usize]) -> bool {
+        if shape == self.shape {
+            return true;
+        }
+        let Some(max) = &self.max_shape else { return false };
+        let fits = |((&dim, &own), &max): ((&usize, &usize), &usize)| {
+            if own == max { dim == own } else { (1..=max).contains(&dim) }
+        };
+        shape.len() == self.shape.len() && shape.iter().zip(&self.shape).zip(max).all(fits)
+    }
+
+    /// Whether no dimension of another shape is larger, and there are as many.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.shape.len() == other.shape.len() && self.shape.iter().zip(&other.shape).all(|(own, other)| own >= other)
+    }
+
+    /// Each dimension's size; `None` where requests choose it.
+    pub fn dimensions(&self) -> impl Iterator<Item = Option<usize>> {
+        let max = self.max_shape.as_ref().unwrap_or(&self.shape);
+        self.shape.iter().zip(max).map(|(&own, &max)| (own == max).then_some(own))
+    }
+
+    /// As in messages: `FP32 [1, 3, 224, 224]`, `FP32 [1 to 8, 3, 1 to 640, 1 to 640]`.
+    pub fn form(&self) -> String {
+        let max = self.max_shape.as_ref().unwrap_or(&self.shape);
+        let each = self.dimensions().zip(max);
+        let dims: Vec<String> =
+            each.map(|(own, max)| own.map_or_else(|| format!("1 to {max}"), |own| own.to_string())).collect();
+        format!("{} [{}]", self.datatype, dims.join(", "))
+    }
+
     /// Bytes of such a tensor, or `None` where the product does not fit.
     pub fn byte_size(&self) -> Option<usize> {
         byte_size(self.datatype, &self.shape)
@@ -200,6 +245,20 @@ mod tests {
         assert_eq!(wrong.expected, Some(12));
         let huge = Tensor::new(DataType::Int16, vec![usize::MAX, 3], vec![]).unwrap_err();
         assert_eq!(huge.expected, None);
+    }
+
+    #[test]
+    fn an_open_dimension_goes_up_to_its_largest() {
+        let fixed = TensorSpec::new("x", DataType::Fp32, vec![1, 3, 8]);
+        assert!(fixed.admits(&[1, 3, 8]) && !fixed.admits(&[1, 3, 7]));
+        assert_eq!(fixed.form(), "FP32 [1, 3, 8]");
+        let open = TensorSpec { max_shape: Some(vec![4, 3, 16]), ..fixed };
+        assert!(open.admits(&[4, 3, 1]) && open.admits(&[1, 3, 16]));
+        for shape in [&[0, 3, 8][..], &[5, 3, 8], &[1, 2, 8], &[1, 3, 17], &[1, 3], &[1, 3, 8, 1]] {
+            assert!(!open.admits(shape), "{shape:?}");
+        }
+        assert_eq!(open.form(), "FP32 [1 to 4, 3, 1 to 16]");
+        assert_eq!(open.dimensions().collect::<Vec<_>>(), [None, Some(3), None]);
     }
 
     #[test]

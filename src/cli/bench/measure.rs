@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn inputs_are_the_same_for_a_seed_and_in_bounds() {
         for datatype in DataType::ALL {
-            let spec = TensorSpec { name: "x".into(), datatype, shape: vec![7, 9] };
+            let spec = TensorSpec::new("x", datatype, vec![7, 9]);
             let made = |seed| inputs(std::slice::from_ref(&spec), Input::Random, seed).unwrap();
             assert_eq!(made(1), made(1));
             assert_ne!(made(1), made(2), "{datatype}");

@@ -272,6 +272,17 @@ impl Op {
         }
     }
 
+    pub fn weights_mut(&mut self) -> Option<&mut Weights> {
+        if let Self::Conv(Conv { weights, .. })
+        | Self::Linear(Linear { weights, .. })
+        | Self::FloatLinear(FloatLinear { weights, .. }) = self
+        {
+            Some(weights)
+        } else {
+            None
+        }
+    }
+
     /// Only puts values elsewhere.
     pub fn is_movement(&self) -> bool {
         matches!(

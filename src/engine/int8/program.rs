@@ -127,6 +127,17 @@ impl Program {
         self.0.steps.iter().map(|step| self.macs_of(step)).sum()
     }
 
+    /// The same without the weights of the steps that are marked, which cannot be executed any more.
+    pub fn without_weights(&self, marked: &[bool]) -> Self {
+        let mut draft = self.0.clone();
+        for (step, _) in draft.steps.iter_mut().zip(marked).filter(|(_, marked)| **marked) {
+            if let Some(weights) = step.op.weights_mut() {
+                weights.data = [].into();
+            }
+        }
+        Self(draft)
+    }
+
     /// Multiplications in one of its products.
     pub fn macs_of(&self, step: &Step) -> u64 {
         let products = match step.op.weights().map(|weights| weights.shape.as_slice()) {

@@ -3,7 +3,7 @@
 use super::super::fixture::{FLOAT, bytes, model, node, number, spec, value, weights};
 use super::super::model::{LoadError, Model};
 use super::Divided;
-use crate::kernels::IsaError;
+use crate::kernels::{IsaError, SharedWeights};
 use crate::onnx;
 use crate::tensor::TensorSpec;
 
@@ -19,7 +19,7 @@ fn image() -> [TensorSpec; 1] {
 }
 
 fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
-    super::divide(file, inputs).map(|(divided, _)| divided)
+    super::divide(file, inputs, &SharedWeights::default()).map(|(divided, _)| divided)
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_bias_of_gemm_by_rows_is_not_taken_for_one_by_columns() {
 fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
     // Hardmax has no int8 form; what leads to it and from it has.
     let onnx = quantized(&[node("Relu", &["d"], &["r1"], &[]), node("Hardmax", &["r1"], &["m"], &[])], &["1", "4"]);
-    let (divided, account) = super::divide(&onnx, &[spec("x", &[1, 4])]).unwrap();
+    let (divided, account) = super::divide(&onnx, &[spec("x", &[1, 4])], &SharedWeights::default()).unwrap();
     assert!(divided.is_some() && account.whole.is_none());
     assert_eq!(account.operators["Hardmax"], [1, 1, 1]);
     assert_eq!(account.operators["QuantizeLinear"][..2], [2, 2]);
@@ -176,7 +176,7 @@ fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
 
     let ends = [value(11, "x", FLOAT, &["1", "4"]), value(12, "y", FLOAT, &["1", "4"])];
     let float = model(&[&[node("Hardmax", &["x"], &["y"], &[])][..], &ends].concat());
-    let (divided, account) = super::divide(&float, &[]).unwrap();
+    let (divided, account) = super::divide(&float, &[], &SharedWeights::default()).unwrap();
     assert!(divided.is_none());
     assert_eq!(account.whole.as_deref(), Some("nothing in it is quantized"));
     assert_eq!(account.operators["Hardmax"], [1, 1, 1]);

@@ -1,8 +1,12 @@
 //! What a well-behaved client gets.
 
-use super::harness::{Device, Options, bump, engine_config, golden, held_out, json_request, largest, load, post};
+use super::harness::{
+    Device, Options, bump, engine_config, golden, held_out, json_request, largest, load, models, post,
+};
+use safetensors::SafeTensors;
+use selvedge::engine::{Live, Model};
 use selvedge::serve::bind;
-use selvedge::tensor::Tensor;
+use selvedge::tensor::{DataType, Tensor, TensorSpec};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -190,4 +194,40 @@ async fn large_bodies_within_the_limit_are_served() {
     let padded = json_request(&image).replace("\"id\"", &format!("{}\"id\"", " ".repeat(3 << 20)));
     let reply = device.post("/v2/models/digits/infer", &padded).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+/// The net of `tests/vectors/open`, whose batch, height and width are open.
+fn open_net() -> std::sync::Arc<Live> {
+    let file = std::fs::read(models().join("../tests/vectors/open/open.safetensors")).unwrap();
+    let onnx = SafeTensors::deserialize(&file).unwrap().tensor("model").unwrap().data().to_vec();
+    let spec = |name: &str, shape: &[usize]| TensorSpec::new(name, DataType::Fp32, shape.to_vec());
+    let input = TensorSpec { max_shape: Some(vec![4, 3, 16, 32]), ..spec("x", &[1, 3, 16, 16]) };
+    let model = Model::load(&onnx, &[input], &[spec("map", &[1, 5, 8, 8]), spec("scores", &[1, 7])]).unwrap();
+    Live::new("net", 1, model, 1).unwrap()
+}
+
+#[tokio::test]
+async fn requests_choose_the_sizes_that_a_model_leaves_open() {
+    let device = Device::start();
+    device.slots.install(open_net());
+    let metadata = device.get("/v2/models/net").await.json();
+    assert_eq!(metadata["inputs"][0]["shape"], serde_json::json!([-1, 3, 16, -1]));
+    assert_eq!(metadata["outputs"][0]["shape"], serde_json::json!([-1, 5, 8, -1]));
+    assert_eq!(metadata["outputs"][1]["shape"], serde_json::json!([-1, 7]));
+    let request = |shape: [usize; 4]| {
+        let data = vec![0.25; shape.iter().product()];
+        serde_json::json!({ "inputs": [{ "name": "x", "datatype": "FP32", "shape": shape, "data": data }] }).to_string()
+    };
+    for (shape, map) in [([1, 3, 16, 16], [1, 5, 8, 8]), ([3, 3, 16, 32], [3, 5, 8, 16]), ([2, 3, 16, 1], [2, 5, 8, 1])]
+    {
+        let answer = device.post("/v2/models/net/infer", &request(shape)).await.json();
+        assert_eq!(answer["outputs"][0]["shape"], serde_json::json!(map), "{shape:?}: {answer}");
+        assert_eq!(answer["outputs"][0]["data"].as_array().unwrap().len(), map.iter().product::<usize>());
+        assert_eq!(answer["outputs"][1]["shape"], serde_json::json!([shape[0], 7]));
+    }
+    for shape in [[5, 3, 16, 16], [1, 3, 16, 33], [1, 3, 15, 16], [1, 3, 16, 0]] {
+        let refused = device.post("/v2/models/net/infer", &request(shape)).await;
+        assert_eq!(refused.status, 400, "{shape:?}: {}", refused.text());
+        assert!(refused.text().contains("FP32 [1 to 4, 3, 16, 1 to 32]"), "{}", refused.text());
+    }
 }

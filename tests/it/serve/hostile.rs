@@ -314,7 +314,7 @@ const IDENTITY: &[u8] = b"\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y\"\x08Identity
 #[tokio::test]
 async fn a_result_without_a_form_in_json_is_told_and_given_as_binary() {
     let device = Device::start();
-    let spec = |name: &str| TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, shape: vec![1] };
+    let spec = |name: &str| TensorSpec::new(name, DataType::Fp32, vec![1]);
     let model = Model::load(IDENTITY, &[spec("x")], &[spec("y")]).unwrap();
     device.slots.install(Live::new("same", 1, model, 1).unwrap());
     for (value, status) in [(f32::NAN, 422), (f32::INFINITY, 422), (0.5, 200)] {

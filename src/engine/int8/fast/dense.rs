@@ -190,7 +190,8 @@ impl At<'_> {
             input_zero_point: zero_point,
             requant,
         };
-        let gemm = Gemm::new(self.isa, self.storage, &spec_of_gemm)?;
+        let mut gemm = Gemm::new(self.isa, self.storage, &spec_of_gemm)?;
+        gemm.share(self.weights);
         let [n, taps, k] = spec.view.shape();
         let depth = taps * k;
         Ok(Some(Dense { gemm, map: None, stride: k, image: 0, first: [0; 2], n, depth, float, zero_point }))

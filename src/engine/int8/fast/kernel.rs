@@ -12,7 +12,7 @@ use super::pointwise::{Broadcast, Pointwise};
 use super::product::Matrices;
 use super::stage::{self, Builder};
 use crate::kernels::{self, Convert, Depthwise, Indirection};
-use crate::kernels::{Isa, PackError, Quantization, Requant, Storage};
+use crate::kernels::{Isa, PackError, Quantization, Requant, SharedWeights, Storage};
 
 /// Pixels by a map, image by image.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ pub(super) struct At<'a> {
     pub to: Layout,
     pub isa: Isa,
     pub storage: Storage,
+    pub weights: &'a SharedWeights,
     /// Of a float result, where the step is bounded by the next.
     pub bounds: [f32; 2],
 }
@@ -234,6 +235,7 @@ pub(super) fn build(builder: &mut Builder<'_>, steps: &[&Step], inputs: &[ValueI
         to: layouts[last.output.index()],
         isa,
         storage: isa.storage(),
+        weights: builder.weights,
         bounds,
     };
     let built = if let Op::MatMul(finish) = op {

@@ -27,7 +27,7 @@ pub use stage::Stage;
 
 use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
-use crate::kernels::{Gemm, Isa, Threads, words};
+use crate::kernels::{Gemm, Isa, SharedWeights, Threads, words};
 use layout::Layout;
 use product::Product;
 use slots::{Home, Slots};
@@ -80,17 +80,32 @@ impl Plan {
 
     /// As `new`; kernels pay from the budget before they take memory, and steps that cannot run by the reference.
     pub fn within(program: Arc<Program>, isa: Isa, threads: Threads, budget: &mut usize) -> Self {
+        Self::sharing(program, isa, threads, budget, &SharedWeights::default())
+    }
+
+    /// As `within`; packed weights that are equal to ones of other plans are had in common.
+    pub fn sharing(
+        program: Arc<Program>,
+        isa: Isa,
+        threads: Threads,
+        budget: &mut usize,
+        weights: &SharedWeights,
+    ) -> Self {
         let layouts = layout::layouts(&program);
-        let mut builder = Builder { program: &program, layouts: &layouts, isa, budget, products: Vec::new() };
+        let mut builder = Builder { program: &program, layouts: &layouts, isa, budget, weights, products: Vec::new() };
         let stages = builder.stages();
         let products = builder.products;
         let borrowed = Self::borrowed(&program, &layouts);
         let lent = Self::lent(&program, &layouts, &stages);
         let outside: Vec<bool> = borrowed.iter().zip(&lent).map(|(a, b)| a.is_some() || b.is_some()).collect();
         let slots = Slots::new(&program, &layouts, &stages, &outside);
+        // Kernels have packed what they need; the reference reads the file's own.
+        let packed: Vec<bool> = packed_steps(&program, &stages);
+        let program = Arc::new(program.without_weights(&packed));
         Self { program, isa, threads, layouts, stages, products, slots, borrowed, lent }
     }
 
+    /// Without the weights that kernels have packed.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -225,4 +240,12 @@ impl Plan {
     fn shape(&self, id: ValueId) -> &[usize] {
         &self.program.value(id).shape
     }
+}
+
+/// By step: whether its stage runs on a kernel.
+fn packed_steps(program: &Program, stages: &[Stage]) -> Vec<bool> {
+    let mut packed = vec![false; program.steps().len()];
+    let fast = stages.iter().filter(|stage| !stage.is_slow());
+    fast.flat_map(|stage| &stage.steps).for_each(|&step| packed[step] = true);
+    packed
 }

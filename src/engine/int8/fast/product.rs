@@ -63,7 +63,8 @@ impl At<'_> {
         if !self.is_plain() {
             return Ok(None);
         }
-        let gemm = FloatGemm::new(self.isa, [k, n], [&weights.data, &weights.zero_points], scales, bias)?;
+        let mut gemm = FloatGemm::new(self.isa, [k, n], [&weights.data, &weights.zero_points], scales, bias)?;
+        gemm.share(self.weights);
         Ok(Some(Kernel::FloatLinear(Box::new(gemm))))
     }
 

@@ -121,7 +121,7 @@ fn weights(step: &Step) -> usize {
     let constant = match &step.op {
         Op::Constant(values) => values.len(),
         Op::FloatConstant(values) => values.len() * 4,
-        op => op.weights().map_or(0, |weights| weights.data.len() + weights.zero_points.len()),
+        op => op.weights().map_or(0, |weights| weights.shape.iter().product::<usize>() + weights.zero_points.len()),
     };
     constant + bias * 4
 }

@@ -5,7 +5,7 @@ use super::super::program::{Program, Step, Type, ValueId};
 use super::kernel::{self, Kernel};
 use super::layout::Layout;
 use super::product::Product;
-use crate::kernels::Isa;
+use crate::kernels::{Isa, SharedWeights};
 
 /// What makes one value.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub(super) struct Builder<'a> {
     pub isa: Isa,
     /// Bytes that kernels may still take.
     pub budget: &'a mut usize,
+    pub weights: &'a SharedWeights,
     pub products: Vec<Product>,
 }
 

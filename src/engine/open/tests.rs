@@ -1,0 +1,114 @@
+//! Against onnxruntime at several shapes: `tests/vectors/open/make.py`.
+
+use super::super::model::{LoadError, Model, RunError};
+use super::*;
+use crate::tensor::DataType;
+use safetensors::SafeTensors;
+
+const FILE: &[u8] = include_bytes!("../../../tests/vectors/open/open.safetensors");
+
+fn tensors() -> SafeTensors<'static> {
+    SafeTensors::deserialize(FILE).unwrap()
+}
+
+fn onnx() -> Vec<u8> {
+    tensors().tensor("model").unwrap().data().to_vec()
+}
+
+fn input(max: &[usize]) -> [TensorSpec; 1] {
+    [TensorSpec { max_shape: Some(max.to_vec()), ..TensorSpec::new("x", DataType::Fp32, vec![1, 3, 16, 16]) }]
+}
+
+fn outputs() -> [TensorSpec; 2] {
+    [TensorSpec::new("map", DataType::Fp32, vec![1, 5, 8, 8]), TensorSpec::new("scores", DataType::Fp32, vec![1, 7])]
+}
+
+fn load(max: &[usize]) -> Result<Model, LoadError> {
+    Model::load(&onnx(), &input(max), &outputs())
+}
+
+fn given(name: &str) -> Tensor {
+    let view = tensors().tensor(name).unwrap().data().to_vec();
+    Tensor::new(DataType::Fp32, tensors().tensor(name).unwrap().shape().to_vec(), view).unwrap()
+}
+
+fn zeros(shape: [usize; 4]) -> Tensor {
+    Tensor::from_f32(shape.to_vec(), &vec![0.0; shape.iter().product()]).unwrap()
+}
+
+#[test]
+fn each_shape_gives_what_onnxruntime_gives() {
+    let model = load(&[4, 3, 32, 32]).unwrap();
+    assert_eq!(model.outputs()[0].form(), "FP32 [1 to 4, 5, 1 to 16, 1 to 16]");
+    assert_eq!(model.outputs()[1].form(), "FP32 [1 to 4, 7]");
+    let mut session = model.session().unwrap();
+    for _ in 0..2 {
+        for name in ["1x16x16", "2x16x24", "3x9x31", "4x1x2", "1x32x32"] {
+            let made = session.run(&[given(&format!("{name}/x"))]).unwrap();
+            for (made, output) in made.iter().zip(["map", "scores"]) {
+                let wanted = given(&format!("{name}/{output}"));
+                assert_eq!(made.shape(), wanted.shape(), "{name} {output}");
+                let far = made.to_f64().iter().zip(wanted.to_f64()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(far < 1e-5, "{name} {output} is {far} off");
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_beyond_the_largest_are_refused_before_anything_is_made() {
+    let model = load(&[2, 3, 32, 16]).unwrap();
+    let mut session = model.session().unwrap();
+    for shape in [[3, 3, 16, 16], [1, 3, 33, 16], [1, 3, 16, 8], [1, 1, 16, 16]] {
+        let told = session.run(&[zeros(shape)]).unwrap_err();
+        assert!(told.is_callers_fault(), "{told}");
+        assert!(told.to_string().contains("FP32 [1 to 2, 3, 1 to 32, 16]"), "{told}");
+    }
+    assert_eq!(model.open.as_ref().unwrap().ready(), [[2, 3, 32, 16]; 0], "nothing is ready");
+    let closed = Model::load(&onnx(), &[TensorSpec::new("x", DataType::Fp32, vec![1, 3, 16, 16])], &outputs()).unwrap();
+    assert!(closed.session().unwrap().run(&[zeros([2, 3, 16, 16])]).is_err());
+}
+
+#[test]
+fn the_shapes_asked_for_last_stay_ready_and_share_their_weights() {
+    let model = load(&[20, 3, 16, 16]).unwrap();
+    let mut session = model.session().unwrap();
+    for batch in 2..=KEPT + 3 {
+        session.run(&[zeros([batch, 3, 16, 16])]).unwrap();
+    }
+    session.run(&[zeros([5, 3, 16, 16])]).unwrap();
+    session.run(&[zeros([20, 3, 16, 16])]).unwrap();
+    let open = model.open.as_ref().unwrap();
+    let batches: Vec<usize> = open.ready().iter().map(|shape| shape[0]).collect();
+    assert_eq!(batches, [6, 7, 8, 9, 10, 11, 5, 20]);
+    // Two 1x1 convolutions, the first one, the depthwise one apart, and the product: four in all, whatever is ready.
+    assert_eq!(open.weights.in_use(), 4);
+}
+
+#[test]
+fn several_who_ask_for_a_shape_get_it_made_once() {
+    let model = load(&[8, 3, 16, 16]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut session = model.session().unwrap();
+                for batch in [2, 3, 4] {
+                    let made = session.run(&[zeros([batch, 3, 16, 16])]).unwrap();
+                    assert_eq!(made[1].shape(), [batch, 7]);
+                }
+            });
+        }
+    });
+    assert_eq!(model.open.as_ref().unwrap().ready().len(), 3);
+}
+
+#[test]
+fn a_model_that_cannot_be_what_is_stated_is_refused_when_it_loads() {
+    // Its weights are of three channels.
+    let told = load(&[1, 4, 16, 16]).unwrap_err();
+    assert!(matches!(told, LoadError::Largest { .. }), "{told}");
+    let told = load(&[64, 3, 40_000, 40_000]).unwrap_err();
+    assert!(matches!(told, LoadError::Largest { .. }), "{told}");
+    let shape = RunError::Shape { inputs: String::new(), problem: String::new() };
+    assert!(shape.is_callers_fault());
+}
