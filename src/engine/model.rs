@@ -6,7 +6,7 @@ use super::region::{self, Account, Region};
 use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
 use crate::kernels::{IsaError, SharedWeights};
-use crate::sys::Clock;
+use crate::sys::{Clock, give_back_memory};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -185,7 +185,10 @@ impl Model {
             let thread = std::thread::Builder::new().name("load".into()).stack_size(Self::STACK);
             let thread = thread.spawn_scoped(scope, work).map_err(LoadError::Thread)?;
             let lost = |_| Err(LoadError::Panicked { place: "the loading thread".into() });
-            thread.join().unwrap_or_else(lost)
+            let made = thread.join().unwrap_or_else(lost);
+            // A file is in memory in several forms while it is read.
+            give_back_memory();
+            made
         })
     }
 

@@ -126,6 +126,19 @@ pub fn seal_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Gives memory that was freed back to the system, which the allocator would keep: for after work that took much.
+#[allow(unsafe_code, reason = "glibc's own call; no crate wraps it")]
+pub fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it takes no pointer, and any thread may call it at any time.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 /// The most memory that this process has had resident, bytes; zero where the kernel does not say.
 pub fn peak_resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
