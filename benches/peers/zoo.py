@@ -14,66 +14,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "aarch64"))
 
 import numpy as np
 import onnx
-from models import Graph, Samples, cnn, mobilenetv2
+from models import Graph, Samples, cnn, efficientnet_lite0, mobilenetv2, resnet18, resnet50
 from onnx import TensorProto
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 TYPES = {TensorProto.FLOAT: "FP32", TensorProto.UINT8: "UINT8", TensorProto.INT8: "INT8", TensorProto.INT64: "INT64"}
-
-
-def residual(g, blocks, widths, bottleneck):
-    """The stages of a ResNet (He et al. 2015, table 1)."""
-    g.conv(64, 7, 2)
-    g.node("MaxPool", [g.at], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for stage, (count, width) in enumerate(zip(blocks, widths)):
-        for block in range(count):
-            stride = 2 if stage > 0 and block == 0 else 1
-            start, before = g.at, g.channels
-            out = width * 4 if bottleneck else width
-            if bottleneck:
-                g.conv(width, 1)
-                g.conv(width, 3, stride)
-                g.conv(out, 1, clip=False)
-            else:
-                g.conv(width, 3, stride)
-                g.conv(width, 3, clip=False)
-            main = g.at
-            if stride != 1 or before != out:
-                g.at, g.channels = start, before
-                g.conv(out, 1, stride, clip=False)
-                start = g.at
-            g.node("Add", [start, main])
-            g.node("Relu", [g.at])
-            g.channels = out
-    g.classify(1000)
-    return g.model()
-
-
-def resnet18():
-    return residual(Graph([1, 3, 224, 224], 5), [2, 2, 2, 2], [64, 128, 256, 512], bottleneck=False)
-
-
-def resnet50():
-    return residual(Graph([1, 3, 224, 224], 6), [3, 4, 6, 3], [64, 128, 256, 512], bottleneck=True)
-
-
-def efficientnet_lite0():
-    """EfficientNet-Lite0 at 224x224 (Tan and Le 2019, without squeeze and excitation, ReLU6): 400 million MAC."""
-    g = Graph([1, 3, 224, 224], 9)
-    g.conv(32, 3, 2)
-    stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5)]
-    for expansion, channels, repeats, first, kernel in [*stages, (6, 320, 1, 1, 3)]:
-        for i in range(repeats):
-            stride, before, start = first if i == 0 else 1, g.channels, g.at
-            if expansion > 1:
-                g.conv(before * expansion, 1)
-            g.conv(g.channels, kernel, stride, groups=g.channels)
-            g.conv(channels, 1, clip=False)
-            if stride == 1 and before == channels:
-                g.node("Add", [start, g.at])
-    g.conv(1280, 1)
-    g.classify(1000)
-    return g.model()
 
 
 class Detector(Graph):

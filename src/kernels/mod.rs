@@ -41,6 +41,7 @@ mod here;
 mod i8mm;
 mod indirect;
 mod isa;
+mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
@@ -55,6 +56,7 @@ mod threads;
 mod tile;
 mod transpose;
 mod walk;
+mod winograd;
 pub mod words;
 
 #[cfg(test)]
@@ -79,6 +81,7 @@ pub use storage::Storage;
 pub use threads::Threads;
 pub use tile::{Grid, TileMut};
 pub use transpose::{by_channel, part, part_of_floats};
+pub use winograd::{Frame, Winograd};
 
 /// Bytes that must follow a tensor's last value in its slice.
 pub const SLACK: usize = 64;

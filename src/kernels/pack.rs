@@ -87,7 +87,7 @@ impl<'a> WeightView<'a> {
 
     /// Some input channels of one tap, from `k` on.
     #[inline]
-    fn read(&self, n: usize, tap: usize, k: usize, to: &mut [i8]) {
+    pub(super) fn read(&self, n: usize, tap: usize, k: usize, to: &mut [i8]) {
         let from = &self.values[n * self.strides[0] + tap * self.strides[1] + k * self.strides[2]..];
         let flip = self.flip.cast_signed();
         if self.strides[2] == 1 {

@@ -12,6 +12,7 @@ mod products;
 mod refusals;
 mod threads;
 mod vectors;
+mod winograd;
 
 use super::depthwise::{DepthwiseTier, depthwise_tier};
 use super::gemm::Tier;

@@ -1,5 +1,6 @@
 //! Held against onnxruntime, case by case: `tests/vectors/int8/make.py` says what each case is.
 
+mod faults;
 mod float;
 mod hand;
 mod hostile;

@@ -108,6 +108,9 @@ impl At<'_> {
             let view = WeightView::ohwi(&lines, m, kh, kw * 4)?;
             return self.one_product(conv, view, kw * 4);
         }
+        if let Some(kernel) = self.winograd(conv)? {
+            return Ok(Some(kernel));
+        }
         if conv.group <= 1 {
             return self.one_product(conv, WeightView::oihw(&conv.weights.data, m, depth, kh * kw)?, depth);
         }

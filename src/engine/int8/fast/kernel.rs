@@ -11,6 +11,7 @@ use super::movement::{Concat, Moves};
 use super::pointwise::{Broadcast, Pointwise};
 use super::product::Matrices;
 use super::stage::{self, Builder};
+use super::winograd;
 use crate::kernels::{self, Convert, Depthwise, Indirection};
 use crate::kernels::{Isa, PackError, Quantization, Requant, SharedWeights, Storage};
 
@@ -55,6 +56,10 @@ pub(super) enum Kernel {
     Dense(Box<Dense>),
     /// A product for each group of channels.
     Grouped(Vec<Dense>),
+    Winograd {
+        winograd: Box<kernels::Winograd>,
+        frame: kernels::Frame,
+    },
     /// By its number.
     MatMul(usize),
     Depthwise {
@@ -111,6 +116,7 @@ impl Kernel {
             | Self::Curve(_)
             | Self::Table(_)
             | Self::MatMul(_)
+            | Self::Winograd { .. }
             | Self::Depthwise { .. }
             | Self::FloatDepthwise { .. }
             | Self::Binary { .. }
@@ -141,6 +147,7 @@ impl Kernel {
             Self::Dense(dense) if dense.is_mapped() => "indirect GEMM",
             Self::Dense(_) => "GEMM",
             Self::Grouped(_) => "grouped GEMM",
+            Self::Winograd { .. } => "Winograd",
             Self::MatMul(_) => "packed GEMM",
             Self::Depthwise { .. } | Self::FloatDepthwise { .. } => "depthwise",
             Self::Binary { kernel: Pointwise::Add(_), .. } => "add",
@@ -185,7 +192,7 @@ pub(super) fn bounds(function: Unary) -> Option<[f32; 2]> {
 }
 
 /// What a kernel for the step takes at most while it is made: maps, places, packed weights; in bytes.
-pub(super) fn cost(program: &Program, step: &Step) -> usize {
+pub(super) fn cost(program: &Program, isa: Isa, step: &Step) -> usize {
     let made = &program.value(step.output).shape;
     let count = program.value(step.output).count();
     let map = |window: &Window| {
@@ -203,6 +210,10 @@ pub(super) fn cost(program: &Program, step: &Step) -> usize {
         Op::Conv(conv) => {
             let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
             let group = conv.group.max(1);
+            let pixels = if let &[_, _, h, w] = made.as_slice() { [h, w] } else { [0; 2] };
+            if winograd::is_worth(isa, conv, [m, c], pixels) {
+                return kernels::Winograd::bytes_of(m, c).saturating_add(packed(m, kh * kw, c));
+            }
             let each = map(&conv.window).saturating_add(packed(m / group, kh * kw, c));
             if group == m { each.saturating_add(packed(m, kh * kw, c)) } else { each.saturating_mul(group) }
         }

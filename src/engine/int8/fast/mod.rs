@@ -21,6 +21,7 @@ mod run;
 mod slots;
 mod stage;
 mod turn;
+mod winograd;
 
 pub use profile::StageFacts;
 pub use stage::Stage;
@@ -28,11 +29,12 @@ pub use stage::Stage;
 use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
 use crate::kernels::{Gemm, Isa, SharedWeights, Threads, words};
+use kernel::Kernel;
 use layout::Layout;
 use product::Product;
 use slots::{Home, Slots};
 use stage::Builder;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A program made ready for one instruction set. Sessions share it.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ struct Scratch {
     padding: Vec<u8>,
     /// By number of the product.
     products: Vec<Gemm>,
+    /// Numbers that a thread works with: one for each thread.
+    numbers: Mutex<Vec<Vec<i16>>>,
 }
 
 impl Plan {
@@ -128,7 +132,17 @@ impl Plan {
     /// Memory for one session, in bytes.
     pub fn memory(&self) -> usize {
         let products: usize = self.products.iter().map(Product::right).sum();
-        self.slots.bytes.iter().sum::<usize>() + self.slots.floats.iter().sum::<usize>() * 4 + products
+        let numbers = self.numbers() * size_of::<i16>() * self.threads.count();
+        self.slots.bytes.iter().sum::<usize>() + self.slots.floats.iter().sum::<usize>() * 4 + products + numbers
+    }
+
+    /// That one thread works with at most.
+    fn numbers(&self) -> usize {
+        let each = self.stages.iter().map(|stage| match &stage.kernel {
+            Kernel::Winograd { winograd, .. } => winograd.scratch(),
+            _ => 0,
+        });
+        each.max().unwrap_or(0)
     }
 
     pub fn state(&self) -> State {
@@ -140,6 +154,7 @@ impl Plan {
             scratch: Scratch {
                 padding: vec![0; padding],
                 products: self.products.iter().map(|product| product.gemm.clone()).collect(),
+                numbers: Mutex::new(vec![vec![0; self.numbers()]; self.threads.count()]),
             },
         };
         for step in self.program.steps().iter().filter(|step| step.op.is_constant()) {

@@ -72,6 +72,7 @@ impl Plan {
             Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
             Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
             Kernel::FloatLinear(gemm) => gemm.bytes(),
+            Kernel::Winograd { winograd, .. } => winograd.bytes(),
             Kernel::Move(moves) => moves.bytes(),
             Kernel::Bilinear(bilinear) => bilinear.bytes(),
             Kernel::Curve(table) => size_of_val(&**table),

@@ -185,6 +185,7 @@ impl Scope<'_> {
             }
             Kernel::Dense(dense) => self.dense(dense, output),
             Kernel::Grouped(groups) => groups.iter().for_each(|dense| self.dense(dense, output)),
+            Kernel::Winograd { winograd, frame } => self.winograd(winograd, frame, scratch, output),
             Kernel::MatMul(number) => self.mat_mul(*number, scratch, output),
             Kernel::Depthwise { depthwise, map } => {
                 let steps = [self.shape(self.stage.output)[3], depthwise.column_step()];
@@ -265,6 +266,7 @@ impl Scope<'_> {
             Kernel::Quantize(_)
             | Kernel::DynamicQuantize
             | Kernel::Table(_)
+            | Kernel::Winograd { .. }
             | Kernel::Depthwise { .. }
             | Kernel::Binary { .. }
             | Kernel::Softmax { .. }

@@ -68,7 +68,7 @@ impl Builder<'_> {
     fn stage(&mut self, steps: Vec<usize>, last: &Step) -> Stage {
         let each: Vec<&Step> = steps.iter().map(|&index| &self.program.steps()[index]).collect();
         let inputs = each.first().map_or_else(Vec::new, |first| first.inputs.clone());
-        let cost = each.iter().map(|step| kernel::cost(self.program, step)).fold(0, usize::saturating_add);
+        let cost = each.iter().map(|step| kernel::cost(self.program, self.isa, step)).fold(0, usize::saturating_add);
         let kernel = match self.budget.checked_sub(cost) {
             Some(left) => {
                 *self.budget = left;

@@ -334,3 +334,39 @@ fn any_convolution_runs_on_kernels_as_the_reference_has_it() {
     }
     assert!(fast > 150, "only {fast} had a kernel");
 }
+
+/// Large enough for every way in which kernels compute a convolution of 3x3, with several images and a table.
+#[test]
+fn larger_convolutions_run_on_kernels_as_the_reference_has_them() {
+    let mut random = Lcg(18);
+    for (c, m, [h, w], pads) in
+        [(16, 16, [16, 16], [1; 4]), (19, 40, [14, 17], [0, 1, 2, 1]), (33, 24, [13, 29], [1; 4])]
+    {
+        let window = Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pads };
+        let [oh, ow] = window.output([h, w]).unwrap();
+        let weights =
+            Weights { data: random.bytes(m * c * 9).into(), shape: vec![m, c, 3, 3], zero_points: [0].into() };
+        let finish = Finish::Requantize {
+            multipliers: (0..m).map(|i| 1e-4 + i as f32 * 1e-6).collect(),
+            zero_point: -7,
+            low: -120,
+            high: 127,
+            table: (c > 16).then(|| Arc::new(std::array::from_fn(|i| (i as u8).wrapping_mul(5).cast_signed()))),
+        };
+        let params = QuantParams { scale: 0.1, zero_point: random.byte(), signed: true };
+        let mut draft = Draft::default();
+        let input = draft.value(vec![2, c, h, w], Type::Int8(params));
+        draft.inputs.push(input);
+        let bias = (0..m as i32).map(|i| i * 999 - 9_000).collect();
+        let op = Op::Conv(Conv { weights, bias, window, group: 1, finish });
+        let output = draft.step(op, vec![input], vec![2, m, oh, ow], Type::Int8(PARAMS));
+        draft.outputs.push(output);
+        let program = Program::new(draft).unwrap();
+        let input: Vec<u8> = random.bytes(2 * c * h * w).into_iter().map(i8::cast_unsigned).collect();
+        let wanted = run_bytes(&program, &[&input]).unwrap();
+        super::on_kernels(&program, &[&input], &wanted).unwrap();
+        let best = Plan::new(Arc::new(program), Isa::best());
+        let kernels: Vec<&str> = best.stages().iter().map(|stage| stage.kernel()).collect();
+        assert_eq!(kernels.contains(&"Winograd"), Isa::best() == Isa::Neon, "{kernels:?}");
+    }
+}
