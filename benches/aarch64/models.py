@@ -81,23 +81,28 @@ class Graph:
         return model
 
 
-def mobilenetv2(seed=2):
-    """MobileNetV2 1.0 at 224x224 (Sandler et al. 2018, table 2), batch norms folded: 300 million MAC."""
-    g = Graph([1, 3, 224, 224], seed)
-    g.conv(32, 3, stride=2)
-    blocks = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-    for expansion, channels, repeats, first_stride in blocks:
+def inverted(g, stages):
+    """Inverted residual blocks (expansion, channels, repeats, first stride, kernel), and what classifies."""
+    for expansion, channels, repeats, first, kernel in stages:
         for i in range(repeats):
-            stride, before, start = first_stride if i == 0 else 1, g.channels, g.at
+            stride, before, start = first if i == 0 else 1, g.channels, g.at
             if expansion > 1:
                 g.conv(before * expansion, 1)
-            g.conv(g.channels, 3, stride, groups=g.channels)
+            g.conv(g.channels, kernel, stride, groups=g.channels)
             g.conv(channels, 1, clip=False)
             if stride == 1 and before == channels:
                 g.node("Add", [start, g.at])
     g.conv(1280, 1)
     g.classify(1000)
     return g.model()
+
+
+def mobilenetv2(seed=2):
+    """MobileNetV2 1.0 at 224x224 (Sandler et al. 2018, table 2), batch norms folded: 300 million MAC."""
+    g = Graph([1, 3, 224, 224], seed)
+    g.conv(32, 3, stride=2)
+    blocks = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    return inverted(g, [(*block, 3) for block in blocks])
 
 
 def cnn(seed=3):
@@ -157,18 +162,7 @@ def efficientnet_lite0():
     g = Graph([1, 3, 224, 224], 9)
     g.conv(32, 3, 2)
     stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5)]
-    for expansion, channels, repeats, first, kernel in [*stages, (6, 320, 1, 1, 3)]:
-        for i in range(repeats):
-            stride, before, start = first if i == 0 else 1, g.channels, g.at
-            if expansion > 1:
-                g.conv(before * expansion, 1)
-            g.conv(g.channels, kernel, stride, groups=g.channels)
-            g.conv(channels, 1, clip=False)
-            if stride == 1 and before == channels:
-                g.node("Add", [start, g.at])
-    g.conv(1280, 1)
-    g.classify(1000)
-    return g.model()
+    return inverted(g, [*stages, (6, 320, 1, 1, 3)])
 
 
 class Samples(CalibrationDataReader):

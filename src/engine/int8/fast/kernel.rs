@@ -102,34 +102,18 @@ pub(super) enum Kernel {
 impl Kernel {
     /// Bytes of padding that a run fills for an input of dynamic parameters.
     pub fn padding(&self) -> usize {
-        match self {
-            Self::Dense(dense) => dense.padding(),
-            Self::Grouped(groups) => groups.iter().map(Dense::padding).max().unwrap_or(0),
-            Self::Quantize(_)
-            | Self::DynamicQuantize
-            | Self::Float(_)
-            | Self::FloatBinary { .. }
-            | Self::FloatLinear(_)
-            | Self::FloatMatMul { .. }
-            | Self::Rows { .. }
-            | Self::Dequantize(_)
-            | Self::Curve(_)
-            | Self::Table(_)
-            | Self::MatMul(_)
-            | Self::Winograd { .. }
-            | Self::Depthwise { .. }
-            | Self::FloatDepthwise { .. }
-            | Self::Binary { .. }
-            | Self::Softmax { .. }
-            | Self::MaxPool { .. }
-            | Self::AveragePool { .. }
-            | Self::GlobalAverage { .. }
-            | Self::Bilinear(_)
-            | Self::Concat(_)
-            | Self::Copy
-            | Self::Move(_)
-            | Self::Reference => 0,
+        if let Self::Dense(dense) = self {
+            dense.padding()
+        } else if let Self::Grouped(groups) = self {
+            groups.iter().map(Dense::padding).max().unwrap_or(0)
+        } else {
+            0
         }
+    }
+
+    /// Numbers that a thread works with.
+    pub fn numbers(&self) -> usize {
+        if let Self::Winograd { winograd, .. } = self { winograd.scratch() } else { 0 }
     }
 
     pub fn name(&self) -> &'static str {
@@ -206,28 +190,33 @@ pub(super) fn cost(program: &Program, isa: Isa, step: &Step) -> usize {
     if let Some(&[k, n]) = step.op.weights().map(|weights| weights.shape.as_slice()) {
         return packed(n, 1, k);
     }
-    match &step.op {
-        Op::Conv(conv) => {
-            let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
-            let group = conv.group.max(1);
-            let pixels = if let &[_, _, h, w] = made.as_slice() { [h, w] } else { [0; 2] };
-            if winograd::is_worth(isa, conv, [m, c], pixels) {
-                return kernels::Winograd::bytes_of(m, c).saturating_add(packed(m, kh * kw, c));
-            }
-            let each = map(&conv.window).saturating_add(packed(m / group, kh * kw, c));
-            if group == m { each.saturating_add(packed(m, kh * kw, c)) } else { each.saturating_mul(group) }
+    if let Op::Conv(conv) = &step.op {
+        let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
+        let group = conv.group.max(1);
+        let pixels = if let &[_, _, h, w] = made.as_slice() { [h, w] } else { [0; 2] };
+        let each = map(&conv.window).saturating_add(packed(m / group, kh * kw, c));
+        if winograd::is_worth(isa, conv, [m, c], pixels) {
+            each.saturating_add(kernels::Winograd::bytes_of(m, c))
+        } else if group == m {
+            each.saturating_add(packed(m, kh * kw, c))
+        } else {
+            each.saturating_mul(group)
         }
-        Op::MatMul(_) => {
-            let right = &program.value(step.inputs[1]).shape;
-            let &[.., k, n] = right.as_slice() else { return 0 };
-            packed(n, 1, k)
-        }
-        Op::MaxPool(window) => map(window),
-        Op::AveragePool(pool) => map(&pool.window),
+    } else if let (Op::MatMul(_), &[.., k, n]) = (&step.op, shape_of_last(program, step)) {
+        packed(n, 1, k)
+    } else if let Op::MaxPool(window) | Op::AveragePool(AveragePool { window, .. }) = &step.op {
+        map(window)
+    } else if step.op.is_movement() {
         // Places are counted, moved and turned: each as large as a machine word, or two.
-        op if op.is_movement() => count.saturating_mul(6 * size_of::<usize>()),
-        _ => 0,
+        count.saturating_mul(6 * size_of::<usize>())
+    } else {
+        0
     }
+}
+
+/// Of what a step reads last.
+fn shape_of_last<'p>(program: &'p Program, step: &Step) -> &'p [usize] {
+    step.inputs.last().map_or(&[], |&id| program.value(id).shape.as_slice())
 }
 
 /// The kernel of a step, or of movements in a row; the reference where there is none, or where the kernels refuse.

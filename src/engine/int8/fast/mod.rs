@@ -29,7 +29,6 @@ pub use stage::Stage;
 use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
 use crate::kernels::{Gemm, Isa, SharedWeights, Threads, words};
-use kernel::Kernel;
 use layout::Layout;
 use product::Product;
 use slots::{Home, Slots};
@@ -138,11 +137,7 @@ impl Plan {
 
     /// That one thread works with at most.
     fn numbers(&self) -> usize {
-        let each = self.stages.iter().map(|stage| match &stage.kernel {
-            Kernel::Winograd { winograd, .. } => winograd.scratch(),
-            _ => 0,
-        });
-        each.max().unwrap_or(0)
+        self.stages.iter().map(|stage| stage.kernel.numbers()).max().unwrap_or(0)
     }
 
     pub fn state(&self) -> State {

@@ -4,7 +4,7 @@
 //! hold a clock to.
 //! Not here: clocks, tables.
 
-use super::super::op::{Conv, FloatLinear, Linear, Op};
+use super::super::op::{Conv, FloatLinear, Linear, Op, Weights};
 use super::super::program::{Step, Type};
 use super::Plan;
 use super::kernel::Kernel;
@@ -119,10 +119,13 @@ fn weights(step: &Step) -> usize {
     } else {
         0
     };
-    let constant = match &step.op {
-        Op::Constant(values) => values.len(),
-        Op::FloatConstant(values) => values.len() * 4,
-        op => op.weights().map_or(0, |weights| weights.shape.iter().product::<usize>() + weights.zero_points.len()),
+    let constant = if let Op::Constant(values) = &step.op {
+        values.len()
+    } else if let Op::FloatConstant(values) = &step.op {
+        values.len() * 4
+    } else {
+        let of = |weights: &Weights| weights.shape.iter().product::<usize>() + weights.zero_points.len();
+        step.op.weights().map_or(0, of)
     };
     constant + bias * 4
 }
