@@ -216,3 +216,19 @@ fn no_quantization_is_left_to_the_float_engine() {
         assert_eq!(lowered.quantizers, [""; 0], "{name}");
     }
 }
+
+/// Every step of every case has a kernel on this CPU; what has none is slow, and `inspect` says so.
+#[test]
+fn nothing_runs_by_the_reference() {
+    let bytes = vectors();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut slow = Vec::new();
+    for (name, view) in tensors.iter().filter(|(name, _)| name.ends_with("/model")) {
+        let (_, _, lowered) = lowered(view.data(), &InputShapes::new()).unwrap();
+        for region in lowered.regions {
+            let plan = Plan::new(Arc::new(region), Isa::best());
+            slow.extend(plan.slow().map(|step| format!("{name}: {step}")));
+        }
+    }
+    assert_eq!(slow, [""; 0], "{} steps", slow.len());
+}

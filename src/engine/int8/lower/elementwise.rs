@@ -255,7 +255,19 @@ impl Lowering<'_> {
 
     pub fn emit_softmax(&mut self, from: Operand, axis: usize, params: QuantParams) -> Result<Operand, Reason> {
         let exponentials = Arc::new(exponentials(from.params.scale));
-        let shape = self.shape_of(from.id);
-        self.emit_int8(Op::Softmax(Softmax { axis, exponentials }), vec![from.id], shape, params)
+        let rank = self.shape_of(from.id).len();
+        // Kernels go along what lies innermost: the last axis, or the channels of images.
+        let moved: Vec<usize> = (0..rank).filter(|&other| other != axis).chain([axis]).collect();
+        let lies_well = axis + 1 == rank || (rank, axis) == (4, 1);
+        let source = if lies_well { from.id } else { self.permute(from.id, moved.clone())? };
+        let axis = if lies_well { axis } else { rank - 1 };
+        let shape = self.shape_of(source);
+        let made = self.emit_int8(Op::Softmax(Softmax { axis, exponentials }), vec![source], shape, params)?;
+        if lies_well {
+            return Ok(made);
+        }
+        let mut back = vec![0; rank];
+        moved.iter().enumerate().for_each(|(place, &axis)| back[axis] = place);
+        Ok(Operand { id: self.permute(made.id, back)?, params })
     }
 }

@@ -66,7 +66,7 @@ impl Lowering<'_> {
         Ok(vec![(output, id)])
     }
 
-    fn permute(&mut self, from: Id, permutation: Vec<usize>) -> Result<Id, Reason> {
+    pub fn permute(&mut self, from: Id, permutation: Vec<usize>) -> Result<Id, Reason> {
         let shape = self.shape_of(from);
         let shape = permutation.iter().map(|&axis| shape[axis]).collect();
         self.keep(Op::Transpose { permutation }, from, shape)

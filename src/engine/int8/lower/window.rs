@@ -181,7 +181,18 @@ impl Lowering<'_> {
             true => each.map(|(axis, &dim)| if axes.contains(&axis) { 1 } else { dim }).collect(),
             false => each.filter(|(axis, _)| !axes.contains(axis)).map(|(_, &dim)| dim).collect(),
         };
-        self.emit_int8(Op::Mean(Mean { axes, multiplier }), vec![from.id], shape, params)
+        if input.len() == 4 && axes == [2, 3] {
+            return self.emit_int8(Op::Mean(Mean { axes, multiplier }), vec![from.id], shape, params);
+        }
+        // As of an image whose channels are what is kept, and whose pixels what is averaged.
+        let kept = (0..input.len()).filter(|axis| !axes.contains(axis));
+        let order: Vec<usize> = kept.chain(axes.iter().copied()).collect();
+        let kept = input.iter().product::<usize>() / count.max(1);
+        let turned = self.permute(from.id, order)?;
+        let image = self.emit_int8(Op::Reshape, vec![turned], vec![1, kept, count, 1], from.params)?;
+        let mean = Op::Mean(Mean { axes: vec![2, 3], multiplier });
+        let made = self.emit_int8(mean, vec![image.id], vec![1, kept, 1, 1], params)?;
+        self.emit_int8(Op::Reshape, vec![made.id], shape, params)
     }
 
     /// Integers of an attribute, or of a constant input in its place.
