@@ -6,7 +6,7 @@ use super::region::{self, Account, Region};
 use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
 use crate::kernels::{IsaError, SharedWeights};
-use crate::sys::{Clock, give_back_memory};
+use crate::sys::{Clock, give_back_memory, give_way};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -179,7 +179,7 @@ impl Model {
         }
         std::thread::scope(|scope| {
             let work = || {
-                lower_priority();
+                give_way();
                 guard::catch(work).unwrap_or_else(|panic| Err(LoadError::Panicked { place: panic.0 }))
             };
             let thread = std::thread::Builder::new().name("load".into()).stack_size(Self::STACK);
@@ -288,12 +288,6 @@ fn check_names(side: Side, specs: &[TensorSpec]) -> Result<(), LoadError> {
         Some(spec) => Err(LoadError::NamedTwice { side, name: spec.name.clone() }),
         None => Ok(()),
     }
-}
-
-/// To the lowest, for this thread only: on Linux the call without a process id means the calling
-/// thread. Where it is not allowed, loading simply competes.
-fn lower_priority() {
-    let _ = rustix::process::setpriority_process(None, 19);
 }
 
 /// Runs a model, one request after the other.

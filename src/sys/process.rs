@@ -129,13 +129,28 @@ pub fn seal_memory() -> io::Result<()> {
 /// Gives memory that was freed back to the system, which the allocator would keep: for after work that took much.
 #[allow(unsafe_code, reason = "glibc's own call; no crate wraps it")]
 pub fn give_back_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn malloc_trim(pad: usize) -> std::ffi::c_int;
-        }
-        // SAFETY: it takes no pointer, and any thread may call it at any time.
-        unsafe { malloc_trim(0) };
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Lets all other threads go before this one: the lowest priority, and the shortest turns, so that one that wakes up
+/// waits for no long one of ours (from Linux 6.12 on). Where it is not allowed, this one simply competes.
+/// Rejected: SCHED_IDLE (on a board that is always busy it would hardly ever run).
+#[allow(unsafe_code, reason = "no crate wraps the call")]
+pub fn give_way() {
+    const LOWEST: i32 = 19;
+    const TURN_NS: u64 = 100_000;
+    // SAFETY: all zeros are a value of this plain structure.
+    let mut wish: libc::sched_attr = unsafe { std::mem::zeroed() };
+    wish.size = u32::try_from(size_of_val(&wish)).unwrap_or(0);
+    (wish.sched_nice, wish.sched_runtime) = (LOWEST, TURN_NS);
+    // SAFETY: the structure lives until the call returns and states its own size; 0 is this thread.
+    let refused = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) } != 0;
+    if refused {
+        let _ = rustix::process::setpriority_process(None, LOWEST);
     }
 }
 
