@@ -102,18 +102,37 @@ impl ModelArgs {
 
     fn of_bundle(&self, path: String, bundle: &Bundle) -> anyhow::Result<Source> {
         let manifest: &Manifest = bundle.manifest();
-        if !self.shapes.is_empty() {
-            let hint = "name the model.onnx in it to try others";
-            return Err(advise(anyhow!("its manifest.toml states the shapes: --shape is for ONNX files"), path, hint));
-        }
+        let (inputs, outputs) = match self.shapes.is_empty() {
+            true => (manifest.input_specs(), manifest.output_specs()),
+            false => self.at_shapes(&path, bundle)?,
+        };
         Ok(Source {
             path,
             release: Some(format!("{} version {}", manifest.name, manifest.version)),
             onnx: bundle.model().to_vec(),
-            inputs: manifest.input_specs(),
-            outputs: manifest.output_specs(),
+            inputs,
+            outputs,
             notes: Vec::new(),
         })
+    }
+
+    /// Inputs in the shapes that were asked for, which the manifest must leave open.
+    fn at_shapes(&self, path: &str, bundle: &Bundle) -> anyhow::Result<(Vec<TensorSpec>, Vec<TensorSpec>)> {
+        let mut inputs = bundle.manifest().input_specs();
+        for (name, shape) in &self.shapes {
+            let hint = "name the model.onnx in it to try shapes that its manifest.toml does not allow";
+            let spec = inputs.iter_mut().find(|spec| spec.name == *name && spec.admits(shape));
+            let refused = || anyhow!("its manifest.toml does not let {} have the shape {}", plain(name), times(shape));
+            let spec = spec.ok_or_else(|| advise(refused(), path.to_owned(), hint))?;
+            *spec = spec.at(shape.clone());
+        }
+        let stated: Shapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+        let ends = Ends::of(bundle.model(), &stated).map_err(|error| {
+            advise(error, format!("read the model {path}"), "state a --shape that its graph can take")
+        })?;
+        let named = |spec: &TensorSpec| ends.outputs.iter().find(|end| end.name == spec.name).cloned();
+        let outputs = bundle.manifest().output_specs().into_iter().map(|spec| named(&spec).unwrap_or(spec)).collect();
+        Ok((inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect(), outputs))
     }
 
     fn of_onnx(&self, path: String, onnx: Vec<u8>) -> anyhow::Result<Source> {

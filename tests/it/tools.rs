@@ -1,6 +1,7 @@
 //! `inspect` and `bench` as people and programs call them, on good files and on bad ones.
 
 use crate::program;
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -176,8 +177,57 @@ fn files_that_are_no_models_are_told_apart_and_named() {
         assert!(refusal(&[command, dir.path().to_str().unwrap()]).contains("manifest.toml"));
         assert!(refusal(&[command, ONNX, "--shape", "imag=1x1x8x8"]).contains("its inputs are [\"image\"]"));
         assert!(refusal(&[command, ONNX, "--shape", "image=1x3x8x8"]).contains("[1, 3, 8, 8]"));
-        assert!(refusal(&[command, DIGITS, "--shape", "image=1x1x8x8"]).contains("manifest.toml states the shapes"));
+        let told = refusal(&[command, DIGITS, "--shape", "image=2x1x8x8"]);
+        assert!(told.contains("manifest.toml does not let image have the shape 2x1x8x8"), "{told}");
     }
+}
+
+/// A directory of the net in `tests/vectors/open`, whose manifest lets requests choose batch, height and width.
+fn open_directory(dir: &Path) -> String {
+    let vectors = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/open/open.safetensors")).unwrap();
+    let vectors = SafeTensors::deserialize(&vectors).unwrap();
+    let view = |name: &str| vectors.tensor(name).unwrap();
+    let sample = |end: &str, name: &str| (format!("0.{end}.{name}"), view(&format!("1x16x16/{name}")));
+    let golden = [sample("in", "x"), sample("out", "map"), sample("out", "scores")];
+    let golden = safetensors::serialize(golden, None).unwrap();
+    let manifest = r#"
+        format = 1
+        name = "open"
+        version = 1
+        runtime = "0.1.0"
+        [[inputs]]
+        name = "x"
+        datatype = "FP32"
+        shape = [1, 3, 16, 16]
+        max-shape = [4, 3, 32, 32]
+        [[outputs]]
+        name = "map"
+        datatype = "FP32"
+        shape = [1, 5, 8, 8]
+        [[outputs]]
+        name = "scores"
+        datatype = "FP32"
+        shape = [1, 7]
+        [golden]
+        atol = 0.01
+    "#;
+    written(dir, "manifest.toml", manifest.as_bytes());
+    written(dir, "model.onnx", view("model").data());
+    written(dir, "golden.safetensors", &golden);
+    dir.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_model_of_several_shapes_is_shown_and_timed_at_any_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = open_directory(dir.path());
+    let shown = text(&["inspect", &open]);
+    assert!(shown.contains("1x3x16x16, at most 4x3x32x32"), "{shown}");
+    assert!(shown.contains("1x5x8x8, at most 4x5x16x16"), "{shown}");
+    let timed = text(&["bench", &open, "--shape", "x=2x3x16x24", "--runs", "3"]);
+    assert!(timed.contains("x 2x3x16x24"), "{timed}");
+    let told = refusal(&["bench", &open, "--shape", "x=5x3x16x16"]);
+    assert!(told.contains("does not let x have the shape 5x3x16x16"), "{told}");
 }
 
 #[test]

@@ -71,7 +71,8 @@ fn ends(report: &Report) -> Table {
     let mut table = Table::new([("", LEFT), ("name", LEFT), ("datatype", LEFT), ("shape", LEFT)]);
     let inputs = report.inputs.iter().map(|spec| ("input", spec));
     for (side, spec) in inputs.chain(report.outputs.iter().map(|spec| ("output", spec))) {
-        table.row([side, &spec.name, spec.datatype.name(), &times(&spec.shape)]);
+        let largest = spec.max_shape.as_deref().map_or_else(String::new, |max| format!(", at most {}", times(max)));
+        table.row([side, &spec.name, spec.datatype.name(), &(times(&spec.shape) + &largest)]);
     }
     table
 }

@@ -77,7 +77,7 @@ pub enum LowerError {
 /// When the graph has a circle, or a region that was made is not well formed.
 pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
     let order = model.graph.order()?;
-    let mut lowering = Lowering::new(&model.graph, facts);
+    let mut lowering = Lowering::new(&model.graph, facts, &order);
     for (place, &id) in order.iter().enumerate() {
         let Some(node) = model.graph.node(id) else { continue };
         lowering.place = place;

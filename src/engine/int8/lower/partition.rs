@@ -61,13 +61,9 @@ impl Demand {
 pub(super) fn plan(mut lowering: Lowering, order: &[NodeId]) -> Result<Plan, LowerError> {
     let mut demand = Demand::default();
     lowering.graph.outputs.iter().for_each(|port| demand.want(port.value));
-    let places: HashMap<NodeId, usize> = order.iter().enumerate().map(|(place, &id)| (id, place)).collect();
     // What demands emit reads what is there: nothing enters from here on.
     let outside: HashMap<Id, ValueId> = lowering.entries.iter().map(|(&value, &id)| (id, value)).collect();
     while let Some(value) = demand.queue.pop() {
-        if let Some((id, _)) = lowering.graph.producer(value) {
-            lowering.place = places.get(&id).copied().unwrap_or(0);
-        }
         want_value(&mut lowering, &mut demand, value);
         if let Some(&id) = demand.given.get(&value) {
             want_steps(&lowering, &mut demand, &outside, id);

@@ -55,6 +55,8 @@ pub(super) struct Lowering<'a> {
     pub places: Vec<usize>,
     /// The place of the node at hand.
     pub place: usize,
+    /// The places of all nodes.
+    walk: HashMap<NodeId, usize>,
     pub reasons: BTreeMap<NodeId, Reason>,
     /// INT8 and UINT8 constants in the signed domain: one for all who read it.
     constants: RefCell<HashMap<ValueId, Arc<[i8]>>>,
@@ -67,7 +69,7 @@ pub(super) struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    pub fn new(graph: &'a Graph, facts: &'a Facts) -> Self {
+    pub fn new(graph: &'a Graph, facts: &'a Facts, order: &[NodeId]) -> Self {
         Self {
             graph,
             facts,
@@ -79,6 +81,7 @@ impl<'a> Lowering<'a> {
             floats: HashMap::new(),
             places: Vec::new(),
             place: 0,
+            walk: order.iter().enumerate().map(|(place, &id)| (id, place)).collect(),
             reasons: BTreeMap::new(),
             constants: RefCell::default(),
             copies: Cell::new(MAX_COPIES),
@@ -269,6 +272,15 @@ impl<'a> Lowering<'a> {
         if let Some(&id) = self.floats.get(&value) {
             return Ok(Some(id));
         }
+        // Made once for all who read it, and so where it can first be read: the one at hand may be a late one.
+        let maker = self.graph.producer(value).and_then(|(id, _)| self.walk.get(&id).copied());
+        let here = std::mem::replace(&mut self.place, maker.unwrap_or(0));
+        let made = self.make_float(value);
+        self.place = here;
+        made
+    }
+
+    fn make_float(&mut self, value: ValueId) -> Result<Option<Id>, Reason> {
         let id = match self.reps.get(&value).cloned() {
             Some(Rep::Float(id)) => id,
             Some(Rep::Curve { source, curve }) => {

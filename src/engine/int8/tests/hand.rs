@@ -184,6 +184,37 @@ fn functions_that_are_spelled_out_become_one_step() {
     assert_eq!([count("float"), count("float-binary"), count("layer-norm")], [1, 3, 2], "{block:?}");
 }
 
+/// A float tensor that a float node reads early and a region late: `y = x·w + x + max(x)`.
+#[test]
+fn what_is_read_early_and_late_does_not_wait_for_itself() {
+    let scalar = |name: &str, scale: f32| tensor(name, ElementType::F32, &[], scale.to_le_bytes().to_vec());
+    let graph = GraphProto {
+        node: vec![
+            node("QuantizeLinear", &["x", "s", "z"], &["q"]),
+            node("DequantizeLinear", &["q", "s", "z"], &["d"]),
+            node("ReduceMax", &["d"], &["k"]),
+            node("DequantizeLinear", &["w", "s", "z"], &["v"]),
+            node("MatMul", &["d", "v"], &["p"]),
+            node("Add", &["p", "d"], &["e"]),
+            node("Add", &["e", "k"], &["y"]),
+        ],
+        input: vec![info("x", &[1, 2])],
+        output: vec![info("y", &[1, 2])],
+        initializer: vec![
+            scalar("s", 0.5),
+            tensor("z", ElementType::I8, &[], vec![0]),
+            tensor("w", ElementType::I8, &[2, 2], vec![2, 0, 0, 4]),
+        ],
+        ..Default::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+    let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
+    let (model, _, lowered) = lowered(&model.encode_to_vec(), &InputShapes::new()).unwrap();
+    let order = model.graph.order().unwrap();
+    let ops: Vec<_> = order.into_iter().map(|id| model.graph.node(id).unwrap().op.as_str()).collect();
+    assert_eq!((ops.as_slice(), lowered.regions.len()), (&["Int8Region", "ReduceMax", "Int8Region"][..], 2));
+}
+
 #[test]
 fn regions_never_wait_for_each_other() {
     let bytes = vectors();
