@@ -1,14 +1,18 @@
 //! Programs at random: whatever operators follow one another, the kernels give the reference's bytes.
 //! Multipliers are those of the scales, as lowering makes them; everything else is as it comes.
 
-use super::hand::Lcg;
-use super::on_kernels;
+use super::hand::{Lcg, info, node, tensor};
+use super::{lowered, on_kernels};
 use crate::engine::int8::check::check_step;
 use crate::engine::int8::function::{Binary, Unary, exponentials};
 use crate::engine::int8::op::*;
 use crate::engine::int8::program::{Draft, Program, QuantParams, Step, Type, ValueId};
 use crate::engine::int8::reference::run_bytes;
 use crate::engine::int8::rows::{LayerNorm, RowFunction};
+use crate::onnx::ElementType;
+use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+use crate::onnx::shapes::InputShapes;
+use prost::Message as _;
 use std::sync::Arc;
 
 struct Grower {
@@ -323,4 +327,61 @@ fn programs_at_random_run_on_kernels_as_the_reference_has_them() {
         (steps, deepest) = (steps + program.steps().len(), deepest.max(program.steps().len()));
     }
     assert!(steps > 1500 && deepest > 15, "{steps} steps in all, {deepest} at most");
+}
+
+/// Values of `[1, 4]` in float, each made of earlier ones: by quantizers, products, and operators that stay in float.
+fn any_graph(random: &mut Lcg) -> GraphProto {
+    let scalar = |name: &str, scale: f32| tensor(name, ElementType::F32, &[], scale.to_le_bytes().to_vec());
+    let weights = random.bytes(16).into_iter().map(i8::cast_unsigned).collect();
+    let mut graph = GraphProto {
+        node: vec![node("DequantizeLinear", &["w", "s", "z"], &["v"])],
+        input: vec![info("x", &[1, 4])],
+        initializer: vec![
+            scalar("s", 0.5),
+            tensor("z", ElementType::I8, &[], vec![0]),
+            tensor("w", ElementType::I8, &[4, 4], weights),
+        ],
+        ..Default::default()
+    };
+    let mut values = vec!["x".to_owned()];
+    for number in 0..4 + random.below(24) {
+        let made = format!("t{number}");
+        let any = |random: &mut Lcg| values[values.len() - 1 - random.below(values.len().min(6))].clone();
+        let (a, b) = (any(random), any(random));
+        let inner = format!("{made}_inner");
+        let steps = match random.below(8) {
+            0 | 1 => vec![
+                node("QuantizeLinear", &[&a, "s", "z"], &[&inner]),
+                node("DequantizeLinear", &[&inner, "s", "z"], &[&made]),
+            ],
+            2 => vec![node("MatMul", &[&a, "v"], &[&made])],
+            // The largest value has no form in regions: it stays in float.
+            3 => vec![node("ReduceMax", &[&a], &[&inner]), node("Add", &[&b, &inner], &[&made])],
+            4 => vec![node("Softmax", &[&a], &[&made])],
+            5 => vec![node("Relu", &[&a], &[&made])],
+            6 => vec![node("Mul", &[&a, &b], &[&made])],
+            _ => vec![node("Add", &[&a, &b], &[&made])],
+        };
+        graph.node.extend(steps);
+        values.push(made);
+    }
+    let count = 1 + random.below(3);
+    graph.output = values.iter().rev().take(count).map(|name| info(name, &[1, 4])).collect();
+    graph
+}
+
+#[test]
+fn graphs_at_random_are_divided_into_regions_that_never_wait_for_each_other() {
+    let (mut several, mut kept) = (0, 0);
+    for seed in 0..1_500 {
+        let mut random = Lcg(seed);
+        let graph = any_graph(&mut random);
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+        let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
+        let (model, _, lowered) = lowered(&model.encode_to_vec(), &InputShapes::new()).unwrap();
+        assert!(model.graph.order().is_ok(), "seed {seed}: {:?}", model.graph.order());
+        several += usize::from(lowered.regions.len() > 1);
+        kept += usize::from(!lowered.kept.is_empty());
+    }
+    assert!(several > 300 && kept > 600, "{several} graphs of several regions, {kept} with float nodes");
 }
