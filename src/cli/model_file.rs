@@ -166,6 +166,17 @@ fn is_tar(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
 }
 
+/// A node's name for a table: its end, which tells it from others.
+pub(super) fn end_of(name: &str) -> String {
+    const LONGEST: usize = 32;
+    let name = plain(name);
+    let length = name.chars().count();
+    match length > LONGEST {
+        true => format!("…{}", name.chars().skip(length - LONGEST + 1).collect::<String>()),
+        false => name,
+    }
+}
+
 /// `1x3x224x224`; `scalar` for a shape without dimensions.
 pub(super) fn times(shape: &[usize]) -> String {
     if shape.is_empty() {

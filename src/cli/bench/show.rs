@@ -1,7 +1,7 @@
 //! What was measured, for people and for programs.
 
 use super::super::inspect::count;
-use super::super::model_file::{Source, times};
+use super::super::model_file::{Source, end_of, times};
 use super::super::{Align, Table, bytes, plain};
 use super::compare::Compared;
 use super::measure::{Distribution, Sums};
@@ -39,6 +39,8 @@ pub(super) struct Results<'a> {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Layer {
     pub layer: String,
+    /// Of the file.
+    pub node: Option<String>,
     /// `int8`, `float`, or `other` for what is neither.
     pub kind: &'static str,
     pub region: Option<usize>,
@@ -58,6 +60,7 @@ impl Layer {
         let (region, shape, kernel) = (None, None, None);
         Self {
             layer,
+            node: None,
             kind,
             region,
             shape,
@@ -99,6 +102,7 @@ fn step(region: usize, at: usize, stage: Option<&crate::engine::StageFacts>, ms:
     let name = stage.map_or("step", |stage| stage.operator.as_str());
     let mut layer = Layer { region: Some(region), ..Layer::new(format!("{region}.{at} {name}"), "int8", ms) };
     if let Some(stage) = stage {
+        layer.node = (!stage.node.is_empty()).then(|| stage.node.clone());
         layer.shape = Some(stage.shape.clone());
         layer.kernel = Some(stage.kernel);
         layer.macs = stage.macs;
@@ -175,6 +179,7 @@ fn latency(results: &Results<'_>) -> Table {
 fn by_layer(results: &Results<'_>, all: bool) -> String {
     let mut table = Table::new([
         ("layer", LEFT),
+        ("node", LEFT),
         ("output", LEFT),
         ("kernel", LEFT),
         ("time", RIGHT),
@@ -187,6 +192,7 @@ fn by_layer(results: &Results<'_>, all: bool) -> String {
     for layer in results.layers.iter().take(shown) {
         table.row([
             layer.layer.clone(),
+            layer.node.as_deref().map_or_else(|| "-".into(), end_of),
             layer.shape.as_deref().map_or_else(|| "-".into(), times),
             layer
                 .kernel

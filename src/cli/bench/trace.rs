@@ -33,7 +33,7 @@ pub(super) fn trace(name: &str, runs: &[Watched], nodes: &[NodeFacts], regions: 
             let stages = region.map_or(&[][..], |region| &region.stages);
             let mut from = node.began;
             for (at, (&ended, stage)) in node.stages.iter().zip(stages).enumerate() {
-                let args = json!({ "step": at, "shape": stage.shape, "macs": stage.macs, "kernel": stage.kernel, "isa": stage.isa });
+                let args = json!({ "step": at, "node": stage.node, "shape": stage.shape, "macs": stage.macs, "kernel": stage.kernel, "isa": stage.isa });
                 events.push(slice(&stage.operator, "step", from, ended, args));
                 from = ended;
             }

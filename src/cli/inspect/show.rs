@@ -1,6 +1,6 @@
 //! A report for people.
 
-use super::super::model_file::{Source, times};
+use super::super::model_file::{Source, end_of, times};
 use super::super::{Align, Table, bytes, plain};
 use crate::engine::{FloatNode, RegionFacts, Report, StageFacts};
 use std::collections::BTreeMap;
@@ -133,6 +133,7 @@ fn steps(number: usize, region: &RegionFacts) -> String {
     let mut table = Table::new([
         ("step", RIGHT),
         ("operator", LEFT),
+        ("node", LEFT),
         ("output", LEFT),
         ("kernel", LEFT),
         ("MACs", RIGHT),
@@ -140,9 +141,11 @@ fn steps(number: usize, region: &RegionFacts) -> String {
         ("activations", RIGHT),
     ]);
     for (at, stage) in region.stages.iter().enumerate() {
-        let StageFacts { operator, shape, kernel, macs, weights, activations, .. } = stage;
+        let StageFacts { operator, node, shape, kernel, macs, weights, activations, .. } = stage;
         let weights = if *weights == 0 { "-".into() } else { size(*weights) };
-        table.row([&at.to_string(), operator, &times(shape), *kernel, &count(*macs), &weights, &size(*activations)]);
+        let node = if node.is_empty() { "-".into() } else { end_of(node) };
+        let (at, shape, macs) = (at.to_string(), times(shape), count(*macs));
+        table.row([&at, operator, &node, &shape, *kernel, &macs, &weights, &size(*activations)]);
     }
     format!("steps of region {number}\n{table}")
 }

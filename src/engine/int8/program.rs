@@ -7,6 +7,7 @@
 
 use super::check::{CheckError, check};
 use super::op::Op;
+use std::sync::Arc;
 
 /// A value's number in its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +66,8 @@ pub struct Step {
     pub op: Op,
     pub inputs: Vec<ValueId>,
     pub output: ValueId,
+    /// The ONNX node that it was made for, in reports.
+    pub node: Arc<str>,
 }
 
 /// The parts of a program that nobody has checked yet.
@@ -84,7 +87,7 @@ impl Draft {
 
     pub fn step(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<usize>, ty: Type) -> ValueId {
         let output = self.value(shape, ty);
-        self.steps.push(Step { op, inputs, output });
+        self.steps.push(Step { op, inputs, output, node: "".into() });
         output
     }
 }

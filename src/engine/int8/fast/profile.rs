@@ -17,6 +17,8 @@ use serde::Serialize;
 pub struct StageFacts {
     /// Of its steps, joined by `+`.
     pub operator: String,
+    /// The ONNX node that the first of them was made for.
+    pub node: String,
     /// Of its output, as ONNX has it.
     pub shape: Vec<usize>,
     pub kernel: &'static str,
@@ -52,6 +54,7 @@ impl Plan {
         let size = |id| self.layout(id).count(self.shape(id)) * bytes(program.value(id).ty);
         StageFacts {
             operator: names.join("+"),
+            node: steps.first().map_or_else(String::new, |step| step.node.to_string()),
             shape: program.value(stage.output).shape.clone(),
             kernel: stage.kernel(),
             isa: if is_for_any(&stage.kernel) { "any" } else { self.isa().name() },

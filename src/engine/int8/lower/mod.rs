@@ -32,10 +32,11 @@ pub use reason::Reason;
 
 use super::program::Program;
 use crate::onnx::Model;
-use crate::onnx::graph::{Cycle, Node, NodeId, describe};
+use crate::onnx::graph::{Cycle, Graph, Node, NodeId, describe};
 use crate::onnx::shapes::Facts;
 use params::{is_dequantize, is_quantize};
 use state::Lowering;
+use std::sync::Arc;
 
 /// Domain of the operator that stands for a region.
 pub const DOMAIN: &str = "ai.selvedge";
@@ -81,6 +82,7 @@ pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
     for (place, &id) in order.iter().enumerate() {
         let Some(node) = model.graph.node(id) else { continue };
         lowering.place = place;
+        lowering.node = name(&model.graph, node);
         // A node ahead may have taken this one in.
         if node.outputs.iter().flatten().any(|output| lowering.reps.contains_key(output)) {
             continue;
@@ -101,6 +103,14 @@ pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
     let quantizers = left.iter().filter_map(describe_left).collect();
     model.opsets.insert(DOMAIN.to_owned(), 1);
     Ok(Lowered { regions, kept, quantizers })
+}
+
+/// As reports call a node: by its name, or by what it makes.
+fn name(graph: &Graph, node: &Node) -> Arc<str> {
+    const LONGEST: usize = 200;
+    let made = || node.output(0).map_or("", |value| graph.value(value).name.as_str());
+    let name = if node.name.is_empty() { made() } else { &node.name };
+    name.chars().take(LONGEST).collect::<String>().into()
 }
 
 fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {

@@ -11,6 +11,7 @@ use super::{DOMAIN, LowerError, OPERATOR};
 use crate::onnx::Tensor;
 use crate::onnx::graph::{Attribute, Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Where a region's value lives in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +238,7 @@ fn build(
                 Some(maker) if members.contains(maker) => {}
                 Some(&maker) if lowering.draft.steps[maker].op.is_constant() => {
                     let op = lowering.draft.steps[maker].op.clone();
-                    draft.steps.push(Step { op, inputs: Vec::new(), output: own });
+                    draft.steps.push(Step { op, inputs: Vec::new(), output: own, node: Arc::clone(&step.node) });
                 }
                 Some(_) | None => {
                     draft.inputs.push(own);
@@ -249,7 +250,7 @@ fn build(
         let output = draft.value(value.shape, value.ty);
         renamed.insert(step.output, output);
         let read = step.inputs.iter().map(|id| renamed[id]).collect();
-        draft.steps.push(Step { op: step.op.clone(), inputs: read, output });
+        draft.steps.push(Step { op: step.op.clone(), inputs: read, output, node: Arc::clone(&step.node) });
         if leaving.contains(&step.output) {
             draft.outputs.push(output);
             outputs.push(name(step.output));

@@ -55,6 +55,8 @@ pub(super) struct Lowering<'a> {
     pub places: Vec<usize>,
     /// The place of the node at hand.
     pub place: usize,
+    /// The name of the node at hand.
+    pub node: Arc<str>,
     /// The places of all nodes.
     walk: HashMap<NodeId, usize>,
     pub reasons: BTreeMap<NodeId, Reason>,
@@ -81,6 +83,7 @@ impl<'a> Lowering<'a> {
             floats: HashMap::new(),
             places: Vec::new(),
             place: 0,
+            node: "".into(),
             walk: order.iter().enumerate().map(|(place, &id)| (id, place)).collect(),
             reasons: BTreeMap::new(),
             constants: RefCell::default(),
@@ -124,7 +127,7 @@ impl<'a> Lowering<'a> {
     /// Makes a step, if it is well formed.
     pub fn emit(&mut self, op: Op, inputs: Vec<Id>, shape: Vec<usize>, ty: Type) -> Result<Id, Reason> {
         let output = self.draft.value(shape, ty);
-        let step = Step { op, inputs, output };
+        let step = Step { op, inputs, output, node: Arc::clone(&self.node) };
         check_step(&self.draft, &step)?;
         self.makers.insert(output, self.draft.steps.len());
         self.draft.steps.push(step);

@@ -52,7 +52,7 @@ impl Grower {
     /// Adds a step if it is well formed.
     fn push(&mut self, op: Op, inputs: Vec<ValueId>, shape: Vec<usize>, ty: Type) -> Option<ValueId> {
         let output = self.draft.value(shape, ty);
-        let step = Step { op, inputs, output };
+        let step = Step { op, inputs, output, node: "".into() };
         if check_step(&self.draft, &step).is_err() {
             self.draft.values.pop();
             return None;
