@@ -112,8 +112,9 @@ fn inspects_json_keeps_its_keys() {
     assert_eq!(keys(&told["operators"][0]), BTreeSet::from(["file", "float", "int8", "operator"]));
     let region = &told["regions"][0];
     assert_eq!(keys(region), BTreeSet::from(["macs", "packed", "stages", "state", "weights"]));
-    let stage = "activations isa kernel macs operator packed shape slow weights";
+    let stage = "activations isa kernel macs node operator packed shape slow weights";
     assert_eq!(keys(&region["stages"][0]), stage.split(' ').collect());
+    assert_eq!(region["stages"][1]["node"], "conv1");
     let macs: u64 = region["stages"].as_array().unwrap().iter().map(|stage| stage["macs"].as_u64().unwrap()).sum();
     assert_eq!((macs, &told["macs"]), (235_520, &region["macs"]));
     assert_eq!(told["operators"][0], serde_json::json!({ "operator": "Conv", "file": 3, "int8": 3, "float": 0 }));
@@ -267,7 +268,7 @@ fn bench_tells_latencies_in_order_and_layers_that_make_up_a_run() {
     assert!(of("p90") <= of("p99") && of("p99") <= of("max") && of("mean") <= of("max"), "{latency}");
     assert!(number(&told["peak-gmacs-per-second"]) > 0.0 && number(&told["peak-rss"]) > 1e6, "{told}");
     let layers = told["layers"].as_array().unwrap();
-    let keys_of_layer = "gmacs-per-second kernel kind layer macs ms of-measured-peak region shape share";
+    let keys_of_layer = "gmacs-per-second kernel kind layer macs ms node of-measured-peak region shape share";
     assert_eq!(keys(&layers[0]), keys_of_layer.split(' ').collect());
     let shares: f64 = layers.iter().map(|layer| number(&layer["share"])).sum();
     assert!((shares - 1.0).abs() < 0.01, "{shares}");
@@ -328,7 +329,7 @@ fn a_timeline_holds_each_step_of_each_run_within_its_region_and_its_run() {
         open.push(to);
     }
     let conv = slices.iter().find(|slice| slice["name"] == "conv").unwrap();
-    assert_eq!(keys(&conv["args"]), "isa kernel macs shape step".split(' ').collect());
+    assert_eq!(keys(&conv["args"]), "isa kernel macs node shape step".split(' ').collect());
     let told = refusal(&["bench", DIGITS, "--runs", "1", "--trace", "/nowhere/x.json"]);
     assert!(told.contains("/nowhere/x.json"), "{told}");
 }
