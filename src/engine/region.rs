@@ -189,7 +189,15 @@ fn is_quantized(model: &onnx::Model) -> bool {
     let says = |op: &str| op.starts_with("QLinear") || op.starts_with("QGemm") || op.contains("Integer");
     let quantizer =
         |op: &str| op.ends_with("QuantizeLinear") || op.starts_with("DynamicQuantize") || op == "DequantizeLinear";
-    model.graph.nodes().any(|(_, node)| says(&node.op) || quantizer(&node.op))
+    model.graph.nodes().any(|(_, node)| says(&node.op) || quantizer(&node.op) || brings_weights(&model.graph, node))
+}
+
+/// A Cast of 8-bit weights to float, which some exporters write in place of a DequantizeLinear.
+fn brings_weights(graph: &Graph, node: &onnx::graph::Node) -> bool {
+    const FEWEST: usize = 4096;
+    let bytes = [onnx::ElementType::I8, onnx::ElementType::U8];
+    let weights = |value| graph.constant(value).is_some_and(|w| bytes.contains(&w.element()) && w.len() >= FEWEST);
+    node.is("Cast") && node.input(0).is_some_and(weights)
 }
 
 /// A file from outside that takes a part of it for a region of ours: whoever reads it otherwise refuses it.

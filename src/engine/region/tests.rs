@@ -181,3 +181,31 @@ fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
     assert_eq!(account.whole.as_deref(), Some("nothing in it is quantized"));
     assert_eq!(account.operators["Hardmax"], [1, 1, 1]);
 }
+
+/// Weights by Cast and Mul, with no quantizer in the file: they stay bytes, and the answer is what the nodes say.
+#[test]
+fn weights_that_are_cast_to_float_stay_bytes() {
+    const K: usize = 128;
+    const N: usize = 200;
+    let to = bytes(5, &[bytes(1, b"to"), number(20, 2), number(3, 1)].concat());
+    let values: Vec<i8> = (0..K * N).map(|i| (i * 37 % 255) as u8 as i8).collect();
+    let raw: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+    let onnx = model(&[
+        weights("w", &[K as u64, N as u64], INT8, &bytes(9, &raw)),
+        weights("s", &[], FLOAT, &bytes(9, &0.25_f32.to_le_bytes())),
+        node("Cast", &["w"], &["f"], &to),
+        node("Mul", &["f", "s"], &["v"], &[]),
+        node("MatMul", &["x", "v"], &["y"], &[]),
+        value(11, "x", FLOAT, &["1", "128"]),
+        value(12, "y", FLOAT, &["1", "200"]),
+    ]);
+    let ends = [spec("x", &[1, K]), spec("y", &[1, N])];
+    let divided = divide(&onnx, &ends[..1]).unwrap().unwrap();
+    assert_eq!(divided.regions[0].plan().stages()[0].kernel(), "float GEMM, int8 weights");
+    let mut session = Model::load(&onnx, &ends[..1], &ends[1..]).unwrap().session().unwrap();
+    let x: Vec<f32> = (0..K).map(|i| (i % 5) as f32 - 2.0).collect();
+    let made = session.run(&[crate::tensor::Tensor::from_f32(vec![1, K], &x).unwrap()]).unwrap();
+    let wanted = |n: usize| (0..K).map(|k| x[k] * f32::from(values[k * N + n])).sum::<f32>() * 0.25;
+    // Sums of small whole numbers are exact.
+    assert!(made[0].to_f32().unwrap().iter().enumerate().all(|(n, &y)| y == wanted(n)));
+}

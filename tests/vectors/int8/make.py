@@ -491,8 +491,25 @@ def forms():
     w = dq(net, net.const(rng.integers(-127, 128, (10, 40)).astype(s8)), rng.uniform(.002, .01, 10), np.zeros(10, s8), axis=0)
     y = net.op("Reshape", net.op("Gelu", y, domain="com.microsoft"), net.const(np.int64([6, 40])))
     y = net.op("Gemm", y, w, net.const(rng.normal(0, 1, 10).astype(np.float32)), transB=1)
+    made["form-weights-only-cast"] = by_hand(), dict(compare="off", relative=1e-5)
     made["form-weights-only-deep"] = net.model(y, domains=["com.microsoft"]), dict(compare="off", relative=1e-5)
     return made
+
+
+def by_hand():
+    """Weights that are brought to float by Cast, Sub and Mul."""
+    net, s8, u8 = Net(), np.int8, np.uint8
+    x = net.input("x", [2, 96])
+
+    def weights(k, n, kind, scale, zero=None):
+        w = net.op("Cast", net.const(rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, (k, n)).astype(kind)), to=1)
+        if zero is not None:
+            w = net.op("Sub", w, net.const(np.float32(zero)))
+        return net.op("Mul", w, net.const(np.float32(scale)))
+
+    y = net.op("MatMul", x, weights(96, 200, s8, rng.uniform(.001, .01, (1, 200))))
+    y = net.op("Relu", net.op("MatMul", y, weights(200, 400, u8, .003, rng.integers(100, 160, (1, 400)))))
+    return net.model(net.op("MatMul", y, weights(400, 170, u8, .002, 131)))
 
 
 def between():

@@ -135,6 +135,10 @@ impl Lowering<'_> {
     pub fn visit_binary(&mut self, node: &Node, function: Binary) -> Result<(), Reason> {
         let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return Err(Reason::Input) };
         let output = node.output(0).ok_or(Reason::Output)?;
+        if let Some(weights) = self.rescaled(a, b, function)? {
+            self.reps.insert(output, Rep::Constant(Arc::new(weights)));
+            return Ok(());
+        }
         if let Some(rep) = self.curve_of_two(a, b, function, output)? {
             self.reps.insert(output, rep);
             return Ok(());

@@ -10,6 +10,7 @@
 //! Rejected: rewriting patterns one after another (each exporter spells them in its own way, and a pattern that misses
 //! by one node leaves a convolution in float); fusing by name of the exporter.
 
+mod cast;
 mod dynamic;
 mod elementwise;
 mod float;
@@ -130,6 +131,7 @@ fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {
         ("", "Conv") => lowering.visit_conv(node),
         ("", "Gemm") => lowering.visit_gemm(node),
         ("", "MatMul") => lowering.visit_mat_mul(node),
+        ("", "Cast") => lowering.visit_cast(node),
         ("", "Concat") => lowering.visit_concat(node),
         ("", "MaxPool" | "GlobalMaxPool") => lowering.visit_max_pool(node),
         ("", "AveragePool" | "GlobalAveragePool" | "ReduceMean") => lowering.visit_average(node),
