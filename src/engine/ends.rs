@@ -5,7 +5,7 @@
 
 use super::backend::{Program, Typed};
 use super::graph;
-use super::model::{LoadError, Model, Side};
+use super::model::{LoadError, Model, Pace, Side};
 use crate::onnx::graph::{Declared, Dim, Port};
 use crate::onnx::shapes::Facts;
 use crate::onnx::{self, ElementType, Limits};
@@ -55,13 +55,21 @@ impl Ends {
     /// When it is no ONNX file, or leaves open what is not stated.
     pub fn of(file: &[u8], stated: &Shapes) -> Result<Self, EndsError> {
         // Errors of either kind come out of the thread.
-        Model::apart(file, || Ok(find(file, stated)))?
+        Model::apart(file, || Ok(find(file, stated, None)))?
+    }
+
+    /// As `of`, of some outputs alone.
+    pub(super) fn of_outputs(file: &[u8], stated: &Shapes, outputs: &[String], pace: Pace) -> Result<Self, EndsError> {
+        Model::apart_at(pace, file, || Ok(find(file, stated, Some(outputs))))?
     }
 }
 
-fn find(file: &[u8], stated: &Shapes) -> Result<Ends, EndsError> {
+fn find(file: &[u8], stated: &Shapes, wanted: Option<&[String]>) -> Result<Ends, EndsError> {
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
     let mut model = onnx::Model::from_bytes(file, &limits)?;
+    if let Some(wanted) = wanted {
+        model.graph.outputs.retain(|port| wanted.contains(&port.name));
+    }
     check_names(&model, stated)?;
     let mut assumed = Vec::new();
     let inputs: Vec<TensorSpec> =

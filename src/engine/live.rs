@@ -136,11 +136,13 @@ impl Live {
         self.model.is_straight() && self.run_micros.load(Relaxed) <= Self::QUICK_MICROS
     }
 
-    /// `took` holds the waiting, `ran` does not.
-    pub(super) fn count_answer(&self, took: Duration, ran: Duration) {
-        // A lost race loses one sample of a mean.
-        let mean = self.run_micros.load(Relaxed);
-        self.run_micros.store(mean - mean / 8 + micros(ran) / 8, Relaxed);
+    /// `took` holds the waiting, `ran` does not; it is nothing where it tells nothing of the next run.
+    pub(super) fn count_answer(&self, took: Duration, ran: Option<Duration>) {
+        if let Some(ran) = ran {
+            // A lost race loses one sample of a mean.
+            let mean = self.run_micros.load(Relaxed);
+            self.run_micros.store(mean - mean / 8 + micros(ran) / 8, Relaxed);
+        }
         let micros = micros(took);
         let bits = (u64::BITS - micros.leading_zeros()) as usize;
         self.latency[bits.min(self.latency.len() - 1)].fetch_add(1, Relaxed);

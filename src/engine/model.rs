@@ -103,6 +103,13 @@ impl RunError {
     }
 }
 
+/// Whether requests go before the work on a file, or one of them waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    GiveWay,
+    AtOnce,
+}
+
 /// A network ready to run; clones share the weights.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -136,15 +143,10 @@ impl Model {
         outputs: &[TensorSpec],
     ) -> Result<(Self, Account), LoadError> {
         let weights = SharedWeights::default();
-        let (mut model, account) = Self::load_with(onnx, inputs, outputs, &weights)?;
+        let (mut model, account) = Self::load_with(onnx, inputs, outputs, &weights, Pace::GiveWay)?;
         if inputs.iter().any(|spec| spec.max_shape.is_some()) {
             let open = Open::new(onnx, outputs, weights);
-            let largest = open.largest(inputs)?;
-            let widened = |(spec, largest): (&TensorSpec, TensorSpec)| match largest.shape == spec.shape {
-                true => spec.clone(),
-                false => TensorSpec { max_shape: Some(largest.shape), ..spec.clone() },
-            };
-            model.outputs = outputs.iter().zip(largest).map(widened).collect();
+            model.outputs = open.widened(inputs, outputs)?.into();
             model.open = Some(Arc::new(open));
         }
         Ok((model, account))
@@ -156,10 +158,11 @@ impl Model {
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
         weights: &SharedWeights,
+        pace: Pace,
     ) -> Result<(Self, Account), LoadError> {
         check_names(Side::Input, inputs)?;
         check_names(Side::Output, outputs)?;
-        Self::apart(onnx, || Self::build(onnx, inputs, outputs, weights))
+        Self::apart_at(pace, onnx, || Self::build(onnx, inputs, outputs, weights))
     }
 
     /// As `load`, all of it in float, quantized parts too: to compare with.
@@ -174,12 +177,22 @@ impl Model {
         onnx: &[u8],
         work: impl FnOnce() -> Result<T, LoadError> + Send,
     ) -> Result<T, LoadError> {
+        Self::apart_at(Pace::GiveWay, onnx, work)
+    }
+
+    pub(super) fn apart_at<T: Send>(
+        pace: Pace,
+        onnx: &[u8],
+        work: impl FnOnce() -> Result<T, LoadError> + Send,
+    ) -> Result<T, LoadError> {
         if onnx.len() > Self::MAX_BYTES {
             return Err(LoadError::TooLarge { actual: onnx.len(), limit: Self::MAX_BYTES });
         }
         std::thread::scope(|scope| {
             let work = || {
-                give_way();
+                if pace == Pace::GiveWay {
+                    give_way();
+                }
                 guard::catch(work).unwrap_or_else(|panic| Err(LoadError::Panicked { place: panic.0 }))
             };
             let thread = std::thread::Builder::new().name("load".into()).stack_size(Self::STACK);

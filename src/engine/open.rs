@@ -1,12 +1,12 @@
 //! A model whose inputs may come in several shapes: made ready for each when it is first asked for.
 //!
-//! Invariant: at most [`KEPT`] shapes are kept, those asked for last; packed weights of int8 are shared by all of them.
+//! Invariant: at most [`KEPT`] shapes are kept, those asked for last; packed weights of int8 products are shared by all of them.
 //! Nothing larger than the stated largest shapes is ever made ready.
 //! Rejected: symbols in tract's plans (int8 regions are planned for sizes, and its own optimizations give up on
 //! symbols); padding to the largest shape (wrong at borders, and as slow as the largest).
 
 use super::ends::{Ends, EndsError, Shapes};
-use super::model::{LoadError, Model, RunError};
+use super::model::{LoadError, Model, Pace, RunError};
 use crate::kernels::SharedWeights;
 use crate::tensor::{Tensor, TensorSpec};
 use std::collections::VecDeque;
@@ -14,6 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shapes that are ready at the same time, besides the manifest's own.
 const KEPT: usize = 8;
+/// Bytes of one output: what a manifest may state.
+const MAX_OUTPUT: usize = 256 << 20;
 
 /// What making ready needs, and what is ready.
 #[derive(Debug)]
@@ -22,8 +24,13 @@ pub(super) struct Open {
     outputs: Vec<String>,
     weights: SharedWeights,
     ready: Mutex<VecDeque<Model>>,
-    /// Held by who makes one ready: it takes time and memory, and the next one may want the same.
-    making: Mutex<()>,
+    /// Held by who makes one ready: it takes time and memory, and the next one may want the same. The last shapes that
+    /// could not be made ready, and why.
+    making: Mutex<VecDeque<(Vec<TensorSpec>, String)>>,
+}
+
+fn shown(inputs: &[TensorSpec]) -> String {
+    inputs.iter().map(|spec| format!("{} {:?}", spec.name, spec.shape)).collect::<Vec<_>>().join(", ")
 }
 
 impl Open {
@@ -51,14 +58,26 @@ impl Open {
         if let Some(found) = self.find(&wanted) {
             return Ok(found);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = self.find(&wanted) {
             return Ok(found);
         }
-        let made = self.make(&wanted).map_err(|error| RunError::Shape {
-            inputs: wanted.iter().map(|spec| format!("{} {:?}", spec.name, spec.shape)).collect::<Vec<_>>().join(", "),
-            problem: error.to_string(),
-        })?;
+        let told = |problem: &String| RunError::Shape { inputs: shown(&wanted), problem: problem.clone() };
+        if let Some((_, problem)) = refused.iter().find(|(inputs, _)| *inputs == wanted) {
+            return Err(told(problem));
+        }
+        let made = match self.make(&wanted, Pace::AtOnce) {
+            Ok(made) => made,
+            Err(error) => {
+                let problem = error.to_string();
+                let error = told(&problem);
+                refused.push_back((wanted, problem));
+                if refused.len() > KEPT {
+                    refused.pop_front();
+                }
+                return Err(error);
+            }
+        };
         let mut ready = self.lock();
         ready.push_back(made.clone());
         if ready.len() > KEPT {
@@ -67,29 +86,61 @@ impl Open {
         Ok(made)
     }
 
-    fn make(&self, inputs: &[TensorSpec]) -> Result<Model, EndsError> {
-        let outputs = self.outputs_at(inputs)?;
-        tracing::debug!(inputs = ?inputs.iter().map(TensorSpec::form).collect::<Vec<_>>(), "making a shape ready");
-        Ok(Model::load_with(&self.onnx, inputs, &outputs, &self.weights)?.0)
+    fn make(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Model, EndsError> {
+        let outputs = self.outputs_at(inputs, pace)?;
+        tracing::debug!(inputs = shown(inputs), "making a shape ready");
+        Ok(Model::load_with(&self.onnx, inputs, &outputs, &self.weights, pace)?.0)
     }
 
-    fn outputs_at(&self, inputs: &[TensorSpec]) -> Result<Vec<TensorSpec>, EndsError> {
+    fn outputs_at(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Vec<TensorSpec>, EndsError> {
         let stated: Shapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
-        let ends = Ends::of(&self.onnx, &stated)?;
+        let ends = Ends::of_outputs(&self.onnx, &stated, &self.outputs, pace)?;
         let named = |name: &String| ends.outputs.iter().find(|spec| spec.name == *name).cloned();
         self.outputs.iter().map(|name| named(name).ok_or_else(|| EndsError::Unknown(name.clone()))).collect()
     }
 
-    /// The largest shapes of outputs, found by making the model ready for its largest inputs, which it must bear.
-    pub fn largest(&self, inputs: &[TensorSpec]) -> Result<Vec<TensorSpec>, LoadError> {
-        let largest = |spec: &TensorSpec| spec.at(spec.max_shape.clone().unwrap_or_else(|| spec.shape.clone()));
-        let largest: Vec<TensorSpec> = inputs.iter().map(largest).collect();
-        let problem = |error: EndsError| LoadError::Largest {
-            inputs: largest.iter().map(|spec| format!("{} {:?}", spec.name, spec.shape)).collect::<Vec<_>>().join(", "),
-            problem: error.to_string(),
+    /// The outputs with their largest shapes, found by making the model ready for its largest inputs, which it must bear.
+    pub fn widened(&self, inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Vec<TensorSpec>, LoadError> {
+        // Between 1, where that is open, and the largest.
+        let part = |spec: &TensorSpec, of: usize| {
+            let max = spec.max_shape.as_ref().unwrap_or(&spec.shape);
+            let size = |(&own, &max): (&usize, &usize)| if own == max { own } else { (max / of).max(1) };
+            spec.at(spec.shape.iter().zip(max).map(size).collect())
         };
-        let made = self.make(&largest).map_err(problem)?;
-        Ok(made.outputs().to_vec())
+        let largest: Vec<TensorSpec> = inputs.iter().map(|spec| part(spec, 1)).collect();
+        let refusal = |problem: String| LoadError::Largest { inputs: shown(&largest), problem };
+        let made = self.make(&largest, Pace::GiveWay).map_err(|error| refusal(error.to_string()))?;
+        let mut known = vec![made.outputs().to_vec()];
+        // A dimension may be alike at the largest and at the manifest's shape, and another elsewhere. Not every size
+        // need be one that the graph can take.
+        for of in [2, 3, 7, usize::MAX] {
+            let smaller: Vec<TensorSpec> = inputs.iter().map(|spec| part(spec, of)).collect();
+            known.extend(self.outputs_at(&smaller, Pace::GiveWay));
+        }
+        let widened = |(place, spec): (usize, &TensorSpec)| {
+            let mut max = spec.shape.clone();
+            let mut moves = vec![false; max.len()];
+            for shape in known.iter().map(|outputs| &outputs[place].shape) {
+                if shape.len() != max.len() {
+                    return Err(refusal(format!("output {:?} has another number of dimensions there", spec.name)));
+                }
+                for ((max, moves), (&dim, &own)) in max.iter_mut().zip(&mut moves).zip(shape.iter().zip(&spec.shape)) {
+                    *max = (*max).max(dim);
+                    *moves |= dim != own;
+                }
+            }
+            let size = spec.at(max.clone()).byte_size();
+            if size.is_none_or(|size| size > MAX_OUTPUT) {
+                return Err(refusal(format!("output {:?} has over {MAX_OUTPUT} bytes there", spec.name)));
+            }
+            // One that was never seen larger than the manifest's is open all the same.
+            max.iter_mut()
+                .zip(moves)
+                .zip(&spec.shape)
+                .for_each(|((max, moves), own)| *max += usize::from(moves && max == own));
+            Ok(if max == spec.shape { spec.clone() } else { TensorSpec { max_shape: Some(max), ..spec.clone() } })
+        };
+        outputs.iter().enumerate().map(widened).collect()
     }
 
     #[cfg(test)]

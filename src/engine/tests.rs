@@ -369,7 +369,7 @@ async fn a_quick_model_answers_alike_in_the_callers_thread_and_in_a_worker() {
     let input = eight([-1.0, 2.0, -3.0, 4.0, 5.0, -6.0, 7.0, -8.0]);
     // However busy the machine of this test is.
     while !live.is_quick() {
-        live.count_answer(Duration::ZERO, Duration::ZERO);
+        live.count_answer(Duration::ZERO, Some(Duration::ZERO));
     }
     let known = live.counts().answered;
     let here = workers.infer(live.clone(), input.clone(), LONG).await.unwrap();

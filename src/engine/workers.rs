@@ -110,6 +110,7 @@ impl Workers {
         }
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
+        let usual = live.model().is_ready_for(&inputs);
         let stage = Arc::new(AtomicU8::new(WAITING));
         self.shared.push(Job { live: live.clone(), inputs, reply, since, deadline, stage: stage.clone() })?;
         match tokio::time::timeout_at(since + deadline, answer).await {
@@ -117,7 +118,8 @@ impl Workers {
             Ok(Err(_)) => Err(InferError::Run(RunError::Panicked { place: "the worker".into() })),
             Err(_) => {
                 // A model that hangs has failed; one that never got to run has not.
-                if stage.swap(COUNTED, SeqCst) == RUNNING {
+                // Nor has one that was to be made ready for another shape first.
+                if stage.swap(COUNTED, SeqCst) == RUNNING && usual {
                     live.count_failure();
                 }
                 Err(InferError::Deadline(deadline))
@@ -199,7 +201,7 @@ impl Shared {
             live.count_failure();
             return Some(Err(InferError::Deadline(deadline)));
         }
-        count(live, &result, ran, ran);
+        count(live, true, &result, ran, ran);
         Some(result.map_err(InferError::Run).map(|outputs| Answer { outputs, queued: Duration::ZERO, ran }))
     }
 
@@ -270,17 +272,20 @@ impl Job {
         let took = self.since.elapsed();
         let ran = took.saturating_sub(queued);
         if self.stage.swap(COUNTED, SeqCst) == RUNNING {
-            count(&self.live, &result, took, ran);
+            let usual = self.live.model().is_ready_for(&self.inputs);
+            count(&self.live, usual, &result, took, ran);
         }
         let answer = result.map_err(InferError::Run).map(|outputs| Answer { outputs, queued, ran });
         let _ = self.reply.send(answer);
     }
 }
 
-fn count(live: &Live, result: &Result<Vec<Tensor>, RunError>, took: Duration, ran: Duration) {
+/// `usual` is a request in the manifest's shape: others may be quicker, and may not suit the model, which was not tried
+/// with them.
+fn count(live: &Live, usual: bool, result: &Result<Vec<Tensor>, RunError>, took: Duration, ran: Duration) {
     match result {
-        Ok(_) => live.count_answer(took, ran),
-        Err(e) if e.is_callers_fault() => {}
+        Ok(_) => live.count_answer(took, usual.then_some(ran)),
+        Err(e) if e.is_callers_fault() || !usual => {}
         Err(_) => live.count_failure(),
     }
 }

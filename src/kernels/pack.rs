@@ -170,6 +170,18 @@ impl Lines {
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
     }
 
+    /// As numbers of 16 bits.
+    pub(super) fn words(&self) -> &[i16] {
+        // SAFETY: lines are 32 such numbers each, without gaps, and are aligned for them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 32) }
+    }
+
+    pub(super) fn words_mut(&mut self) -> &mut [i16] {
+        let lines = Arc::make_mut(&mut self.lines);
+        // SAFETY: as above; borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 32) }
+    }
+
     pub(super) fn as_ptr(&self) -> *const i8 {
         self.lines.as_ptr().cast()
     }

@@ -3,26 +3,39 @@
 //! Invariant: what is shared is equal byte by byte, and nobody writes to it.
 
 use super::pack::{Line, Lines};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Weights that are in use. Those that nobody uses any more are forgotten.
 #[derive(Debug, Default)]
-pub struct SharedWeights(Mutex<Vec<Weak<Vec<Line>>>>);
+pub struct SharedWeights {
+    /// By hash: a key of this process, so that no file makes many of them alike.
+    known: Mutex<HashMap<u64, Weak<Vec<Line>>>>,
+    hasher: RandomState,
+}
 
 impl SharedWeights {
     /// How many there are.
     pub fn in_use(&self) -> usize {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().filter(|weights| weights.strong_count() > 0).count()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter(|weights| weights.strong_count() > 0).count()
     }
 
     /// Lets these be the equal ones that are in use, if there are such.
     pub(super) fn join(&self, lines: &mut Lines) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|weights| weights.strong_count() > 0);
-        match known.iter().filter_map(Weak::upgrade).find(|other| lines.is_equal(other)) {
-            Some(other) => lines.lines = other,
-            None => known.push(Arc::downgrade(&lines.lines)),
+        let hash = self.hasher.hash_one(lines.values());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&hash).and_then(Weak::upgrade) {
+            Some(other) if lines.is_equal(&other) => lines.lines = other,
+            Some(_) => {}
+            None => {
+                // Whoever joins when the table is full makes room.
+                if known.len() == known.capacity() {
+                    known.retain(|_, weights| weights.strong_count() > 0);
+                }
+                known.insert(hash, Arc::downgrade(&lines.lines));
+            }
         }
     }
 }
@@ -49,6 +62,6 @@ mod tests {
         drop((a, b));
         let mut again = lines(1);
         shared.join(&mut again);
-        assert_eq!(shared.0.lock().unwrap().len(), 2, "what nobody uses is forgotten");
+        assert_eq!(shared.in_use(), 2, "what nobody uses is forgotten");
     }
 }

@@ -12,7 +12,8 @@
 
 use super::gemm::GemmSpec;
 use super::lanes::{I16x8, I32x4};
-use super::pack::{PackError, check_multipliers, spread};
+use super::pack::{Lines, PackError, check_multipliers, spread};
+use super::shared::SharedWeights;
 use super::storage::Storage;
 use super::tile::TileMut;
 
@@ -37,7 +38,7 @@ pub struct Winograd {
     outputs: usize,
     zero_point: i8,
     /// `[outputs / WIDE][POINTS][groups · 8][WIDE]`
-    weights: Vec<i16>,
+    weights: Lines,
     bias: Vec<i32>,
     multipliers: Vec<f32>,
     /// Zero point, and bounds less the zero point.
@@ -77,7 +78,7 @@ impl Winograd {
             groups,
             outputs,
             zero_point: spec.input_zero_point,
-            weights: vec![0; blocks * POINTS * groups * 8 * WIDE],
+            weights: Lines::zeroed(blocks * POINTS * groups * 8 * WIDE * size_of::<i16>()),
             bias: vec![0; blocks * WIDE],
             multipliers: vec![0.0; blocks * WIDE],
             end: {
@@ -109,18 +110,24 @@ impl Winograd {
     fn put(&mut self, output: usize, channel: usize, weights: [i32; 9]) {
         let line = |[a, b, c]: [i32; 3]| [a, -a - b - c, -a + b - c, a + 2 * b + 4 * c, a - 2 * b + 4 * c, c];
         let columns: [[i32; REACH]; 3] = std::array::from_fn(|x| line([weights[x], weights[3 + x], weights[6 + x]]));
+        let (groups, words) = (self.groups, self.weights.words_mut());
         for y in 0..REACH {
             let row = line([columns[0][y], columns[1][y], columns[2][y]]);
             for (x, value) in row.into_iter().enumerate() {
-                let block = (output / WIDE * POINTS + y * REACH + x) * self.groups * 8;
-                self.weights[(block + channel) * WIDE + output % WIDE] = value as i16;
+                let block = (output / WIDE * POINTS + y * REACH + x) * groups * 8;
+                words[(block + channel) * WIDE + output % WIDE] = value as i16;
             }
         }
     }
 
+    /// Has its transformed weights in common with those that are equal.
+    pub fn share(&mut self, with: &SharedWeights) {
+        with.join(&mut self.weights);
+    }
+
     /// Memory that it keeps.
     pub fn bytes(&self) -> usize {
-        self.weights.len() * 2 + (self.bias.len() + self.multipliers.len()) * 4
+        self.weights.bytes() + (self.bias.len() + self.multipliers.len()) * 4
     }
 
     /// What weights of so many output and input channels take here.
@@ -226,7 +233,7 @@ impl Winograd {
     fn multiply(&self, scratch: &[i16], block: usize, tiles: usize, sums: &mut [[I32x4; WIDE / 4]; POINTS * TILES]) {
         let depth = self.groups * 8;
         for point in 0..POINTS {
-            let weights = &self.weights[(block * POINTS + point) * depth * WIDE..][..depth * WIDE];
+            let weights = &self.weights.words()[(block * POINTS + point) * depth * WIDE..][..depth * WIDE];
             for tile in (0..tiles).step_by(4) {
                 let values = &scratch[(point * TILES + tile) * depth..][..4 * depth];
                 let made = products(values, weights, self.groups);

@@ -1,5 +1,6 @@
 //! Against onnxruntime at several shapes: `tests/vectors/open/make.py`.
 
+use super::super::fixture;
 use super::super::model::{LoadError, Model, RunError};
 use super::*;
 use crate::tensor::DataType;
@@ -111,4 +112,50 @@ fn a_model_that_cannot_be_what_is_stated_is_refused_when_it_loads() {
     assert!(matches!(told, LoadError::Largest { .. }), "{told}");
     let shape = RunError::Shape { inputs: String::new(), problem: String::new() };
     assert!(shape.is_callers_fault());
+}
+
+#[test]
+fn a_shape_that_cannot_be_is_remembered_as_such() {
+    // Reshape to [n, 4, -1]: only counts that 4 divides.
+    let onnx = fixture::model(&[
+        fixture::weights("to", &[2], 7, &fixture::bytes(9, &[4_i64, -1].map(i64::to_le_bytes).concat())),
+        fixture::node("Reshape", &["x", "to"], &["y"], &[]),
+        fixture::value(11, "x", fixture::FLOAT, &["n"]),
+        fixture::value(12, "y", fixture::FLOAT, &["4", "m"]),
+    ]);
+    let x = TensorSpec { max_shape: Some(vec![16]), ..TensorSpec::new("x", DataType::Fp32, vec![8]) };
+    let model = Model::load(&onnx, &[x], &[TensorSpec::new("y", DataType::Fp32, vec![4, 2])]).unwrap();
+    assert_eq!(model.outputs()[0].form(), "FP32 [4, 1 to 4]");
+    let mut session = model.session().unwrap();
+    let ask = |session: &mut crate::engine::Session, n: usize| {
+        session.run(&[Tensor::from_f32(vec![n], &vec![1.0; n]).unwrap()])
+    };
+    assert_eq!(ask(&mut session, 12).unwrap()[0].shape(), [4, 3]);
+    let first = ask(&mut session, 7).unwrap_err();
+    assert!(first.is_callers_fault() && first.to_string().contains("x [7]"), "{first}");
+    assert_eq!(ask(&mut session, 7).unwrap_err().to_string(), first.to_string());
+    let refused = model.open.as_ref().unwrap().making.lock().unwrap().len();
+    assert_eq!(refused, 1);
+}
+
+#[test]
+fn outputs_that_grow_beyond_a_tensor_of_a_manifest_are_refused() {
+    // y = x + xᵗ, of which each side broadcasts.
+    let order = fixture::bytes(
+        5,
+        &[fixture::bytes(1, b"perm"), fixture::number(20, 7), fixture::number(8, 1), fixture::number(8, 0)].concat(),
+    );
+    let onnx = fixture::model(&[
+        fixture::node("Transpose", &["x"], &["t"], &order),
+        fixture::node("Add", &["x", "t"], &["y"], &[]),
+        fixture::value(11, "x", fixture::FLOAT, &["n", "1"]),
+        fixture::value(12, "y", fixture::FLOAT, &["n", "n"]),
+    ]);
+    let load = |max: usize| {
+        let x = TensorSpec { max_shape: Some(vec![max, 1]), ..TensorSpec::new("x", DataType::Fp32, vec![4, 1]) };
+        Model::load(&onnx, &[x], &[TensorSpec::new("y", DataType::Fp32, vec![4, 4])])
+    };
+    assert_eq!(load(64).unwrap().outputs()[0].form(), "FP32 [1 to 64, 1 to 64]");
+    let told = load(10_000).unwrap_err();
+    assert!(matches!(&told, LoadError::Largest { problem, .. } if problem.contains("268435456 bytes")), "{told}");
 }

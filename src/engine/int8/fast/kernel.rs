@@ -202,8 +202,10 @@ pub(super) fn cost(program: &Program, isa: Isa, step: &Step) -> usize {
         } else {
             each.saturating_mul(group)
         }
-    } else if let (Op::MatMul(_), &[.., k, n]) = (&step.op, shape_of_last(program, step)) {
-        packed(n, 1, k)
+    } else if let (Op::MatMul(_) | Op::FloatMatMul, &[.., k, n]) = (&step.op, shape_of_last(program, step)) {
+        // Which matrix meets which is noted for each of the output's.
+        let pairs = made.iter().rev().skip(2).product::<usize>().saturating_mul(2 * size_of::<usize>());
+        pairs.saturating_add(if step.op == Op::FloatMatMul { 0 } else { packed(n, 1, k) })
     } else if let Op::MaxPool(window) | Op::AveragePool(AveragePool { window, .. }) = &step.op {
         map(window)
     } else if step.op.is_movement() {

@@ -41,7 +41,11 @@ impl At<'_> {
             requant,
         };
         let frame = Frame { input: [h, w], output: [oh, ow], pads: [conv.window.pads[0], conv.window.pads[1]] };
-        Ok(Winograd::new(&spec)?.map(|winograd| Kernel::Winograd { winograd: Box::new(winograd), frame }))
+        let made = Winograd::new(&spec)?.map(|mut winograd| {
+            winograd.share(self.weights);
+            Kernel::Winograd { winograd: Box::new(winograd), frame }
+        });
+        Ok(made)
     }
 }
 

@@ -41,6 +41,7 @@ impl Lowering<'_> {
             (Some(_), Some(_)) | (None, _) => return Ok(None),
         };
         let Some((values, axis)) = self.by_axis(&weights, other) else { return Ok(None) };
+        self.pay((values.len() + weights.scales.len() + weights.zero_points.len()).saturating_mul(8))?;
         let of = |list_len: usize, i: usize| if list_len == 1 { 0 } else { i };
         let axis = if values.len() > 1 { axis } else { weights.axis };
         let mut made = QuantConst { axis, ..(*weights).clone() };

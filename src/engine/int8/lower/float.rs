@@ -126,8 +126,18 @@ impl Lowering<'_> {
         let each = |value: Option<ValueId>| match value {
             None => Ok(Vec::new()),
             Some(value) => {
+                // One for each value of a row; others would repeat.
+                let own = self.shape(value)?;
+                let along =
+                    own.iter().skip_while(|&&dim| dim == 1).eq(shape[axis..].iter().skip_while(|&&dim| dim == 1));
+                if !along || own.iter().product::<usize>() != width {
+                    return Err(Reason::Attribute("scale and bias of another shape than rows"));
+                }
                 let floats = match self.reps.get(&value) {
-                    Some(Rep::Constant(constant)) => Some(constant.floats()),
+                    Some(Rep::Constant(constant)) => {
+                        self.pay(constant.data.len().saturating_mul(8))?;
+                        Some(constant.floats())
+                    }
                     Some(_) | None => self.float_constant(value),
                 };
                 floats.filter(|floats| floats.len() == width).ok_or(Reason::Computed)
