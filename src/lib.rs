@@ -8,7 +8,7 @@
 //! sys/          disk, clock, process, real and faulty: the only place that renames, syncs, reads a clock
 //! onnx/         ModelProto (generated), graph, normalisation, shapes: the one ONNX front end
 //! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
-//! kernels/      int8 microkernels, packing, CPU detection; imports no sibling
+//! kernels/      int8 microkernels, float products beside them, packing, CPU detection; imports no sibling
 //! engine/       a model, its sessions and workers; slots: what is live
 //! bundle/       what a model is on disk and on the wire; no I/O
 //! store/        versions on disk and the journal: live, previous, trial

@@ -33,6 +33,37 @@ fn shown(inputs: &[TensorSpec]) -> String {
     inputs.iter().map(|spec| format!("{} {:?}", spec.name, spec.shape)).collect::<Vec<_>>().join(", ")
 }
 
+/// Puts it behind the others, of which the first goes where there are too many.
+fn keep<T>(list: &mut VecDeque<T>, last: T) {
+    list.push_back(last);
+    if list.len() > KEPT {
+        list.pop_front();
+    }
+}
+
+/// An output with what it is at most over these shapes of it; why not, where that cannot be said.
+fn widen<'s>(spec: &TensorSpec, shapes: impl Iterator<Item = &'s Vec<usize>>) -> Result<TensorSpec, String> {
+    let mut max = spec.shape.clone();
+    let mut moves = vec![false; max.len()];
+    for shape in shapes {
+        if shape.len() != max.len() {
+            return Err(format!("output {:?} has another number of dimensions there", spec.name));
+        }
+        for (axis, &dim) in shape.iter().enumerate() {
+            max[axis] = max[axis].max(dim);
+            moves[axis] |= dim != spec.shape[axis];
+        }
+    }
+    if spec.at(max.clone()).byte_size().is_none_or(|size| size > MAX_OUTPUT) {
+        return Err(format!("output {:?} has over {MAX_OUTPUT} bytes there", spec.name));
+    }
+    // One that was never seen larger than the manifest's is open all the same, which a larger bound says.
+    for axis in 0..max.len() {
+        max[axis] += usize::from(moves[axis] && max[axis] == spec.shape[axis]);
+    }
+    Ok(if max == spec.shape { spec.clone() } else { TensorSpec { max_shape: Some(max), ..spec.clone() } })
+}
+
 impl Open {
     pub fn new(onnx: &[u8], outputs: &[TensorSpec], weights: SharedWeights) -> Self {
         let outputs = outputs.iter().map(|spec| spec.name.clone()).collect();
@@ -66,24 +97,22 @@ impl Open {
         if let Some((_, problem)) = refused.iter().find(|(inputs, _)| *inputs == wanted) {
             return Err(told(problem));
         }
-        let made = match self.make(&wanted, Pace::AtOnce) {
-            Ok(made) => made,
+        match self.make(&wanted, Pace::AtOnce) {
+            Ok(made) => {
+                keep(&mut self.lock(), made.clone());
+                Ok(made)
+            }
+            // Not for its shape: the next time it may go well.
+            Err(EndsError::Load(error @ (LoadError::Thread(_) | LoadError::Panicked { .. }))) => {
+                Err(RunError::Compute(error.to_string()))
+            }
             Err(error) => {
                 let problem = error.to_string();
                 let error = told(&problem);
-                refused.push_back((wanted, problem));
-                if refused.len() > KEPT {
-                    refused.pop_front();
-                }
-                return Err(error);
+                keep(&mut refused, (wanted, problem));
+                Err(error)
             }
-        };
-        let mut ready = self.lock();
-        ready.push_back(made.clone());
-        if ready.len() > KEPT {
-            ready.pop_front();
         }
-        Ok(made)
     }
 
     fn make(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Model, EndsError> {
@@ -118,27 +147,7 @@ impl Open {
             known.extend(self.outputs_at(&smaller, Pace::GiveWay));
         }
         let widened = |(place, spec): (usize, &TensorSpec)| {
-            let mut max = spec.shape.clone();
-            let mut moves = vec![false; max.len()];
-            for shape in known.iter().map(|outputs| &outputs[place].shape) {
-                if shape.len() != max.len() {
-                    return Err(refusal(format!("output {:?} has another number of dimensions there", spec.name)));
-                }
-                for ((max, moves), (&dim, &own)) in max.iter_mut().zip(&mut moves).zip(shape.iter().zip(&spec.shape)) {
-                    *max = (*max).max(dim);
-                    *moves |= dim != own;
-                }
-            }
-            let size = spec.at(max.clone()).byte_size();
-            if size.is_none_or(|size| size > MAX_OUTPUT) {
-                return Err(refusal(format!("output {:?} has over {MAX_OUTPUT} bytes there", spec.name)));
-            }
-            // One that was never seen larger than the manifest's is open all the same.
-            max.iter_mut()
-                .zip(moves)
-                .zip(&spec.shape)
-                .for_each(|((max, moves), own)| *max += usize::from(moves && max == own));
-            Ok(if max == spec.shape { spec.clone() } else { TensorSpec { max_shape: Some(max), ..spec.clone() } })
+            widen(spec, known.iter().map(|outputs| &outputs[place].shape)).map_err(refusal)
         };
         outputs.iter().enumerate().map(widened).collect()
     }

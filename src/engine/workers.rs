@@ -46,6 +46,8 @@ const COUNTED: u8 = 2;
 struct Job {
     live: Arc<Live>,
     inputs: Vec<Tensor>,
+    /// In the manifest's shape.
+    usual: bool,
     reply: oneshot::Sender<Result<Answer, InferError>>,
     since: Instant,
     deadline: Duration,
@@ -110,15 +112,16 @@ impl Workers {
         }
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
+        // What it says of the model is held for or against it in the manifest's shape alone.
         let usual = live.model().is_ready_for(&inputs);
         let stage = Arc::new(AtomicU8::new(WAITING));
-        self.shared.push(Job { live: live.clone(), inputs, reply, since, deadline, stage: stage.clone() })?;
+        self.shared.push(Job { live: live.clone(), inputs, usual, reply, since, deadline, stage: stage.clone() })?;
         match tokio::time::timeout_at(since + deadline, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(InferError::Run(RunError::Panicked { place: "the worker".into() })),
             Err(_) => {
-                // A model that hangs has failed; one that never got to run has not.
-                // Nor has one that was to be made ready for another shape first.
+                // A model that hangs has failed; one that never got to run has not, nor one that was to be made ready
+                // for another shape first.
                 if stage.swap(COUNTED, SeqCst) == RUNNING && usual {
                     live.count_failure();
                 }
@@ -272,8 +275,7 @@ impl Job {
         let took = self.since.elapsed();
         let ran = took.saturating_sub(queued);
         if self.stage.swap(COUNTED, SeqCst) == RUNNING {
-            let usual = self.live.model().is_ready_for(&self.inputs);
-            count(&self.live, usual, &result, took, ran);
+            count(&self.live, self.usual, &result, took, ran);
         }
         let answer = result.map_err(InferError::Run).map(|outputs| Answer { outputs, queued, ran });
         let _ = self.reply.send(answer);

@@ -14,7 +14,6 @@ use super::gemm::GemmSpec;
 use super::lanes::{I16x8, I32x4};
 use super::pack::{Lines, PackError, check_multipliers, spread};
 use super::shared::SharedWeights;
-use super::storage::Storage;
 use super::tile::TileMut;
 
 /// Output pixels of a tile's side, and what it reads.
@@ -347,11 +346,4 @@ fn products(values: &[i16], weights: &[i16], groups: usize) -> [[I32x4; WIDE / 4
         }
     }
     sums
-}
-
-impl Winograd {
-    /// Whether bytes lie as it takes them.
-    pub fn takes(storage: Storage) -> bool {
-        storage == Storage::S8
-    }
 }
