@@ -48,6 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     value["release"] = json!(source.release);
     value["notes"] = json!(source.notes);
     value["macs"] = json!(report.macs());
+    value["float-macs"] = json!(report.float_macs());
     if args.program {
         value["programs"] = json!(listings);
     }

@@ -55,6 +55,8 @@ pub(super) struct Account {
     pub kept: Vec<Kept>,
     /// Why all of it stays float.
     pub whole: Option<String>,
+    /// Regions are of floats alone.
+    pub unquantized: bool,
     /// Bytes of constants that float nodes read.
     pub float_weights: usize,
 }
@@ -100,8 +102,10 @@ fn constants(graph: &Graph) -> usize {
     own.chain(inner).sum()
 }
 
-/// Takes the quantized parts out of a model. Nothing where there are none, or where this front end refuses the file:
-/// what is wrong with it, the other one says.
+pub(super) const UNQUANTIZED: &str = "nothing in it is quantized";
+
+/// Takes out of a model the parts that regions compute: what is quantized, and products of floats. Nothing where there
+/// are none, or where this front end refuses the file: what is wrong with it, the other one says.
 pub(super) fn divide(
     file: &[u8],
     inputs: &[TensorSpec],
@@ -115,11 +119,12 @@ pub(super) fn divide(
     };
     account.count(&model.graph, 0);
     if names_regions(&model.graph) {
-        return Ok(account.whole(&model, "nothing in it is quantized".into()));
+        return Ok(account.whole(&model, UNQUANTIZED.into()));
     }
     let moved = onnx::normalise::gather_first(&mut model.graph);
-    if !is_quantized(&model) {
-        let (_, account) = account.whole(&model, "nothing in it is quantized".into());
+    let quantized = is_quantized(&model);
+    if !quantized && !model.graph.nodes().any(|(_, node)| multiplies(&model.graph, node)) {
+        let (_, account) = account.whole(&model, UNQUANTIZED.into());
         let moved = model.to_proto().ok().filter(|_| moved > 0);
         return Ok((moved.map(|proto| Divided { graph: proto.encode_to_vec(), regions: Vec::new() }), account));
     }
@@ -133,11 +138,13 @@ pub(super) fn divide(
     };
     match model.to_proto() {
         Ok(proto) if !regions.is_empty() => {
+            account.unquantized = !quantized;
             account.float_weights = constants(&model.graph);
             Ok((Some(Divided { graph: proto.encode_to_vec(), regions }), account))
         }
         Ok(_) => {
-            account.whole = Some("none of its quantized parts can run in int8".into());
+            let quantized = if quantized { "none of its quantized parts can run in int8" } else { UNQUANTIZED };
+            account.whole = Some(quantized.into());
             Ok((None, account))
         }
         Err(error) => Ok(account.whole(&model, causes(error))),
@@ -198,6 +205,15 @@ fn brings_weights(graph: &Graph, node: &onnx::graph::Node) -> bool {
     let bytes = [onnx::ElementType::I8, onnx::ElementType::U8];
     let weights = |value| graph.constant(value).is_some_and(|w| bytes.contains(&w.element()) && w.len() >= FEWEST);
     node.is("Cast") && node.input(0).is_some_and(weights)
+}
+
+/// A convolution, or a large product, of floats by constants: regions do it faster than tract.
+fn multiplies(graph: &Graph, node: &onnx::graph::Node) -> bool {
+    const FEWEST: usize = 1 << 14;
+    let fewest = if node.is("Conv") { 1 } else { FEWEST };
+    let by_node = |value| graph.producer(value).is_some_and(|(_, node)| node.is("Constant"));
+    let constant = |value| graph.constant(value).map_or_else(|| by_node(value), |weights| weights.len() >= fewest);
+    ["Conv", "MatMul", "Gemm"].iter().any(|op| node.is(op)) && node.input(1).is_some_and(constant)
 }
 
 /// A file from outside that takes a part of it for a region of ours: whoever reads it otherwise refuses it.

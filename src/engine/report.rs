@@ -6,7 +6,7 @@
 
 use super::int8::fast::StageFacts;
 use super::model::{LoadError, Model};
-use super::region::{Account, Region};
+use super::region::{Account, Region, UNQUANTIZED};
 use super::settings::{Because, Settings};
 use crate::kernels::Isa;
 use crate::onnx::{self, Limits};
@@ -66,11 +66,13 @@ pub struct OperatorFacts {
     pub float: usize,
 }
 
-/// A part of the graph that runs in int8.
+/// A part of the graph that runs in int8, or in float by the kernels beside those of int8.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RegionFacts {
     pub macs: u64,
+    /// Those of floats among them.
+    pub float_macs: u64,
     /// Weights as the file has them, bytes.
     pub weights: usize,
     /// What kernels keep, packed weights above all, bytes; shared by all runs.
@@ -93,7 +95,7 @@ pub struct FloatNode {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MemoryFacts {
-    /// Of int8 regions, packed; shared by all runs.
+    /// Of regions, packed; shared by all runs. Those of floats among them.
     pub int8_weights: usize,
     /// Constants of float nodes, as the file has them; shared by all runs.
     pub float_weights: usize,
@@ -133,15 +135,20 @@ impl Report {
             engine: EngineFacts::here(threads)?,
             operators: account.operators.into_iter().map(operator).collect(),
             regions,
-            not_int8: account.whole,
+            not_int8: account.whole.or_else(|| account.unquantized.then(|| UNQUANTIZED.into())),
             float: float.collect(),
             memory,
         })
     }
 
-    /// Multiplications of int8 values in a run.
+    /// Multiplications of regions in a run.
     pub fn macs(&self) -> u64 {
         self.regions.iter().map(|region| region.macs).sum()
+    }
+
+    /// Those of floats among them.
+    pub fn float_macs(&self) -> u64 {
+        self.regions.iter().map(|region| region.float_macs).sum()
     }
 }
 
@@ -190,6 +197,7 @@ fn region(region: &Region) -> RegionFacts {
     let stages = plan.stage_facts();
     RegionFacts {
         macs: plan.program().macs(),
+        float_macs: stages.iter().map(|stage| stage.float_macs).sum(),
         weights: stages.iter().map(|stage| stage.weights).sum(),
         packed: stages.iter().map(|stage| stage.packed).sum(),
         state: plan.memory(),

@@ -1,15 +1,12 @@
 #![allow(unsafe_code, reason = "vector instructions on pointers")]
-//! Products of floats, where int8 ends: attention between activations, and weights that alone are int8.
+//! Products of two computed sides of floats: attention. (By constant weights: `f32_conv`.)
 //!
-//! Invariant: a sum is one fused multiplication and addition after another in the order of k, from zero; then
-//! `sum·scale + bias`, rounded after each. No tier adds in another order, so that all have the same bits.
-//! Weights stay bytes in memory and become floats a block at a time, which is then read for all rows of a tile.
-//! Rejected: weights unpacked at load (four times the memory, for which such models are quantized at all).
+//! Invariant: a sum is one fused multiplication and addition after another in the order of k, from zero. No tier adds in
+//! another order, so that all have the same bits.
 
 use super::here::{Loops, vectorized};
 use super::isa::Isa;
-use super::pack::{Lines, PackError, check_multipliers, spread};
-use super::shared::SharedWeights;
+use super::pack::PackError;
 use super::tile::TileMut;
 
 /// Lines of a right side that are at work at once: with the widest strip half of a small core's first cache.
@@ -148,15 +145,6 @@ impl Tier {
     }
 }
 
-/// A right side, and what becomes of sums.
-trait Right {
-    /// So many columns of a line, as floats.
-    fn fill(&self, line: usize, column: usize, to: &mut [f32]);
-
-    /// Whole sums, from a column on.
-    fn end(&self, column: usize, sums: &mut [f32]);
-}
-
 /// `[M][K]` times `[K][N]`, both floats.
 #[derive(Debug, Clone, Copy)]
 pub struct FloatProduct {
@@ -164,21 +152,6 @@ pub struct FloatProduct {
     tier: Tier,
     k: usize,
     n: usize,
-}
-
-struct Floats<'a> {
-    n: usize,
-    values: &'a [f32],
-}
-
-impl Right for Floats<'_> {
-    #[inline(always)]
-    fn fill(&self, line: usize, column: usize, to: &mut [f32]) {
-        to.copy_from_slice(&self.values[line * self.n + column..][..to.len()]);
-    }
-
-    #[inline(always)]
-    fn end(&self, _column: usize, _sums: &mut [f32]) {}
 }
 
 impl FloatProduct {
@@ -199,123 +172,21 @@ impl FloatProduct {
     /// If a side is too short, or the tile lies outside of the product.
     pub fn run(&self, left: &[f32], right: &[f32], output: &mut TileMut<'_, f32>) {
         assert!(right.len() >= self.k * self.n, "{} values of a right side", right.len());
-        let right = Floats { n: self.n, values: right };
-        vectorized(self.isa, Multiply { tier: &self.tier, left, k: self.k, n: self.n, right: &right, output });
-    }
-}
-
-/// `[M][K]` floats times constant int8 weights `[K][N]`.
-#[derive(Debug, Clone)]
-pub struct FloatGemm {
-    isa: Isa,
-    tier: Tier,
-    k: usize,
-    n: usize,
-    /// `[strip][k][columns of the tier]`
-    weights: Lines,
-    /// By column, as floats; empty where all are 0.
-    zero_points: Vec<f32>,
-    scales: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Right for FloatGemm {
-    #[inline(always)]
-    fn fill(&self, line: usize, column: usize, to: &mut [f32]) {
-        let width = self.tier.columns;
-        let from = &self.weights.values()[(column / width * self.k + line) * width..][..to.len()];
-        let zeros = self.zero_points.get(column..column + to.len());
-        for (to, &w) in to.iter_mut().zip(from) {
-            *to = f32::from(w);
-        }
-        for (to, &zero) in to.iter_mut().zip(zeros.unwrap_or_default()) {
-            *to -= zero;
-        }
-    }
-
-    #[inline(always)]
-    fn end(&self, column: usize, sums: &mut [f32]) {
-        let bias = self.bias.get(column..column + sums.len()).unwrap_or_default();
-        for (sum, &scale) in sums.iter_mut().zip(&self.scales[column..]) {
-            *sum *= scale;
-        }
-        for (sum, &bias) in sums.iter_mut().zip(bias) {
-            *sum += bias;
-        }
-    }
-}
-
-impl FloatGemm {
-    /// Memory that it keeps.
-    pub fn bytes(&self) -> usize {
-        self.weights.bytes() + (self.zero_points.len() + self.scales.len() + self.bias.len()) * 4
-    }
-
-    /// Has its packed weights in common with those that are equal.
-    pub fn share(&mut self, with: &SharedWeights) {
-        with.join(&mut self.weights);
-    }
-
-    /// Weights `[K][N]`; zero points and scales one, or one for each column; no bias, or one for each column.
-    ///
-    /// # Errors
-    /// If lengths disagree, a scale is not finite, or this CPU lacks `isa`.
-    pub fn new(
-        isa: Isa,
-        [k, n]: [usize; 2],
-        [weights, zero_points]: [&[i8]; 2],
-        scales: &[f32],
-        bias: &[f32],
-    ) -> Result<Self, PackError> {
-        let tier = Tier::of(isa)?;
-        let wanted = k.saturating_mul(n);
-        if weights.len() != wanted {
-            return Err(PackError::Length { what: "weights", found: weights.len(), wanted });
-        }
-        let width = tier.columns;
-        let zeros = spread("weight zero points", zero_points, n, 0)?;
-        let scales = spread("scales", scales, n, 1.0)?;
-        check_multipliers(&scales)?;
-        let bias = if bias.is_empty() { Vec::new() } else { spread("bias", bias, n, 0.0)? };
-        let mut lines = Lines::zeroed(n.div_ceil(width) * k * width);
-        let packed = lines.values_mut();
-        for (line, row) in weights.chunks_exact(n.max(1)).enumerate() {
-            for (strip, part) in row.chunks(width).enumerate() {
-                packed[(strip * k + line) * width..][..part.len()].copy_from_slice(part);
-            }
-        }
-        let zero_points =
-            if zeros.iter().all(|&z| z == 0) { Vec::new() } else { zeros.iter().map(|&z| f32::from(z)).collect() };
-        Ok(Self { isa, tier, k, n, weights: lines, zero_points, scales, bias })
-    }
-
-    /// Rows that tiles best begin at multiples of, and columns that they must.
-    pub fn steps(&self) -> [usize; 2] {
-        [self.tier.rows, self.tier.columns]
-    }
-
-    /// Computes one tile; `left` begins at row 0 of the whole output.
-    ///
-    /// # Panics
-    /// If the left side is too short, or the tile lies outside of the product or inside of a strip.
-    pub fn run(&self, left: &[f32], output: &mut TileMut<'_, f32>) {
-        let columns = output.columns();
-        assert!(columns.start.is_multiple_of(self.tier.columns), "columns {columns:?} are inside of a strip");
-        vectorized(self.isa, Multiply { tier: &self.tier, left, k: self.k, n: self.n, right: self, output });
+        vectorized(self.isa, Multiply { tier: &self.tier, left, k: self.k, n: self.n, right, output });
     }
 }
 
 /// A tile of a product: strip by strip, and of each a block of lines at a time.
-struct Multiply<'a, 'o, R> {
+struct Multiply<'a, 'o> {
     tier: &'a Tier,
     left: &'a [f32],
     k: usize,
     n: usize,
-    right: &'a R,
+    right: &'a [f32],
     output: &'a mut TileMut<'o, f32>,
 }
 
-impl<R: Right> Loops for Multiply<'_, '_, R> {
+impl Loops for Multiply<'_, '_> {
     #[inline(always)]
     fn run(self) {
         let Self { tier, left, k, n, right, output } = self;
@@ -328,7 +199,7 @@ impl<R: Right> Loops for Multiply<'_, '_, R> {
             for start in (0..k.max(1)).step_by(DEPTH) {
                 let depth = DEPTH.min(k - start);
                 for (line, to) in strip.chunks_exact_mut(tier.columns).take(depth).enumerate() {
-                    right.fill(start + line, column, &mut to[..width]);
+                    to[..width].copy_from_slice(&right[(start + line) * n + column..][..width]);
                 }
                 for row in rows.clone().step_by(tier.rows) {
                     let count = tier.rows.min(rows.end - row);
@@ -348,9 +219,6 @@ impl<R: Right> Loops for Multiply<'_, '_, R> {
                     // `depth` values follow `start`; the strip holds DEPTH lines, `sums` MAX_ROWS.
                     unsafe { (tier.run)(&block, count) };
                     for (i, sums) in sums.iter_mut().take(count).enumerate() {
-                        if start + depth == k {
-                            right.end(column, &mut sums[..width]);
-                        }
                         of(output, row + i, column, width).copy_from_slice(&sums[..width]);
                     }
                 }

@@ -136,6 +136,14 @@ impl Indirection {
         &self.geometry
     }
 
+    /// The same for a map in units of floats; without zeros for what reads no padding.
+    pub(super) fn check_floats(&self, input: &[f32], zeros: Option<&[f32]>, width: usize) {
+        let needed = self.reach + width;
+        assert!(needed <= input.len(), "input of {} floats, {needed} needed", input.len());
+        let there = zeros.map_or(width, <[f32]>::len);
+        assert!(!self.padded || width <= there, "{there} zeros, {width} needed");
+    }
+
     /// Panics unless every tap finds `width` bytes, in the input or in the row of padding.
     pub(super) fn check(&self, input: &[u8], padding: &[u8], width: usize) {
         let needed = self.reach + width;

@@ -182,6 +182,18 @@ impl Lines {
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 32) }
     }
 
+    /// As floats.
+    pub(super) fn floats(&self) -> &[f32] {
+        // SAFETY: lines are 16 such numbers each, without gaps, and are aligned for them; any bits are an f32.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
+    }
+
+    pub(super) fn floats_mut(&mut self) -> &mut [f32] {
+        let lines = Arc::make_mut(&mut self.lines);
+        // SAFETY: as above; borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+    }
+
     pub(super) fn as_ptr(&self) -> *const i8 {
         self.lines.as_ptr().cast()
     }

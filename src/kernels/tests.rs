@@ -5,6 +5,7 @@
 
 mod convolution;
 mod depthwise;
+mod f32;
 mod floats;
 mod guard;
 mod loops;

@@ -82,7 +82,7 @@ impl<'a, T> TileMut<'a, T> {
     }
 
     /// Some columns of some rows as pieces that lie in one: all of them where rows follow one another without a gap.
-    pub(super) fn pieces(&mut self, rows: Range<usize>, columns: Range<usize>, mut of: impl FnMut(&mut [T])) {
+    pub fn pieces(&mut self, rows: Range<usize>, columns: Range<usize>, mut of: impl FnMut(&mut [T])) {
         if columns.len() == self.row_stride && !rows.is_empty() && !columns.is_empty() {
             let count = rows.len() * columns.len();
             let start = self.pointer(rows.start, columns.start);
@@ -93,6 +93,18 @@ impl<'a, T> TileMut<'a, T> {
         let first = self.columns.start;
         for row in rows {
             of(&mut self.row(row)[columns.start - first..columns.end - first]);
+        }
+    }
+
+    /// Some rows at a time, one part after another.
+    ///
+    /// # Panics
+    /// If that is none.
+    pub fn by_rows(&mut self, high: usize, mut of: impl FnMut(&mut TileMut<'_, T>)) {
+        for start in self.rows().step_by(high) {
+            let rows = start..(start + high).min(self.rows.end);
+            // Lent for as long as it is at work, while this one is not.
+            of(&mut self.part(rows, self.columns.clone()));
         }
     }
 

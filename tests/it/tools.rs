@@ -104,15 +104,15 @@ fn inspect_shows_what_runs_in_int8_by_which_kernels() {
 #[test]
 fn inspects_json_keeps_its_keys() {
     let told = json(&["inspect", DIGITS, "--json"]);
-    let top = "engine file float inputs macs memory model not-int8 notes operators outputs regions release";
+    let top = "engine file float float-macs inputs macs memory model not-int8 notes operators outputs regions release";
     assert_eq!(keys(&told), top.split(' ').collect());
     assert_eq!(keys(&told["engine"]), BTreeSet::from(["available", "isa", "isa-because", "threads"]));
     assert_eq!(keys(&told["file"]), BTreeSet::from(["bytes", "ir-version", "opsets", "producer"]));
     assert_eq!(keys(&told["memory"]), BTreeSet::from(["float-weights", "int8-state", "int8-weights"]));
     assert_eq!(keys(&told["operators"][0]), BTreeSet::from(["file", "float", "int8", "operator"]));
     let region = &told["regions"][0];
-    assert_eq!(keys(region), BTreeSet::from(["macs", "packed", "stages", "state", "weights"]));
-    let stage = "activations isa kernel macs node operator packed shape slow weights";
+    assert_eq!(keys(region), BTreeSet::from(["float-macs", "macs", "packed", "stages", "state", "weights"]));
+    let stage = "activations float-macs isa kernel macs node operator packed shape slow weights";
     assert_eq!(keys(&region["stages"][0]), stage.split(' ').collect());
     assert_eq!(region["stages"][1]["node"], "conv1");
     let macs: u64 = region["stages"].as_array().unwrap().iter().map(|stage| stage["macs"].as_u64().unwrap()).sum();
@@ -257,8 +257,8 @@ fn names_from_a_file_write_nothing_to_the_terminal() {
 #[test]
 fn bench_tells_latencies_in_order_and_layers_that_make_up_a_run() {
     let told = json(&["bench", DIGITS, "--runs", "25", "--json", "--seed", "7"]);
-    let top = "compared engine first-run-ms input inputs latency-ms layer-runs layers load-ms macs memory model not-int8 \
-               notes peak-gmacs-per-second peak-rss release runs runs-per-second";
+    let top = "compared engine first-run-ms float-macs input inputs latency-ms layer-runs layers load-ms macs memory \
+               model not-int8 notes peak-gmacs-per-second peak-rss release runs runs-per-second";
     assert_eq!(keys(&told), top.split_whitespace().collect());
     assert_eq!((&told["runs"], &told["layer-runs"], &told["compared"]), (&25.into(), &5.into(), &Value::Null));
     let latency = &told["latency-ms"];

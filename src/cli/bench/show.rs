@@ -109,7 +109,8 @@ fn step(region: usize, at: usize, stage: Option<&crate::engine::StageFacts>, ms:
         if stage.macs > 0 && ms > 0.0 {
             let rate = stage.macs as f64 / (ms / 1e3);
             layer.gmacs_per_second = Some(rate / 1e9);
-            layer.of_measured_peak = (peak > 0.0).then_some(rate / peak);
+            // The peak is that of int8.
+            layer.of_measured_peak = (peak > 0.0 && stage.float_macs == 0).then_some(rate / peak);
         }
     }
     layer
@@ -138,8 +139,11 @@ fn head(results: &Results<'_>) -> Table {
     table.row(["input", &format!("{}; {}", results.input, shapes.join(", "))]);
     match &report.not_int8 {
         Some(why) => table.row(["int8", &format!("no: {why}")]),
-        None => table.row(["int8", &format!("{} MACs a run", count(report.macs()))]),
+        None => table.row(["int8", &format!("{} MACs a run", count(report.macs() - report.float_macs()))]),
     };
+    if report.float_macs() > 0 {
+        table.row(["float", &format!("{} MACs a run in regions", count(report.float_macs()))]);
+    }
     table.row(["kernels", &format!("{}, {}", engine.isa, engine.isa_because)]);
     let peak = format!("{:.1} GMAC/s in int8, measured on {}", results.peak / 1e9, threads(engine.threads));
     table.row(["peak", &peak]);
@@ -167,6 +171,8 @@ fn latency(results: &Results<'_>) -> Table {
     let rate = results.report.macs() as f64 / of.p50.max(1e-9);
     let (gmacs, share) = match results.report.macs() {
         0 => ("-".to_owned(), "-".to_owned()),
+        // The peak is that of int8.
+        _ if results.report.float_macs() > 0 => (format!("{:.1}", rate / 1e9), "-".to_owned()),
         _ => (format!("{:.1}", rate / 1e9), percent(rate / results.peak.max(1.0))),
     };
     let mut cells = vec![results.runs.to_string()];
@@ -224,8 +230,8 @@ fn memory(results: &Results<'_>) -> Table {
     let size = |n: usize| bytes(n as u64);
     let mut table = Table::new([("memory", LEFT), ("", RIGHT)]);
     table
-        .row(["int8 weights, packed", &size(memory.int8_weights)])
-        .row(["float weights", &size(memory.float_weights)])
+        .row(["packed weights", &size(memory.int8_weights)])
+        .row(["weights of tract's nodes", &size(memory.float_weights)])
         .row(["state of a run", &size(memory.int8_state)])
         .row(["process at most", &bytes(results.peak_rss)])
         .row(["loading", &span(results.load_ms / 1e3)])
@@ -260,6 +266,7 @@ pub(super) fn json(results: &Results<'_>) -> Value {
         "engine": report.engine,
         "not-int8": report.not_int8,
         "macs": report.macs(),
+        "float-macs": report.float_macs(),
         "peak-gmacs-per-second": results.peak / 1e9,
         "load-ms": results.load_ms,
         "first-run-ms": results.first_ms,

@@ -47,15 +47,20 @@ fn head(source: &Source, report: &Report) -> Table {
     match &report.not_int8 {
         Some(why) => table.row(["int8", &format!("no: {why}")]),
         None => {
-            table.row(["int8", &format!("{} MACs in {}", count(report.macs()), regions_text(report.regions.len()))])
+            let macs = report.macs() - report.float_macs();
+            table.row(["int8", &format!("{} MACs in {}", count(macs), regions_text(report.regions.len()))])
         }
     };
+    if report.float_macs() > 0 {
+        let regions = report.regions.iter().filter(|region| region.float_macs > 0).count();
+        table.row(["float", &format!("{} MACs in {}", count(report.float_macs()), regions_text(regions))]);
+    }
     table.row(["kernels", &format!("{}, {}", engine.isa, engine.isa_because)]);
     table.row(["threads", &engine.threads.to_string()]);
     let memory = report.memory;
-    let weights = format!("{} packed int8, {} float", size(memory.int8_weights), size(memory.float_weights));
+    let weights = format!("{} packed, {} of tract's nodes", size(memory.int8_weights), size(memory.float_weights));
     table.row(["weights", &weights]);
-    table.row(["state", &format!("{} of int8 regions for each run at the same time", size(memory.int8_state))]);
+    table.row(["state", &format!("{} of regions for each run at the same time", size(memory.int8_state))]);
     table
 }
 
@@ -78,8 +83,13 @@ fn ends(report: &Report) -> Table {
 }
 
 fn operators(report: &Report) -> Table {
-    let mut table =
-        Table::new([("operator", LEFT), ("in the file", RIGHT), ("int8", RIGHT), ("float", RIGHT), ("folded", RIGHT)]);
+    let mut table = Table::new([
+        ("operator", LEFT),
+        ("in the file", RIGHT),
+        ("in regions", RIGHT),
+        ("in tract", RIGHT),
+        ("folded", RIGHT),
+    ]);
     let number = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
     let mut total = [0; 3];
     for facts in &report.operators {

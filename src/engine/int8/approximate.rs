@@ -84,6 +84,34 @@ pub fn apply(isa: Isa, function: Unary, from: &[f32], to: &mut [f32]) {
     vectorized(isa, Apply { function, from, to });
 }
 
+/// The same in place.
+pub fn apply_in_place(isa: Isa, function: Unary, values: &mut [f32]) {
+    vectorized(isa, InPlace { function, values });
+}
+
+struct InPlace<'a> {
+    function: Unary,
+    values: &'a mut [f32],
+}
+
+/// Values of which a copy stays in registers.
+const COPY: usize = 64;
+
+impl Loops for InPlace<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { function, values } = self;
+        let (chunks, rest) = values.as_chunks_mut::<COPY>();
+        for chunk in chunks {
+            let from = *chunk;
+            apply_here(function, &from, chunk);
+        }
+        let mut from = [0.0; COPY];
+        from[..rest.len()].copy_from_slice(rest);
+        apply_here(function, &from[..rest.len()], rest);
+    }
+}
+
 struct Apply<'a> {
     function: Unary,
     from: &'a [f32],
@@ -108,6 +136,12 @@ fn apply_here(function: Unary, from: &[f32], to: &mut [f32]) {
     }
     match function {
         Unary::Relu => quick!(|x: f32| x.max(0.0)),
+        Unary::HardSigmoid { alpha, beta } => quick!(|x: f32| (x * alpha + beta).clamp(0.0, 1.0)),
+        Unary::HardSwish => quick!(|x: f32| x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)),
+        Unary::Sqrt => quick!(f32::sqrt),
+        Unary::Neg => quick!(|x: f32| -x),
+        Unary::Abs => quick!(f32::abs),
+        Unary::Reciprocal => quick!(|x: f32| 1.0 / x),
         Unary::Clip { low, high } => quick!(|x: f32| x.max(low).min(high)),
         Unary::LeakyRelu { alpha } => quick!(|x: f32| if x < 0.0 { x * alpha } else { x }),
         Unary::Exp => quick!(exp),
@@ -120,16 +154,10 @@ fn apply_here(function: Unary, from: &[f32], to: &mut [f32]) {
         Unary::Elu { .. }
         | Unary::Celu { .. }
         | Unary::Selu { .. }
-        | Unary::HardSigmoid { .. }
-        | Unary::HardSwish
         | Unary::Softplus
         | Unary::Softsign
         | Unary::Mish
         | Unary::Log
-        | Unary::Sqrt
-        | Unary::Reciprocal
-        | Unary::Neg
-        | Unary::Abs
         | Unary::Floor
         | Unary::Ceil
         | Unary::Round
@@ -161,6 +189,8 @@ mod tests {
             Unary::Swish { alpha: 1.0 },
             Unary::Gelu,
             Unary::GeluTanh,
+            Unary::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            Unary::HardSwish,
         ];
         for function in functions {
             let x: Vec<f32> = numbers().collect();

@@ -2,9 +2,10 @@
 //!
 //! Invariant: what passes can be executed without a panic and without an overflow of 32 bits.
 
-use super::op::{Conv, Finish, FloatLinear, Linear, Op, Weights, Window};
+use super::op::{Conv, Finish, Linear, Op, Weights, Window};
 use super::program::{Draft, QuantParams, Step, Type, Value, ValueId};
-use super::rows::RowFunction;
+
+mod float;
 
 /// The first thing that does not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -88,9 +89,9 @@ struct At<'a> {
 pub fn check_step(draft: &Draft, step: &Step) -> Checked {
     let inputs: Vec<_> = step.inputs.iter().map(|id| &draft.values[id.index()]).collect();
     let at = At { inputs, output: &draft.values[step.output.index()] };
-    let weights = step.op.weights().map(|weights| &weights.shape);
-    if let Some(shape) = [Some(&at.output.shape), weights].into_iter().flatten().find(|shape| !is_of_a_size(shape)) {
-        return Err(Problem::Size(shape.clone()));
+    let shapes = [Some(at.output.shape.as_slice()), step.op.weights_shape()];
+    if let Some(shape) = shapes.into_iter().flatten().find(|shape| !is_of_a_size(shape)) {
+        return Err(Problem::Size(shape.to_vec()));
     }
     if let Type::Int8(params) = at.output.ty {
         positive(params.scale)?;
@@ -105,6 +106,8 @@ pub fn check_step(draft: &Draft, step: &Step) -> Checked {
         Op::Float(_) => at.same_shape(|from, to| from == Type::F32 && to == Type::F32),
         Op::FloatBinary(_) => at.broadcast(Type::F32),
         Op::FloatLinear(linear) => at.float_linear(linear),
+        Op::FloatConv(conv) => at.float_conv(conv),
+        Op::FloatAverage(pool) => at.floats(1).and_then(|()| at.pool(&pool.window)),
         Op::FloatMatMul => at.floats(2).and_then(|()| at.matrices()).map(|_| ()),
         Op::Rows { function, width } => at.rows(function, *width),
         Op::Add(add) => [add.ra, add.rb, add.c].into_iter().try_for_each(finite).and_then(|()| at.broadcast_int8()),
@@ -113,8 +116,15 @@ pub fn check_step(draft: &Draft, step: &Step) -> Checked {
         Op::Linear(linear) => at.linear(linear),
         Op::MatMul(finish) => at.mat_mul(finish),
         Op::Concat { axis } => at.concat(*axis),
-        Op::MaxPool(window) => at.pool(window).and_then(|()| at.moved()),
-        Op::AveragePool(pool) => at.pool(&pool.window).and_then(|()| at.pooled(pool)),
+        Op::MaxPool(window) => {
+            let is_ordered = |ty| is_int8(ty) || ty == Type::F32;
+            at.one(is_ordered, is_ordered)?;
+            at.pool(window).and_then(|()| at.moved())
+        }
+        Op::AveragePool(pool) => {
+            at.one(is_int8, is_int8)?;
+            at.pool(&pool.window).and_then(|()| at.pooled(pool))
+        }
         Op::Mean(mean) => {
             finite(mean.multiplier)?;
             at.one(is_int8, is_int8)?;
@@ -225,62 +235,32 @@ impl At<'_> {
         self.shape(wanted.ok_or_else(|| Problem::Inputs(shapes()))?)
     }
 
-    fn conv(&self, conv: &Conv) -> Checked {
+    /// Output channels, and the products of each output value.
+    pub(super) fn convolution(&self, weights: &[usize], window: &Window, group: usize) -> Result<[usize; 2], Problem> {
         self.arity(1)?;
         let [n, c, h, w] = rank4(self.inputs[0])?;
-        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), conv.weights.shape.clone()]);
-        let &[m, per_group, kh, kw] = conv.weights.shape.as_slice() else { return Err(shapes()) };
-        let divides = conv.group > 0 && m % conv.group == 0 && per_group.checked_mul(conv.group) == Some(c);
-        if !divides || conv.window.kernel != [kh, kw] {
+        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), weights.to_vec()]);
+        let &[m, per_group, kh, kw] = weights else { return Err(shapes()) };
+        let divides = group > 0 && m % group == 0 && per_group.checked_mul(group) == Some(c);
+        if !divides || window.kernel != [kh, kw] {
             return Err(shapes());
         }
-        let [oh, ow] = conv.window.output([h, w]).ok_or_else(shapes)?;
+        let [oh, ow] = window.output([h, w]).ok_or_else(shapes)?;
         self.shape(vec![n, m, oh, ow])?;
-        let taps = per_group * kh * kw;
+        Ok([m, per_group * kh * kw])
+    }
+
+    fn conv(&self, conv: &Conv) -> Checked {
+        let [m, taps] = self.convolution(&conv.weights.shape, &conv.window, conv.group)?;
         let far = |(channel, row): (usize, &[i8])| magnitude(row, zero_of(&conv.weights.zero_points, channel));
         let sums = || conv.weights.data.chunks_exact(taps.max(1)).enumerate().map(far).collect();
         self.product(&conv.weights, &conv.bias, m, &conv.finish, sums)
     }
 
-    /// Floats in, floats out.
-    fn floats(&self, inputs: usize) -> Checked {
-        self.arity(inputs)?;
-        let mut types = self.inputs.iter().chain([&self.output]).map(|value| value.ty);
-        if types.all(|ty| ty == Type::F32) { Ok(()) } else { Err(Problem::Type) }
-    }
-
-    fn rows(&self, function: &RowFunction, width: usize) -> Checked {
-        self.floats(1)?;
-        let values = self.inputs[0].count();
-        if width == 0 || !values.is_multiple_of(width) {
-            return Err(Problem::Inputs(vec![self.inputs[0].shape.clone()]));
-        }
-        self.length("its output", self.output.count(), values / width * function.made(width))?;
-        if let RowFunction::LayerNorm(norm) = function {
-            let all = |what, values: &[f32]| match values.len() {
-                0 => Ok(()),
-                found => self.length(what, found, width),
-            };
-            all("scales", &norm.scale)?;
-            all("the bias", &norm.bias)?;
-        }
-        Ok(())
-    }
-
-    fn float_linear(&self, linear: &FloatLinear) -> Checked {
-        self.floats(1)?;
-        let [_, n] = self.columns(&linear.weights)?;
-        self.length("weights", linear.weights.data.len(), linear.weights.shape.iter().product())?;
-        per_channel("weight zero points", linear.weights.zero_points.len(), n)?;
-        per_channel("scales", linear.scales.len(), n)?;
-        linear.scales.iter().try_for_each(|&scale| finite(scale))?;
-        if linear.bias.is_empty() { Ok(()) } else { self.length("the bias", linear.bias.len(), n) }
-    }
-
     /// Weights `[K][N]` that the input's last axis meets.
-    fn columns(&self, weights: &Weights) -> Result<[usize; 2], Problem> {
-        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), weights.shape.clone()]);
-        let &[k, n] = weights.shape.as_slice() else { return Err(shapes()) };
+    fn columns(&self, weights: &[usize]) -> Result<[usize; 2], Problem> {
+        let shapes = || Problem::Inputs(vec![self.inputs[0].shape.clone(), weights.to_vec()]);
+        let &[k, n] = weights else { return Err(shapes()) };
         let Some((last, outer)) = self.inputs[0].shape.split_last() else { return Err(shapes()) };
         if *last != k {
             return Err(shapes());
@@ -291,7 +271,7 @@ impl At<'_> {
 
     fn linear(&self, linear: &Linear) -> Checked {
         self.arity(1)?;
-        let [_, n] = self.columns(&linear.weights)?;
+        let [_, n] = self.columns(&linear.weights.shape)?;
         let zero_points = &linear.weights.zero_points;
         let sums = || {
             let zeros: Vec<i32> = (0..n).map(|channel| zero_of(zero_points, channel)).collect();
@@ -391,7 +371,6 @@ impl At<'_> {
     }
 
     fn pool(&self, window: &Window) -> Checked {
-        self.one(is_int8, is_int8)?;
         let [n, c, h, w] = rank4(self.inputs[0])?;
         let output = window.output([h, w]).ok_or_else(|| Problem::Inputs(vec![self.inputs[0].shape.clone()]))?;
         self.shape(vec![n, c, output[0], output[1]])

@@ -1,6 +1,6 @@
 //! Listings of programs, for people.
 
-use super::op::{Finish, Op, Weights, Window};
+use super::op::{Finish, FloatWeights, Op, Weights, Window};
 use super::program::{Program, QuantParams, Type, ValueId};
 use std::fmt::{Display, Formatter, Result};
 
@@ -63,7 +63,13 @@ fn detail(op: &Op, f: &mut Formatter<'_>) -> Result {
             weights(&linear.weights, f)?;
             finish(&linear.finish, f)
         }
-        Op::FloatLinear(linear) => weights(&linear.weights, f),
+        Op::FloatLinear(linear) => float_weights(&linear.weights, f),
+        Op::FloatConv(conv) => {
+            float_weights(&conv.weights, f)?;
+            window(&conv.window, f)?;
+            if conv.group > 1 { write!(f, " group {}", conv.group) } else { Ok(()) }
+        }
+        Op::FloatAverage(pool) => window(&pool.window, f),
         Op::Rows { width, .. } => write!(f, " rows of {width}"),
         Op::MatMul(end) => finish(end, f),
         Op::Concat { axis } => write!(f, " axis {axis}"),
@@ -93,6 +99,13 @@ fn detail(op: &Op, f: &mut Formatter<'_>) -> Result {
 
 fn weights(weights: &Weights, f: &mut Formatter<'_>) -> Result {
     write!(f, " weights {:?}", weights.shape)
+}
+
+fn float_weights(of: &FloatWeights, f: &mut Formatter<'_>) -> Result {
+    match of {
+        FloatWeights::Bytes { weights: of, .. } => weights(of, f),
+        FloatWeights::Floats { shape, .. } => write!(f, " weights f32 {shape:?}"),
+    }
 }
 
 fn window(window: &Window, f: &mut Formatter<'_>) -> Result {

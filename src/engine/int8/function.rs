@@ -153,6 +153,11 @@ impl Binary {
         vectorized(isa, Apply { function: self, a, b, to });
     }
 
+    /// The same with one operand in place: the first where it `leads`, else the second.
+    pub fn apply_in_place(self, isa: Isa, values: &mut [f32], with: &[f32], leads: bool) {
+        vectorized(isa, InPlace { function: self, values, with, leads });
+    }
+
     pub fn of(self, a: f32, b: f32) -> f32 {
         match self {
             Self::Add => a + b,
@@ -171,6 +176,37 @@ struct Apply<'a> {
     a: &'a [f32],
     b: &'a [f32],
     to: &'a mut [f32],
+}
+
+struct InPlace<'a> {
+    function: Binary,
+    values: &'a mut [f32],
+    with: &'a [f32],
+    leads: bool,
+}
+
+impl Loops for InPlace<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { function, values, with, leads } = self;
+        macro_rules! each {
+            ($of:expr) => {{
+                let of = $of;
+                let pairs = values.iter_mut().zip(with);
+                match leads {
+                    true => pairs.for_each(|(a, &b)| *a = of(*a, b)),
+                    false => pairs.for_each(|(b, &a)| *b = of(a, *b)),
+                }
+            }};
+        }
+        match function {
+            Binary::Add => each!(|a: f32, b: f32| a + b),
+            Binary::Sub => each!(|a: f32, b: f32| a - b),
+            Binary::Mul => each!(|a: f32, b: f32| a * b),
+            Binary::Div => each!(|a: f32, b: f32| a / b),
+            Binary::Min | Binary::Max | Binary::Pow => each!(|a, b| function.of(a, b)),
+        }
+    }
 }
 
 impl Loops for Apply<'_> {

@@ -72,15 +72,46 @@ pub struct Linear {
     pub finish: Finish,
 }
 
-/// Floats `[.., K]` times constant `[K][N]`: `Σ x·(w − z)`, one fused multiplication and addition after another, in the
-/// order of k; then `·scale + bias`, rounded after each.
+/// Weights that floats meet, of shapes as [`Weights`] has them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FloatWeights {
+    Bytes {
+        weights: Weights,
+        /// One for all output channels, or one each.
+        scales: Arc<[f32]>,
+    },
+    Floats {
+        data: Arc<[f32]>,
+        shape: Vec<usize>,
+    },
+}
+
+/// Floats `[.., K]` times constant `[K][N]`: `Σ x·w`, one fused multiplication and addition after another, in the
+/// order of k; then `+ bias`, rounded. Of weights in bytes `Σ x·(w − z)`, then `·scale`, then `+ bias`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FloatLinear {
-    pub weights: Weights,
-    /// One for all output channels, or one each.
-    pub scales: Arc<[f32]>,
+    pub weights: FloatWeights,
     /// Empty, or one for each output channel.
     pub bias: Arc<[f32]>,
+}
+
+/// Convolution of floats over `[N, C, H, W]`, with sums as of [`FloatLinear`]: in the order of taps, and of each in that
+/// of channels. A padded pixel is 0; where each channel has one window of its own, it is passed over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FloatConv {
+    pub weights: FloatWeights,
+    /// Empty, or one for each output channel.
+    pub bias: Arc<[f32]>,
+    pub window: Window,
+    pub group: usize,
+}
+
+/// Average of floats over a window: their sum, one addition after another, divided by how many they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FloatAverage {
+    pub window: Window,
+    /// Padded pixels count, as zeros.
+    pub count_pads: bool,
 }
 
 /// A sliding window of two dimensions.
@@ -184,7 +215,7 @@ pub enum Op {
     Concat {
         axis: usize,
     },
-    /// A padded pixel never wins.
+    /// A padded pixel never wins. Of floats too.
     MaxPool(Window),
     AveragePool(AveragePool),
     Mean(Mean),
@@ -214,8 +245,10 @@ pub enum Op {
     Float(Unary),
     /// F32 and F32 to F32; operands broadcast.
     FloatBinary(Binary),
-    /// F32 to F32, by int8 weights.
+    /// F32 to F32.
     FloatLinear(FloatLinear),
+    FloatConv(FloatConv),
+    FloatAverage(FloatAverage),
     /// F32 `[.., M, K]` times F32 `[.., K, N]`, as `FloatLinear` adds; leading axes broadcast.
     FloatMatMul,
     /// F32 to F32, by rows of what lies innermost.
@@ -253,6 +286,8 @@ impl Op {
             Self::Float(_) => "float",
             Self::FloatBinary(_) => "float-binary",
             Self::FloatLinear(_) => "float-linear",
+            Self::FloatConv(_) => "float-conv",
+            Self::FloatAverage(_) => "float-average-pool",
             Self::FloatMatMul => "float-matmul",
             Self::Rows { function: RowFunction::Softmax, .. } => "float-softmax",
             Self::Rows { function: RowFunction::Mean, .. } => "float-mean",
@@ -260,26 +295,57 @@ impl Op {
         }
     }
 
-    /// What it multiplies with, where that is constant.
+    /// What it multiplies with, where that is constant and of bytes.
     pub fn weights(&self) -> Option<&Weights> {
-        if let Self::Conv(Conv { weights, .. })
-        | Self::Linear(Linear { weights, .. })
-        | Self::FloatLinear(FloatLinear { weights, .. }) = self
-        {
+        if let Self::Conv(Conv { weights, .. }) | Self::Linear(Linear { weights, .. }) = self {
+            Some(weights)
+        } else if let Some(FloatWeights::Bytes { weights, .. }) = self.float_weights() {
             Some(weights)
         } else {
             None
         }
     }
 
-    pub fn weights_mut(&mut self) -> Option<&mut Weights> {
-        if let Self::Conv(Conv { weights, .. })
-        | Self::Linear(Linear { weights, .. })
-        | Self::FloatLinear(FloatLinear { weights, .. }) = self
-        {
+    /// What it multiplies floats with, where that is constant.
+    pub fn float_weights(&self) -> Option<&FloatWeights> {
+        if let Self::FloatLinear(FloatLinear { weights, .. }) | Self::FloatConv(FloatConv { weights, .. }) = self {
             Some(weights)
         } else {
             None
+        }
+    }
+
+    /// Whether what it multiplies are floats.
+    pub fn is_of_floats(&self) -> bool {
+        self.float_weights().is_some() || *self == Self::FloatMatMul
+    }
+
+    /// The function of one float that it is.
+    pub fn float_function(&self) -> Option<Unary> {
+        if let Self::Float(function) = self { Some(*function) } else { None }
+    }
+
+    /// The function of two floats that it is.
+    pub fn float_binary(&self) -> Option<Binary> {
+        if let Self::FloatBinary(function) = self { Some(*function) } else { None }
+    }
+
+    /// The shape of its weights.
+    pub fn weights_shape(&self) -> Option<&[usize]> {
+        let floats = self.float_weights().map(FloatWeights::shape);
+        floats.or_else(|| self.weights().map(|weights| weights.shape.as_slice()))
+    }
+
+    /// Lets go of its weights' values; what is left cannot be executed.
+    pub fn forget_weights(&mut self) {
+        if let Self::Conv(Conv { weights, .. }) | Self::Linear(Linear { weights, .. }) = self {
+            weights.data = [].into();
+        } else if let Self::FloatLinear(FloatLinear { weights, .. }) | Self::FloatConv(FloatConv { weights, .. }) = self
+        {
+            match weights {
+                FloatWeights::Bytes { weights, .. } => weights.data = [].into(),
+                FloatWeights::Floats { data, .. } => *data = [].into(),
+            }
         }
     }
 
@@ -294,6 +360,32 @@ impl Op {
     /// A tensor of the file.
     pub fn is_constant(&self) -> bool {
         matches!(self, Self::Constant(_) | Self::FloatConstant(_))
+    }
+}
+
+impl FloatConv {
+    /// Whether each channel has one window of its own.
+    pub fn is_depthwise(&self) -> bool {
+        let shape = self.weights.shape();
+        self.group > 1 && shape.first() == Some(&self.group) && shape.get(1) == Some(&1)
+    }
+}
+
+impl FloatWeights {
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Bytes { weights, .. } => &weights.shape,
+            Self::Floats { shape, .. } => shape,
+        }
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> usize {
+        let count: usize = self.shape().iter().product();
+        match self {
+            Self::Bytes { weights, .. } => count + weights.zero_points.len(),
+            Self::Floats { .. } => count * size_of::<f32>(),
+        }
     }
 }
 

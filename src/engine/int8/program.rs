@@ -125,7 +125,7 @@ impl Program {
         &self.0.outputs
     }
 
-    /// Multiplications of int8 values in one run.
+    /// Multiplications of values in one run.
     pub fn macs(&self) -> u64 {
         self.0.steps.iter().map(|step| self.macs_of(step)).sum()
     }
@@ -134,16 +134,14 @@ impl Program {
     pub fn without_weights(&self, marked: &[bool]) -> Self {
         let mut draft = self.0.clone();
         for (step, _) in draft.steps.iter_mut().zip(marked).filter(|(_, marked)| **marked) {
-            if let Some(weights) = step.op.weights_mut() {
-                weights.data = [].into();
-            }
+            step.op.forget_weights();
         }
         Self(draft)
     }
 
     /// Multiplications in one of its products.
     pub fn macs_of(&self, step: &Step) -> u64 {
-        let products = match step.op.weights().map(|weights| weights.shape.as_slice()) {
+        let products = match step.op.weights_shape() {
             Some(&[k, _]) => k,
             Some(shape) => shape.iter().skip(1).product(),
             None if matches!(step.op, Op::MatMul(_) | Op::FloatMatMul) => {

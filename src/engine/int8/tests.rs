@@ -2,6 +2,7 @@
 
 mod faults;
 mod float;
+mod float_nets;
 mod hand;
 mod hostile;
 mod random;

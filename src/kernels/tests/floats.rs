@@ -12,16 +12,16 @@ fn shapes() -> impl Iterator<Item = [usize; 3]> {
     small.chain(deep).chain([[3, 5, 0]])
 }
 
-fn values(rng: &mut Lcg, count: usize) -> Vec<f32> {
+pub fn values(rng: &mut Lcg, count: usize) -> Vec<f32> {
     (0..count).map(|_| (rng.next() % 2_001) as f32 / 333.0 - 3.0).collect()
 }
 
 /// Memory whose end is where a page without access begins.
-fn guarded(values: &[f32]) -> Guarded {
+pub fn guarded(values: &[f32]) -> Guarded {
     Guarded::new(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
 }
 
-fn floats(memory: &Guarded) -> &[f32] {
+pub fn floats(memory: &Guarded) -> &[f32] {
     words::floats(memory.bytes()).unwrap_or_default()
 }
 
@@ -60,42 +60,4 @@ fn products_of_floats_add_in_the_order_of_k_on_all_tiers() {
             assert_bits(&format!("{isa} {m}x{k}x{n} in small tiles"), n, &found, wanted);
         }
     }
-}
-
-#[test]
-fn weights_of_bytes_become_floats_exactly_on_all_tiers() {
-    let mut rng = Lcg(6);
-    for (case, [m, n, k]) in shapes().enumerate() {
-        let (a, w) = (values(&mut rng, m * k), rng.values(k * n));
-        let zeros: Vec<i8> = [vec![], vec![-128], rng.values(n)].into_iter().nth(case % 3).unwrap();
-        let scales = [vec![0.37], values(&mut rng, n)].into_iter().nth(case % 2).unwrap();
-        let bias = [vec![], values(&mut rng, n)].into_iter().nth(case / 2 % 2).unwrap();
-        let left = guarded(&a);
-        let of = |list: &[i8], column: usize| list.get(if list.len() == 1 { 0 } else { column }).copied().unwrap_or(0);
-        let wanted = |row: usize, column: usize| {
-            let weight = |i: usize| f32::from(i16::from(w[i * n + column]) - i16::from(of(&zeros, column)));
-            let sum = (0..k).fold(0.0_f32, |sum, i| a[row * k + i].mul_add(weight(i), sum));
-            let scaled = sum * scales[if scales.len() == 1 { 0 } else { column }];
-            bias.get(column).map_or(scaled, |bias| scaled + bias)
-        };
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let gemm = FloatGemm::new(isa, [k, n], [&w, &zeros], &scales, &bias).unwrap();
-            let found = run(m, n, gemm.steps(), |tile| gemm.run(floats(&left), tile));
-            assert_bits(&format!("{isa} {m}x{k}x{n}"), n, &found, wanted);
-        }
-    }
-}
-
-#[test]
-fn weights_that_do_not_fit_are_refused() {
-    let new = |k: usize, n: usize, weights: &[i8], zeros: &[i8], scales: &[f32], bias: &[f32]| {
-        FloatGemm::new(Isa::best(), [k, n], [weights, zeros], scales, bias).map(|_| ()).unwrap_err().to_string()
-    };
-    let weights = [1; 6];
-    assert!(new(2, 4, &weights, &[], &[1.0], &[]).contains("weights: 6 values, 8 needed"));
-    assert!(new(usize::MAX, 3, &weights, &[], &[1.0], &[]).contains("weights"));
-    assert!(new(2, 3, &weights, &[0; 2], &[1.0], &[]).contains("zero points"));
-    assert!(new(2, 3, &weights, &[], &[1.0; 4], &[]).contains("scales"));
-    assert!(new(2, 3, &weights, &[], &[f32::NAN], &[]).contains("NaN"));
-    assert!(new(2, 3, &weights, &[], &[1.0], &[0.0; 2]).contains("bias"));
 }

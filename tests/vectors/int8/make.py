@@ -551,6 +551,129 @@ def between():
     }
 
 
+def float_nets():
+    """Nets in float, or of which the weights alone are int8: (build, shape, opset)."""
+    def f(*values):
+        return np.float32(values if len(values) > 1 else values[0])
+
+    def channels(low, high, n, rank=3):
+        return rng.uniform(low, high, (n,) + (1,) * (rank - 1)).astype(np.float32)
+
+    def norm(net, x, n):
+        parts = [rng.uniform(.5, 1.5, n), rng.normal(0, .1, n), rng.normal(0, .3, n), rng.uniform(.5, 2, n)]
+        return net.op("BatchNormalization", x, *(net.const(part.astype(np.float32)) for part in parts), epsilon=1e-3)
+
+    def swish(net, x, sixth):
+        gate = net.op("Clip", net.op("Add", x, net.const(f(3.))), net.const(f(0.)), net.const(f(6.)))
+        if sixth == "behind":
+            return net.op("Div", net.op("Mul", x, gate), net.const(f(6.)))
+        if sixth == "product":
+            return net.op("Mul", net.op("Mul", gate, x), net.const(f(1 / 6)))
+        return net.op("Mul", x, net.op("Div", gate, net.const(f(6.))))
+
+    def inside(build, k=3, c=8, m=16):
+        """Between two convolutions."""
+        def net(net, x):
+            y = build(net, net.conv(x, c, m, k, pads=[k // 2] * 4))
+            return net.conv(y, m, 5, 1)
+        return net, (2, c, 9, 10), 17
+
+    def excited(net, x):
+        y = net.op("Relu", net.conv(net.op("GlobalAveragePool", x), 16, 4, 1))
+        return net.op("Mul", x, net.op("HardSigmoid", net.conv(y, 4, 16, 1), alpha=.2, beta=.5))
+
+    def residual(net, x):
+        y = net.op("Relu", net.conv(x, 16, 16, pads=[1, 1, 1, 1], bias=False))
+        y = net.op("Add", net.conv(y, 16, 16, 1), x)
+        return net.op("Relu", net.op("Add", net.conv(y, 16, 16, 1), net.conv(x, 16, 16, 1)))
+
+    def affine(net, x):
+        y = net.op("Mul", net.conv(x, 16, 16, 1), net.const(channels(.5, 2, 16)))
+        y = net.op("Sub", net.op("Add", y, net.const(f(.3))), net.const(channels(-1, 1, 16, 3)))
+        return net.op("Sub", net.const(channels(-1, 1, 16)), net.op("Relu", y))
+
+    def head(net, x):
+        y = net.op("Flatten", net.op("GlobalAveragePool", net.conv(x, 8, 24, 1)))
+        w = net.const(rng.normal(0, .2, (10, 24)).astype(np.float32))
+        return net.op("Softmax", net.op("Gemm", y, w, net.const(rng.normal(0, .3, 10).astype(np.float32)), transB=1))
+
+    def text(net, x):
+        y = net.op("Reshape", net.conv(x, 8, 24, 1), net.const(np.int64([2, 24, 90])))
+        y = net.norm(net.linear(net.op("Transpose", y, perm=[0, 2, 1]), 24, 16), 16)
+        return net.op("Softmax", net.op("MatMul", y, net.const(rng.normal(0, .3, (16, 7)).astype(np.float32))), axis=-1)
+
+    def rows(net, x):
+        y = net.op("Relu", net.conv(x, 6, 8, 5, one=True, strides=[2], pads=[2, 1]))
+        y = net.op("Add", net.conv(y, 8, 8, 7, group=8, one=True, pads=[3, 3]), y)
+        y = net.op("MaxPool", net.op("HardSwish", y), kernel_shape=[3], strides=[2])
+        return net.conv(y, 8, 4, 1, one=True)
+
+    def resized(net, x):
+        scales = net.const(f(1., 1., 2., 2.))
+        return net.op("Resize", x, "", scales, nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+
+    def by_bytes(kind, spelled=False, group=1, k=3, zero=0):
+        """Weights of int8, brought to float by a DequantizeLinear or by hand."""
+        def net(net, x):
+            shape = (8 if group > 1 else 12, 8 // group, k, k)
+            info = np.iinfo(kind)
+            w = net.const(rng.integers(info.min, info.max + 1, shape).astype(kind))
+            scale, zeros = rng.uniform(.002, .01, shape[0]).astype(np.float32), np.full(shape[0], zero, kind)
+            if spelled:
+                w = net.op("Sub", net.op("Cast", w, to=1), net.const(np.float32(zero)))
+                w = net.op("Mul", w, net.const(scale.reshape(-1, 1, 1, 1)))
+            elif zero == 131:
+                w = dq(net, w, .004, kind(zero))
+            else:
+                w = dq(net, w, scale, zeros, axis=0)
+            bias = net.const(rng.normal(0, .3, shape[0]).astype(np.float32))
+            y = net.op("Conv", x, w, bias, group=group, pads=[k // 2] * 4)
+            return net.op("Mul", net.op("Relu", y), net.const(channels(.5, 2, shape[0])))
+        return net, (2, 8, 9, 10), 17
+
+    made = {name: of for name, of in operators().items() if name.startswith("conv")}
+    made |= {
+        "multiplier": (lambda n, x: n.conv(x, 5, 15, group=5, pads=[1, 1, 1, 1]), (1, 5, 7, 8), 17),
+        "depthwise-5x5": (lambda n, x: n.op("HardSwish", n.conv(x, 40, 40, 5, group=40, strides=[2, 1], pads=[2] * 4)),
+                          (1, 40, 3, 20), 17),
+        "first": (lambda n, x: n.op("Relu", n.conv(x, 3, 20, 7, strides=[2, 2], pads=[3, 3, 2, 2])), (2, 3, 20, 23), 17),
+        "deep": (lambda n, x: n.conv(x, 200, 9, pads=[1, 1, 1, 1]), (1, 200, 3, 4), 17),
+        "relu": inside(lambda n, x: n.op("Relu", x)),
+        "clip": inside(lambda n, x: n.op("Clip", x, n.const(f(-.5)), n.const(f(1.5)))),
+        "hard-swish": inside(lambda n, x: n.op("HardSwish", x)),
+        "hard-swish-behind": inside(lambda n, x: swish(n, x, "behind")),
+        "hard-swish-product": inside(lambda n, x: swish(n, x, "product")),
+        "hard-swish-before": inside(lambda n, x: swish(n, x, "before")),
+        "leaky-relu": inside(lambda n, x: n.op("LeakyRelu", x, alpha=.1)),
+        "silu": inside(lambda n, x: n.silu(x)),
+        "squeeze": inside(excited),
+        "residual": inside(residual),
+        "affine": inside(affine),
+        "norm": inside(lambda n, x: norm(n, n.op("Relu", norm(n, x, 16)), 16)),
+        "max-pool": inside(lambda n, x: n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1)),
+        "average-pool": inside(lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])),
+        "average-pool-pads": inside(lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 2], pads=[1, 1, 0, 0],
+                                                      count_include_pad=1)),
+        "mean": inside(lambda n, x: n.op("Add", x, n.op("ReduceMean", x, axes=[2, 3], keepdims=1))),
+        "concat": (lambda n, x: n.conv(n.op("Concat", n.conv(x, 8, 9, 1), n.op("Relu", n.conv(x, 8, 8, 1)), axis=1), 17, 5, 1),
+                   (2, 8, 9, 10), 17),
+        "resize": inside(resized),
+        "pad": inside(lambda n, x: n.op("Pad", x, n.const(np.int64([0, 0, 1, 2, 0, 0, 0, 1])))),
+        "head": (head, (2, 8, 9, 10), 17),
+        "text": (text, (2, 8, 9, 10), 17),
+        "rows": (rows, (2, 6, 40), 17),
+        "bytes-s8": by_bytes(np.int8),
+        "bytes-s8-zero": by_bytes(np.int8, zero=-5),
+        "bytes-u8": by_bytes(np.uint8, zero=131),
+        "bytes-u8-channel": by_bytes(np.uint8, zero=120),
+        "bytes-hand": by_bytes(np.uint8, spelled=True, zero=117),
+        "bytes-1x1": by_bytes(np.int8, k=1),
+        "bytes-depthwise": by_bytes(np.int8, group=8, zero=3),
+        "bytes-group": by_bytes(np.int8, group=4),
+    }
+    return made
+
+
 def sandwich(build, opset):
     net = Net(opset)
     x = net.linear(net.input("x", [2, 6, 16]), 16, 24)
@@ -640,6 +763,8 @@ def main():
         add(name, model, **options)
     for name, (build, opset) in between().items():
         add(f"between-{name}", dynamic(sandwich(build, opset), QuantType.QInt8), relative=1e-4, lsb=0, compare="off")
+    for name, (build, shape, opset) in float_nets().items():
+        add(f"float-{name}", built(build, shape, opset), relative=1e-5, lsb=0, compare="off")
     write(HERE / "vectors.safetensors")
 
 

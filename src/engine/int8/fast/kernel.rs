@@ -1,18 +1,19 @@
 //! The kernel that a stage runs on.
 
 use super::super::function::{Binary, Unary};
-use super::super::op::{AveragePool, Bilinear, Curve, Finish, Lerp, Mean, Op, Table, Window};
+use super::super::op::{AveragePool, Bilinear, Curve, Finish, FloatWeights, Lerp, Mean, Op, Table, Window};
 use super::super::program::{Program, QuantParams, Step, Type, Value, ValueId};
 use super::super::reference::index;
 use super::super::rows::RowFunction;
 use super::dense::{Dense, FloatEnd};
-use super::layout::Layout;
+use super::float::FloatProducts;
+use super::layout::{Layout, is_framed};
 use super::movement::{Concat, Moves};
 use super::pointwise::{Broadcast, Pointwise};
 use super::product::Matrices;
 use super::stage::{self, Builder};
 use super::winograd;
-use crate::kernels::{self, Convert, Depthwise, Indirection};
+use crate::kernels::{self, Convert, Depthwise, F32PoolKind, Indirection};
 use crate::kernels::{Isa, PackError, Quantization, Requant, SharedWeights, Storage};
 
 /// Pixels by a map, image by image.
@@ -39,7 +40,11 @@ pub(super) enum Kernel {
         function: Binary,
         by: Broadcast,
     },
-    FloatLinear(Box<kernels::FloatGemm>),
+    FloatProducts(Box<FloatProducts>),
+    FloatPool {
+        pool: kernels::F32Pool,
+        map: Indirection,
+    },
     FloatMatMul {
         product: kernels::FloatProduct,
         matrices: Matrices,
@@ -111,6 +116,11 @@ impl Kernel {
         }
     }
 
+    /// Zeros and values of a framed image, that a run works with.
+    pub fn floats(&self) -> [usize; 2] {
+        if let Self::FloatProducts(products) = self { products.scratch() } else { [0; 2] }
+    }
+
     /// Numbers that a thread works with.
     pub fn numbers(&self) -> usize {
         if let Self::Winograd { winograd, .. } = self { winograd.scratch() } else { 0 }
@@ -121,7 +131,8 @@ impl Kernel {
             Self::Quantize(_) => "quantize",
             Self::DynamicQuantize => "dynamic quantize",
             Self::Float(_) | Self::FloatBinary { .. } => "float",
-            Self::FloatLinear(_) => "float GEMM, int8 weights",
+            Self::FloatProducts(products) => products.name(),
+            Self::FloatPool { .. } => "float pool",
             Self::FloatMatMul { .. } => "float GEMM",
             Self::Rows { function: RowFunction::Softmax, .. } => "float softmax",
             Self::Rows { function: RowFunction::Mean, .. } => "float mean",
@@ -187,8 +198,20 @@ pub(super) fn cost(program: &Program, isa: Isa, step: &Step) -> usize {
     let packed = |n: usize, taps: usize, k: usize| {
         n.next_multiple_of(64).saturating_mul(taps).saturating_mul(k.next_multiple_of(16))
     };
-    if let Some(&[k, n]) = step.op.weights().map(|weights| weights.shape.as_slice()) {
-        return packed(n, 1, k);
+    let each = if let Some(FloatWeights::Floats { .. }) = step.op.float_weights() { size_of::<f32>() } else { 1 };
+    if let Some(&[k, n]) = step.op.weights_shape() {
+        return packed(n, 1, k).saturating_mul(each);
+    }
+    if let (Op::FloatConv(conv), Some(&[m, c, kh, kw])) = (&step.op, step.op.weights_shape()) {
+        let group = conv.group.max(1);
+        let groups = if group == m && c == 1 { 1 } else { group };
+        let weights = packed(m / group, kh * kw, c).saturating_mul(groups).saturating_mul(size_of::<f32>());
+        let channels = program.value(step.inputs[0]).shape.get(1).copied().unwrap_or(0);
+        let image = if is_framed(conv, channels) { program.value(step.inputs[0]).count() * 4 } else { 0 };
+        return map(&conv.window).saturating_add(weights).saturating_add(image);
+    }
+    if let Op::FloatAverage(pool) = &step.op {
+        return map(&pool.window);
     }
     if let Op::Conv(conv) = &step.op {
         let &[m, c, kh, kw] = conv.weights.shape.as_slice() else { return 0 };
@@ -242,6 +265,10 @@ pub(super) fn build(builder: &mut Builder<'_>, steps: &[&Step], inputs: &[ValueI
     };
     let built = if let Op::MatMul(finish) = op {
         at.mat_mul(finish, &mut builder.products)
+    } else if let Op::FloatConv(conv) = &steps[0].op {
+        at.float_conv(program, steps, conv)
+    } else if let Op::FloatLinear(linear) = &steps[0].op {
+        at.float_linear(program, steps, linear)
     } else if stage::is_movement(program, last) {
         Ok(at.moves(program, steps))
     } else {
@@ -262,6 +289,11 @@ impl At<'_> {
             Op::Linear(linear) => self.linear(linear),
             Op::Add(add) => self.add(add),
             Op::Mul(mul) => self.mul(mul),
+            Op::FloatAverage(pool) => {
+                let kind = if pool.count_pads { F32PoolKind::AverageOfTaps } else { F32PoolKind::Average };
+                self.float_pool(kind, &pool.window)
+            }
+            Op::MaxPool(window) if self.output.ty == Type::F32 => self.float_pool(F32PoolKind::Max, window),
             Op::MaxPool(window) => {
                 let pool = kernels::MaxPool::new(self.isa, self.storage)?;
                 Ok(self.map(window).map(|map| Kernel::MaxPool { pool, map }))
@@ -274,7 +306,6 @@ impl At<'_> {
             Op::DynamicQuantize => Ok(Some(Kernel::DynamicQuantize)),
             Op::Float(function) => Ok(self.lies_alike().then_some(Kernel::Float(*function))),
             Op::FloatBinary(function) => Ok(self.broadcast().map(|by| Kernel::FloatBinary { function: *function, by })),
-            Op::FloatLinear(linear) => self.float_linear(linear),
             Op::FloatMatMul => self.float_mat_mul(),
             Op::Rows { function, width } => {
                 let kernel = || Kernel::Rows { function: function.clone(), width: *width };
@@ -282,6 +313,8 @@ impl At<'_> {
             }
             Op::Constant(_)
             | Op::FloatConstant(_)
+            | Op::FloatLinear(_)
+            | Op::FloatConv(_)
             | Op::MatMul(_)
             | Op::Select { .. }
             | Op::Slice { .. }

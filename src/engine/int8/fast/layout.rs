@@ -4,7 +4,7 @@
 //! order lies as its neighbours do, and all else as ONNX has it. A first layer's image has four bytes a pixel and its
 //! border around it.
 
-use super::super::op::{Op, Window};
+use super::super::op::{FloatConv, Op, Window};
 use super::super::program::{Program, Step, Type, ValueId};
 use crate::kernels::{Image, SLACK};
 
@@ -142,7 +142,16 @@ impl<'a> Groups<'a> {
 
     fn visit(&mut self, step: &Step) {
         match &step.op {
-            Op::Conv(_) | Op::MaxPool(_) | Op::AveragePool(_) | Op::Bilinear(_) => {
+            // It makes a copy with a frame, however the image lies.
+            Op::FloatConv(conv) if is_framed(conv, self.program.value(step.inputs[0]).shape[1]) => {
+                self.want(step.output);
+            }
+            Op::Conv(_)
+            | Op::FloatConv(_)
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::FloatAverage(_)
+            | Op::Bilinear(_) => {
                 self.want(step.inputs[0]);
                 self.want(step.output);
             }
@@ -224,6 +233,11 @@ impl Uses {
         }
         uses
     }
+}
+
+/// Whether a convolution of floats reads a copy of its image with the padding around it.
+pub(super) fn is_framed(conv: &FloatConv, channels: usize) -> bool {
+    channels <= 4 && conv.group == 1 && conv.window.kernel[1] > 1 && conv.window.dilation[1] == 1
 }
 
 /// The image that a convolution of few channels reads alone, made of what comes into the region.

@@ -9,8 +9,11 @@
 //! Rejected: one arena with offsets (stages read and write it at once, which safe Rust does not express); padding of
 //! channels to 16 (kernels may read beyond a pixel, for that meets zero weights).
 
+mod aligned;
+mod chain;
 mod dense;
 mod ends;
+mod float;
 mod kernel;
 mod layout;
 mod movement;
@@ -21,6 +24,7 @@ mod run;
 mod slots;
 mod stage;
 mod turn;
+mod upright;
 mod winograd;
 
 pub use profile::StageFacts;
@@ -29,6 +33,7 @@ pub use stage::Stage;
 use super::program::{Program, ValueId};
 use super::reference::{self, InputError};
 use crate::kernels::{Gemm, Isa, SharedWeights, Threads, words};
+use aligned::Aligned;
 use layout::Layout;
 use product::Product;
 use slots::{Home, Slots};
@@ -55,7 +60,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct State {
     bytes: Vec<Vec<u8>>,
-    floats: Vec<Vec<f32>>,
+    floats: Vec<Aligned>,
     /// Scale and zero point of dynamic values, by slot of bytes.
     dynamic: Vec<(f32, i8)>,
     scratch: Scratch,
@@ -66,6 +71,10 @@ pub struct State {
 struct Scratch {
     /// A pixel of zero points that are known at run time.
     padding: Vec<u8>,
+    /// What float taps in the padding read.
+    zeros: Aligned,
+    /// An image of floats with the padding around it.
+    image: Aligned,
     /// By number of the product.
     products: Vec<Gemm>,
     /// Numbers that a thread works with: one for each thread.
@@ -94,6 +103,7 @@ impl Plan {
         budget: &mut usize,
         weights: &SharedWeights,
     ) -> Self {
+        let program = upright::upright(program);
         let layouts = layout::layouts(&program);
         let mut builder = Builder { program: &program, layouts: &layouts, isa, budget, weights, products: Vec::new() };
         let stages = builder.stages();
@@ -132,7 +142,15 @@ impl Plan {
     pub fn memory(&self) -> usize {
         let products: usize = self.products.iter().map(Product::right).sum();
         let numbers = self.numbers() * size_of::<i16>() * self.threads.count();
-        self.slots.bytes.iter().sum::<usize>() + self.slots.floats.iter().sum::<usize>() * 4 + products + numbers
+        let floats = self.slots.floats.iter().chain(&self.floats()).map(|&count| Aligned::taken(count)).sum::<usize>();
+        let floats = floats * size_of::<f32>();
+        self.slots.bytes.iter().sum::<usize>() + floats + products + numbers
+    }
+
+    /// Zeros and values of a framed image, that one session works with at most.
+    fn floats(&self) -> [usize; 2] {
+        let scratch = self.stages.iter().map(|stage| stage.kernel.floats());
+        scratch.fold([0; 2], |most, [zeros, image]| [most[0].max(zeros), most[1].max(image)])
     }
 
     /// That one thread works with at most.
@@ -142,12 +160,15 @@ impl Plan {
 
     pub fn state(&self) -> State {
         let padding = self.stages.iter().map(|stage| stage.kernel.padding()).max().unwrap_or(0);
+        let [zeros, image] = self.floats();
         let mut state = State {
             bytes: self.slots.bytes.iter().map(|&size| vec![0; size]).collect(),
-            floats: self.slots.floats.iter().map(|&size| vec![0.0; size]).collect(),
+            floats: self.slots.floats.iter().map(|&size| Aligned::zeroed(size)).collect(),
             dynamic: vec![(1.0, 0); self.slots.bytes.len()],
             scratch: Scratch {
                 padding: vec![0; padding],
+                zeros: Aligned::zeroed(zeros),
+                image: Aligned::zeroed(image),
                 products: self.products.iter().map(|product| product.gemm.clone()).collect(),
                 numbers: Mutex::new(vec![vec![0; self.numbers()]; self.threads.count()]),
             },

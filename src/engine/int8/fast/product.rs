@@ -1,11 +1,11 @@
 //! Products of two activations, of which the int8 right side is packed as weights are, at each run; and of floats.
 
-use super::super::op::{Finish, FloatLinear};
+use super::super::op::Finish;
 use super::super::program::Type;
 use super::Scratch;
 use super::kernel::{At, Built, Kernel, UNBOUNDED};
 use super::run::Scope;
-use crate::kernels::{Dynamic, FloatGemm, FloatProduct, Gemm, PackError, Requant, Rows, Source, TileMut, WeightView};
+use crate::kernels::{Dynamic, FloatProduct, Gemm, PackError, Requant, Rows, Source, TileMut, WeightView};
 
 /// `[.., M, K]` times `[.., K, N]`.
 #[derive(Debug)]
@@ -55,17 +55,6 @@ impl At<'_> {
         let zero_points = [a.zero_point, b.zero_point];
         let gemm = Gemm::of_activations(self.isa, self.storage, [matrices.k, matrices.n], zero_points, &requant)?;
         Ok(Some(Product { gemm, matrices, zero_point: a.zero_point }))
-    }
-
-    pub(super) fn float_linear(&self, linear: &FloatLinear) -> Built {
-        let FloatLinear { weights, scales, bias } = linear;
-        let &[k, n] = weights.shape.as_slice() else { return Ok(None) };
-        if !self.is_plain() {
-            return Ok(None);
-        }
-        let mut gemm = FloatGemm::new(self.isa, [k, n], [&weights.data, &weights.zero_points], scales, bias)?;
-        gemm.share(self.weights);
-        Ok(Some(Kernel::FloatLinear(Box::new(gemm))))
     }
 
     pub(super) fn float_mat_mul(&self) -> Built {
@@ -142,14 +131,6 @@ impl Scope<'_> {
         }
     }
 
-    pub(super) fn float_linear(&self, gemm: &FloatGemm, output: &mut [f32]) {
-        let from = self.floats(self.stage.inputs[0]);
-        let &n = self.shape(self.stage.output).last().unwrap_or(&1);
-        let k = self.shape(self.stage.inputs[0]).last().map_or(1, |&k| k);
-        let rows = output.len() / n.max(1);
-        self.share(TileMut::new(output, rows, n, n), gemm.steps(), FLOAT * k, |tile| gemm.run(from, tile));
-    }
-
     pub(super) fn float_mat_mul(&self, product: &FloatProduct, matrices: &Matrices, output: &mut [f32]) {
         let [left, right] = [0, 1].map(|i| self.floats(self.stage.inputs[i]));
         let Matrices { m, k, n, ref pairs } = *matrices;
@@ -169,4 +150,4 @@ impl Scope<'_> {
 }
 
 /// A product of floats takes as long as so many of int8.
-const FLOAT: usize = 4;
+pub(super) const FLOAT: usize = 4;

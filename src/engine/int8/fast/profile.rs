@@ -4,7 +4,7 @@
 //! hold a clock to.
 //! Not here: clocks, tables.
 
-use super::super::op::{Conv, FloatLinear, Linear, Op, Weights};
+use super::super::op::{Conv, FloatConv, FloatLinear, FloatWeights, Linear, Op, Weights};
 use super::super::program::{Step, Type};
 use super::Plan;
 use super::kernel::Kernel;
@@ -24,8 +24,10 @@ pub struct StageFacts {
     pub kernel: &'static str,
     /// The instruction set that the kernel was chosen for; `any` where the choice is none of its matter.
     pub isa: &'static str,
-    /// Multiplications of int8 values.
+    /// Multiplications.
     pub macs: u64,
+    /// Those of floats among them.
+    pub float_macs: u64,
     /// Weights, their zero points and biases, in bytes.
     pub weights: usize,
     /// Bytes that the kernel keeps for it: packed weights, maps, tables.
@@ -59,6 +61,7 @@ impl Plan {
             kernel: stage.kernel(),
             isa: if is_for_any(&stage.kernel) { "any" } else { self.isa().name() },
             macs: steps.iter().map(|step| program.macs_of(step)).sum(),
+            float_macs: steps.iter().filter(|step| step.op.is_of_floats()).map(|step| program.macs_of(step)).sum(),
             weights: steps.iter().map(|step| weights(step)).sum(),
             packed: self.packed(&stage.kernel),
             activations: stage.inputs.iter().chain([&stage.output]).map(|&id| size(id)).sum(),
@@ -74,7 +77,8 @@ impl Plan {
             Kernel::FloatDepthwise { depthwise, map, .. } => depthwise.bytes() + map.bytes(),
             Kernel::MaxPool { map, .. } | Kernel::AveragePool { map, .. } => map.bytes(),
             Kernel::MatMul(number) => self.products[*number].gemm.bytes(),
-            Kernel::FloatLinear(gemm) => gemm.bytes(),
+            Kernel::FloatProducts(products) => products.bytes(),
+            Kernel::FloatPool { map, .. } => map.bytes(),
             Kernel::Winograd { winograd, .. } => winograd.bytes(),
             Kernel::Move(moves) => moves.bytes(),
             Kernel::Bilinear(bilinear) => bilinear.bytes(),
@@ -117,7 +121,7 @@ fn is_for_any(kernel: &Kernel) -> bool {
 fn weights(step: &Step) -> usize {
     let bias = if let Op::Conv(Conv { bias, .. }) | Op::Linear(Linear { bias, .. }) = &step.op {
         bias.len()
-    } else if let Op::FloatLinear(FloatLinear { bias, .. }) = &step.op {
+    } else if let Op::FloatLinear(FloatLinear { bias, .. }) | Op::FloatConv(FloatConv { bias, .. }) = &step.op {
         bias.len()
     } else {
         0
@@ -128,7 +132,8 @@ fn weights(step: &Step) -> usize {
         values.len() * 4
     } else {
         let of = |weights: &Weights| weights.shape.iter().product::<usize>() + weights.zero_points.len();
-        step.op.weights().map_or(0, of)
+        let floats = step.op.float_weights().map(FloatWeights::bytes);
+        floats.unwrap_or_else(|| step.op.weights().map_or(0, of))
     };
     constant + bias * 4
 }

@@ -9,6 +9,7 @@ use super::slots::Home;
 use super::stage::Stage;
 use super::{Plan, Scratch, State};
 use crate::kernels::{self, Convert, Image, Quantization, SLACK, TileMut, words};
+use std::borrow::Cow;
 
 /// Products of int8 values in a tile that is worth handing to another thread: some µs. Tests part their small programs.
 const TILE: usize = if cfg!(test) { 100 } else { 1 << 17 };
@@ -61,19 +62,29 @@ impl Plan {
             Some(index) => Data::F32(words::floats(inputs[index]).unwrap_or_default().to_vec()),
             None => self.load(state, id),
         };
-        let mut inputs: Vec<Data> = stage.inputs.iter().map(load).collect();
+        let mut made: Option<(ValueId, Data)> = None;
         for &step in &stage.steps {
-            let made = reference::run_step(&self.program, &self.program.steps()[step], inputs.iter().collect());
-            inputs = vec![made];
+            let step = &self.program.steps()[step];
+            // Of the step before, or of an earlier stage.
+            let inputs: Vec<Cow<'_, Data>> = step
+                .inputs
+                .iter()
+                .map(|id| match &made {
+                    Some((last, data)) if last == id => Cow::Borrowed(data),
+                    Some(_) | None => Cow::Owned(load(id)),
+                })
+                .collect();
+            let data = reference::run_step(&self.program, step, inputs.iter().map(AsRef::as_ref).collect());
+            made = Some((step.output, data));
         }
-        if let Some(made) = inputs.first() {
-            self.store(state, stage.output, made);
+        if let Some((id, data)) = made {
+            self.store(state, id, &data);
         }
     }
 }
 
 impl Scope<'_> {
-    fn value(&self, id: ValueId) -> &Value {
+    pub fn value(&self, id: ValueId) -> &Value {
         self.plan.program.value(id)
     }
 
@@ -173,6 +184,24 @@ impl Scope<'_> {
         }
     }
 
+    /// As `images`, of floats.
+    fn float_images(
+        &self,
+        output: &mut [f32],
+        steps: [usize; 2],
+        cost: usize,
+        run: impl Fn(&[f32], &mut TileMut<'_, f32>) + Sync,
+    ) {
+        let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(self.stage.inputs[0]), self.shape(self.stage.output)) else {
+            panic!("images")
+        };
+        let input = self.floats(self.stage.inputs[0]);
+        for (image, output) in output.chunks_exact_mut(m * oh * ow).enumerate().take(n) {
+            let input = &input[image * c * h * w..];
+            self.share(TileMut::new(output, oh * ow, m, m), steps, cost, |tile| run(input, tile));
+        }
+    }
+
     /// Scale and zero point where the output has them from this run.
     fn to_bytes(&self, scratch: &mut Scratch, output: &mut [u8]) -> Option<(f32, i8)> {
         let first = self.stage.inputs[0];
@@ -219,7 +248,8 @@ impl Scope<'_> {
             | Kernel::Float(_)
             | Kernel::FloatBinary { .. }
             | Kernel::FloatDepthwise { .. }
-            | Kernel::FloatLinear(_)
+            | Kernel::FloatProducts(_)
+            | Kernel::FloatPool { .. }
             | Kernel::FloatMatMul { .. }
             | Kernel::Rows { .. }
             | Kernel::Reference => {
@@ -257,7 +287,11 @@ impl Scope<'_> {
                 let isa = self.plan.isa;
                 self.broadcast(by, a, b, output, |a, b, to| function.apply(isa, a, b, to));
             }
-            Kernel::FloatLinear(gemm) => self.float_linear(gemm, output),
+            Kernel::FloatProducts(products) => self.float_products(products, scratch, output),
+            Kernel::FloatPool { pool, map } => {
+                let steps = [1, 64];
+                self.float_images(output, steps, map.taps() * 4, |input, tile| pool.run(input, map, tile));
+            }
             Kernel::FloatMatMul { product, matrices } => self.float_mat_mul(product, matrices, output),
             Kernel::Rows { function, width } => self.rows(function, *width, output),
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.floats(id)), output),

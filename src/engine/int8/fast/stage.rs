@@ -2,6 +2,7 @@
 
 use super::super::op::{Finish, Op};
 use super::super::program::{Program, Step, Type, ValueId};
+use super::chain;
 use super::kernel::{self, Kernel};
 use super::layout::Layout;
 use super::product::Product;
@@ -10,9 +11,9 @@ use crate::kernels::{Isa, SharedWeights};
 /// What makes one value.
 #[derive(Debug)]
 pub struct Stage {
-    /// Numbers of the program's steps: one, or movements that follow one another, or a product and its bounds.
+    /// Numbers of the program's steps: one, or movements that follow one another, or a product and what follows it value by value.
     pub steps: Vec<usize>,
-    /// What the first of them reads.
+    /// What the first of them reads, then what those behind it read from elsewhere.
     pub inputs: Vec<ValueId>,
     pub output: ValueId,
     pub(super) kernel: Kernel,
@@ -48,15 +49,15 @@ impl Builder<'_> {
         // By value: the movements that make it, first to last, which nobody else sees the inner values of.
         let mut chains: Vec<Vec<usize>> = vec![Vec::new(); self.program.values().len()];
         for (index, step) in self.program.steps().iter().enumerate().filter(|(_, step)| !step.op.is_constant()) {
-            let mut chain = Vec::new();
             let moves = is_movement(self.program, step);
-            if moves || is_bound(step) {
-                chain = std::mem::take(&mut chains[step.inputs[0].index()]);
-            }
+            let mut chain = self.taken(step, &mut chains, &mut stages);
             chain.push(index);
             let next = readers[step.output.index()].map(|reader| &self.program.steps()[reader]);
             let bounded = ends_in_float(&step.op) && next.is_some_and(is_bound);
-            if bounded || (moves && passes_on(self.program, step, next)) {
+            let first = &self.program.steps()[chain[0]].op;
+            let follows = |next| chain::follows(self.program, self.layouts, step.output, next);
+            let goes_on = first.float_weights().is_some() && next.is_some_and(follows);
+            if bounded || goes_on || (moves && passes_on(self.program, step, next)) {
                 chains[step.output.index()] = chain;
             } else {
                 stages.push(self.stage(chain, step));
@@ -65,9 +66,24 @@ impl Builder<'_> {
         stages
     }
 
+    /// The chain that a step goes on with: the last one of its inputs'. Others end here.
+    fn taken(&mut self, step: &Step, chains: &mut [Vec<usize>], stages: &mut Vec<Stage>) -> Vec<usize> {
+        let waits = |id: &&ValueId| !chains[id.index()].is_empty();
+        let last = step.inputs.iter().filter(waits).max_by_key(|id| chains[id.index()].last().copied()).copied();
+        for id in &step.inputs {
+            if Some(*id) != last && !chains[id.index()].is_empty() {
+                let chain = std::mem::take(&mut chains[id.index()]);
+                let last = chain.last().map(|&index| &self.program.steps()[index]);
+                stages.extend(last.map(|last| self.stage(chain, last)));
+            }
+        }
+        last.map_or_else(Vec::new, |id| std::mem::take(&mut chains[id.index()]))
+    }
+
     fn stage(&mut self, steps: Vec<usize>, last: &Step) -> Stage {
         let each: Vec<&Step> = steps.iter().map(|&index| &self.program.steps()[index]).collect();
-        let inputs = each.first().map_or_else(Vec::new, |first| first.inputs.clone());
+        let mut inputs = each.first().map_or_else(Vec::new, |first| first.inputs.clone());
+        inputs.extend(chain::operands(self.program, &each));
         let cost = each.iter().map(|step| kernel::cost(self.program, self.isa, step)).fold(0, usize::saturating_add);
         let kernel = match self.budget.checked_sub(cost) {
             Some(left) => {

@@ -5,7 +5,7 @@
 
 use super::super::function::{Binary, Unary, exponentials};
 use super::super::op::{Add, Curve, Mul, Op, Softmax};
-use super::super::program::{QuantParams, Type};
+use super::super::program::QuantParams;
 use super::super::round;
 use super::params::resolve_axis;
 use super::reason::Reason;
@@ -117,8 +117,7 @@ impl Lowering<'_> {
                 Ok(())
             }
             Some(Rep::Float(id)) => {
-                let shape = self.shape_of(id);
-                let id = self.emit(Op::Float(function), vec![id], shape, Type::F32)?;
+                let id = self.float_function(function, id)?;
                 self.reps.insert(output, Rep::Float(id));
                 Ok(())
             }

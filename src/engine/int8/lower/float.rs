@@ -2,14 +2,15 @@
 //! are int8. A float tensor that a region computes goes on in it as far as there are operators for it.
 
 use super::super::function::{Binary, Unary};
-use super::super::op::{FloatLinear, Op};
+use super::super::op::{FloatLinear, FloatWeights, Op};
 use super::super::program::{Type, ValueId as Id};
 use super::super::rows::{LayerNorm, RowFunction};
+use super::float_conv::WORTH;
 use super::params::{QuantConst, resolve_axis};
 use super::product::Bias;
 use super::reason::Reason;
 use super::state::{Lowering, Rep};
-use crate::onnx::graph::{Node, ValueId};
+use crate::onnx::graph::{Node, Use, ValueId};
 
 impl Lowering<'_> {
     /// Whether a region has it, as a float tensor.
@@ -17,7 +18,7 @@ impl Lowering<'_> {
         matches!(self.reps.get(&value), Some(Rep::Float(_) | Rep::Curve { .. }))
     }
 
-    fn emit_float(&mut self, op: Op, inputs: Vec<Id>, output: ValueId) -> Result<(), Reason> {
+    pub fn emit_float(&mut self, op: Op, inputs: Vec<Id>, output: ValueId) -> Result<(), Reason> {
         let shape = self.shape(output)?;
         let id = self.emit(op, inputs, shape, Type::F32)?;
         self.reps.insert(output, Rep::Float(id));
@@ -32,16 +33,23 @@ impl Lowering<'_> {
         let power = if function == Binary::Pow { self.any_scalar(b) } else { None };
         let a = self.float_input(a)?;
         match power {
-            Some(2.0) => self.emit_float(Op::FloatBinary(Binary::Mul), vec![a, a], output),
-            Some(0.5) => self.emit_float(Op::Float(Unary::Sqrt), vec![a], output),
+            Some(2.0) => {
+                let shape = self.shape(output)?;
+                let id = self.float_pair(Binary::Mul, a, a, shape)?;
+                self.reps.insert(output, Rep::Float(id));
+                Ok(())
+            }
+            Some(0.5) => {
+                let id = self.float_function(Unary::Sqrt, a)?;
+                self.reps.insert(output, Rep::Float(id));
+                Ok(())
+            }
             Some(_) | None => {
                 let b = self.float_input(b)?;
                 let shape = self.shape(output)?;
-                if let Some(id) = self.whole(function, a, b, &shape)? {
-                    self.reps.insert(output, Rep::Float(id));
-                    return Ok(());
-                }
-                self.emit_float(Op::FloatBinary(function), vec![a, b], output)
+                let id = self.float_pair(function, a, b, shape)?;
+                self.reps.insert(output, Rep::Float(id));
+                Ok(())
             }
         }
     }
@@ -65,7 +73,8 @@ impl Lowering<'_> {
                 bias.iter().enumerate().map(|(i, &b)| b as f32 * scales[i % scales.len()]).collect()
             }
         };
-        let linear = FloatLinear { weights: product.weights, scales: scales.into(), bias: bias.into() };
+        let weights = FloatWeights::Bytes { weights: product.weights, scales: scales.into() };
+        let linear = FloatLinear { weights, bias: bias.into() };
         self.emit_float(Op::FloatLinear(linear), vec![input], output)
     }
 
@@ -111,10 +120,24 @@ impl Lowering<'_> {
         self.rows(input, first.ok_or(Reason::Attribute("axes"))?, RowFunction::Mean, output)
     }
 
-    /// Also of what comes from outside, where it is quantized next.
+    /// Whether a large product with constants reads it.
+    fn is_multiplied(&self, value: ValueId) -> bool {
+        let rows = self.shape(value).map_or(0, |shape| shape.iter().rev().skip(1).product());
+        let worth = |user: &Use| {
+            let Use::Input(id, 0) = *user else { return false };
+            let Some(node) = self.graph.node(id).filter(|node| node.is("MatMul") || node.is("Gemm")) else {
+                return false;
+            };
+            let weights = node.input(1).and_then(|w| self.graph.constant(w));
+            weights.is_some_and(|weights| weights.len().saturating_mul(rows) >= WORTH)
+        };
+        self.uses.of(value).iter().any(worth)
+    }
+
+    /// Also of what comes from outside, where it is quantized or multiplied next.
     pub fn visit_layer_norm(&mut self, node: &Node) -> Result<(), Reason> {
         let (input, output) = (node.input(0).ok_or(Reason::Input)?, node.output(0).ok_or(Reason::Output)?);
-        if !self.is_float_here(input) && !self.ends_quantized(output) {
+        if !self.is_float_here(input) && !self.ends_quantized(output) && !self.is_multiplied(output) {
             return Err(Reason::Input);
         }
         if node.output(1).or(node.output(2)).is_some() || node.int("stash_type").unwrap_or(1) != 1 {

@@ -4,6 +4,9 @@
 //! asks for; every region is convex; a node that cannot be lowered stays, with a reason.
 //! Not here: reading files, shapes (`onnx`), running anything.
 //!
+//! Floats begin a region at convolutions and large products with constants, and go on in it as far as there are operators
+//! for them: measured beside tract, such a region is quicker down to convolutions of a few pixels.
+//!
 //! One walk in order of execution gives each ONNX value a representation ([`state::Rep`]): an 8-bit tensor, a function
 //! of one, a float tensor that a region computes. Nothing is removed on the way: afterwards the graph's outputs demand
 //! what they need from regions first, and what no demand reaches is dead.
@@ -13,7 +16,9 @@
 mod cast;
 mod dynamic;
 mod elementwise;
+mod flat;
 mod float;
+mod float_conv;
 mod fold;
 mod fuse;
 mod movement;
@@ -136,6 +141,7 @@ fn visit(lowering: &mut Lowering, node: &Node) -> Result<(), Reason> {
         ("", "MaxPool" | "GlobalMaxPool") => lowering.visit_max_pool(node),
         ("", "AveragePool" | "GlobalAveragePool" | "ReduceMean") => lowering.visit_average(node),
         ("", "Softmax") => lowering.visit_softmax(node),
+        ("", "BatchNormalization") => lowering.visit_batch_norm(node),
         ("", "LayerNormalization") => lowering.visit_layer_norm(node),
         ("", "Resize" | "Upsample") => lowering.visit_resize(node),
         (

@@ -28,6 +28,18 @@ pub(super) enum Shape {
     Linear,
 }
 
+/// A convolution over images of two dimensions.
+#[derive(Debug)]
+pub(super) struct Convolution {
+    pub input: Id,
+    pub window: Window,
+    pub weights: Vec<usize>,
+    pub group: usize,
+    pub output: Vec<usize>,
+    /// The shape that its output has in ONNX, where that has one axis less.
+    pub flat: Option<Vec<usize>>,
+}
+
 /// A product with constant weights.
 #[derive(Debug)]
 pub(super) struct Product {
@@ -71,17 +83,14 @@ impl Lowering<'_> {
         let (Some(x), Some(w), Some(output)) = (node.input(0), node.input(1), node.output(0)) else {
             return Err(Reason::Input);
         };
-        let input = self.as_int8(x).map_err(|reason| self.weights_only(w, reason))?;
-        let weights = self.weights(w)?;
+        let (Ok(input), Ok(weights)) = (self.as_int8(x), self.weights(w)) else {
+            return self.float_conv(node, x, w, output);
+        };
         if !weights.is_by(0) {
             return Err(Reason::Weights);
         }
         let bias = self.bias(node.input(2), input.params.scale, &weights.scales)?;
         self.conv(node, input.id, input.params.scale, &weights, bias, output)
-    }
-
-    fn weights_only(&self, weights: ValueId, reason: Reason) -> Reason {
-        if reason == Reason::Input && self.weights(weights).is_ok() { Reason::WeightsOnly } else { reason }
     }
 
     /// A convolution behind which stands a float tensor.
@@ -108,16 +117,8 @@ impl Lowering<'_> {
         weights: &QuantConst,
         bias: Bias,
     ) -> Result<(Option<Vec<usize>>, Product), Reason> {
-        let (input, flat) = self.image(input)?;
-        let (window, shape) = match (flat, weights.shape.as_slice()) {
-            (true, &[m, c, k]) => (self.window(node, &[k], input, flat)?, vec![m, c, 1, k]),
-            (false, &[m, c, kh, kw]) => (self.window(node, &[kh, kw], input, flat)?, vec![m, c, kh, kw]),
-            (true | false, _) => return Err(Reason::Attribute("kernel of other than 1 or 2 dimensions")),
-        };
-        let from = self.shape_of(input);
-        let [oh, ow] = window.output([from[2], from[3]]).ok_or(Reason::Shape)?;
-        let output = vec![from[0], shape[0], oh, ow];
-        let group = usize::try_from(node.int("group").unwrap_or(1)).map_err(|_| Reason::Attribute("group"))?;
+        let Convolution { input, window, weights: shape, group, output, flat } =
+            self.convolution(node, input, &weights.shape)?;
         let product = Product {
             input,
             input_scale,
@@ -131,7 +132,22 @@ impl Lowering<'_> {
             shape: Shape::Conv { window, group },
             output,
         };
-        Ok((flat.then(|| vec![from[0], product.weights.shape[0], ow]), product))
+        Ok((flat, product))
+    }
+
+    /// What a convolution is, by weights of that shape as the file has them.
+    pub fn convolution(&mut self, node: &Node, input: Id, weights: &[usize]) -> Result<Convolution, Reason> {
+        let (input, flat) = self.image(input)?;
+        let (window, shape) = match (flat, weights) {
+            (true, &[m, c, k]) => (self.window(node, &[k], input, flat)?, vec![m, c, 1, k]),
+            (false, &[m, c, kh, kw]) => (self.window(node, &[kh, kw], input, flat)?, vec![m, c, kh, kw]),
+            (true | false, _) => return Err(Reason::Attribute("kernel of other than 1 or 2 dimensions")),
+        };
+        let from = self.shape_of(input);
+        let [oh, ow] = window.output([from[2], from[3]]).ok_or(Reason::Shape)?;
+        let group = usize::try_from(node.int("group").unwrap_or(1)).map_err(|_| Reason::Attribute("group"))?;
+        let flat = flat.then(|| vec![from[0], shape[0], ow]);
+        Ok(Convolution { input, window, group, output: vec![from[0], shape[0], oh, ow], weights: shape, flat })
     }
 
     pub fn visit_gemm(&mut self, node: &Node) -> Result<(), Reason> {
@@ -142,13 +158,17 @@ impl Lowering<'_> {
         if !plain || node.int("transA").unwrap_or(0) != 0 {
             return Err(Reason::Attribute("alpha, beta or transA"));
         }
-        let weights = columns(self.weights(w)?, node.int("transB").unwrap_or(0) != 0)?;
-        let bias = node.input(2);
+        let (bias, transposed) = (node.input(2), node.int("transB").unwrap_or(0) != 0);
         // By rows it would be something else, even where there are as many rows as columns.
         let by_column = |shape: Vec<usize>| shape.iter().rev().skip(1).all(|&dim| dim == 1);
         if bias.is_some_and(|bias| !self.facts.shape(bias).is_some_and(by_column)) {
             return Err(Reason::Attribute("C that is not added by columns"));
         }
+        if self.weights(w).is_err() && self.graph.constant(w).is_some() {
+            let bias = self.bias(bias, 1.0, &[1.0])?;
+            return self.float_weights_product((x, w), transposed, bias, output);
+        }
+        let weights = columns(self.weights(w)?, transposed)?;
         match self.as_int8(x) {
             Ok(input) => {
                 let bias = self.bias(bias, input.params.scale, &weights.scales)?;
@@ -170,6 +190,9 @@ impl Lowering<'_> {
             (Ok(left), Ok(weights)) => self.linear(left.id, left.params.scale, &weights, Bias::None, output),
             (Err(_), Ok(weights)) => self.float_linear(a, &weights, Bias::None, output),
             (Ok(left), Err(_)) if let Ok(right) = self.as_int8(b) => self.mat_mul(left, right, output),
+            (Ok(_) | Err(_), Err(_)) if self.graph.constant(b).is_some() => {
+                self.float_weights_product((a, b), false, Bias::None, output)
+            }
             (Ok(_) | Err(_), Err(_)) => self.float_mat_mul(a, b, output),
         }
     }

@@ -11,14 +11,12 @@ pub(super) const MAX_COPIES: usize = if cfg!(test) { 64 << 20 } else { 2 << 30 }
 pub enum Reason {
     #[error("no int8 form of this operator exists here")]
     Operator,
-    #[error("its input is not quantized")]
+    #[error("its input is neither quantized nor computed by a region")]
     Input,
     #[error("its output is not quantized, and only products leave int8 in float")]
     Output,
     #[error("its weights are not quantized constants of 8 bits")]
     Weights,
-    #[error("only its weights are quantized")]
-    WeightsOnly,
     #[error("scale or zero point is computed at run time")]
     Computed,
     #[error("scale {0} is not finite, positive and normal")]

@@ -48,8 +48,16 @@ impl Lowering<'_> {
     /// Instead of a product or a sum just asked for: the whole that it ends, if it ends one.
     pub fn whole(&mut self, function: Binary, a: Id, b: Id, shape: &[usize]) -> Result<Option<Id>, Reason> {
         let made = match function {
+            Binary::Mul if self.hard_swish(a, b).is_some() => {
+                self.hard_swish(a, b).map(|x| (Op::Float(Unary::HardSwish), x))
+            }
             Binary::Mul => self.gelu(a, b).map(|x| (Op::Float(Unary::Gelu), x)).or_else(|| self.scaled(a, b)),
             Binary::Add => self.shifted(a, b),
+            Binary::Div if self.is_near(b, 6.0) => {
+                let [x, gate] = self.operands(a, Binary::Mul).unwrap_or([a, b]);
+                let whole = self.is_gate(gate, x).then_some(x).or_else(|| self.is_gate(x, gate).then_some(gate));
+                whole.map(|x| (Op::Float(Unary::HardSwish), x))
+            }
             Binary::Div => self.normalized(a, b),
             Binary::Sub | Binary::Min | Binary::Max | Binary::Pow => None,
         };
@@ -78,6 +86,33 @@ impl Lowering<'_> {
                 (by_product.map(|pair| pair[1]).or_else(by_quotient) == Some(x)).then_some(x)
             })
         })
+    }
+
+    /// Of what: `x · clip(x + 3, 0, 6) / 6`, whose quotient is taken before the product.
+    fn hard_swish(&self, a: Id, b: Id) -> Option<Id> {
+        let sixth = |id: Id| {
+            let by_quotient =
+                self.operands(id, Binary::Div).filter(|pair| self.is_near(pair[1], 6.0)).map(|pair| pair[0]);
+            let by_product = || self.either(id, Binary::Mul, |id| self.is_near(id, 1.0 / 6.0)).map(|pair| pair[1]);
+            by_quotient.or_else(by_product)
+        };
+        let of = |x: Id, gate: Id| sixth(gate).is_some_and(|gate| self.is_gate(gate, x)).then_some(x);
+        let hard = |x: Id, gate: Id| {
+            (self.unary_of(gate, Unary::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }) == Some(x)).then_some(x)
+        };
+        of(a, b).or_else(|| of(b, a)).or_else(|| hard(a, b)).or_else(|| hard(b, a)).or_else(|| {
+            // The sixth of the whole is written as a product.
+            let (product, _) = [(a, b), (b, a)].into_iter().find(|(_, six)| self.is_near(*six, 1.0 / 6.0))?;
+            let [x, y] = self.operands(product, Binary::Mul)?;
+            if self.is_gate(y, x) { Some(x) } else { self.is_gate(x, y).then_some(y) }
+        })
+    }
+
+    /// Whether it is `clip(x + 3, 0, 6)`.
+    fn is_gate(&self, gate: Id, x: Id) -> bool {
+        let sum = self.unary_of(gate, Unary::Clip { low: 0.0, high: 6.0 });
+        let pair = sum.and_then(|sum| self.either(sum, Binary::Add, |id| self.is_near(id, 3.0)));
+        pair.is_some_and(|pair| pair[1] == x)
     }
 
     /// `(x − mean) / sqrt(mean((x − mean)²) + epsilon)`

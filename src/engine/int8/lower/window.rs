@@ -13,6 +13,10 @@ impl Lowering<'_> {
     pub fn image(&mut self, id: Id) -> Result<(Id, bool), Reason> {
         match self.shape_of(id).as_slice() {
             &[n, c, length] => {
+                let is_line = |id: &Id| self.shape_of(*id)[2] == 1;
+                if let Some(image) = self.image_of_row(id).filter(is_line) {
+                    return Ok((image, true));
+                }
                 let ty = self.draft.values[id.index()].ty;
                 Ok((self.emit(Op::Reshape, vec![id], vec![n, c, 1, length], ty)?, true))
             }
@@ -53,7 +57,7 @@ impl Lowering<'_> {
         Ok(window)
     }
 
-    fn pool_window(&self, node: &Node, image: Id, flat: bool) -> Result<Window, Reason> {
+    pub fn pool_window(&self, node: &Node, image: Id, flat: bool) -> Result<Window, Reason> {
         let kernel = node.ints("kernel_shape").ok_or(Reason::Attribute("kernel_shape"))?;
         let kernel: Option<Vec<usize>> = kernel.iter().map(|&size| usize::try_from(size).ok()).collect();
         self.window(node, &kernel.ok_or(Reason::Attribute("kernel_shape"))?, image, flat)
@@ -73,6 +77,9 @@ impl Lowering<'_> {
         if node.output(1).is_some() || node.int("storage_order").unwrap_or(0) != 0 {
             return Err(Reason::Attribute("Indices"));
         }
+        if let Some(Rep::Float(_)) = self.reps.get(&input) {
+            return self.float_max_pool(node, input, output);
+        }
         let is_bytes = matches!(self.reps.get(&input), Some(Rep::Int8(_)));
         let from = if is_bytes { self.bytes(input)? } else { self.rounded(input)? };
         let made = self.emit_max_pool(node, from)?;
@@ -86,18 +93,22 @@ impl Lowering<'_> {
 
     fn emit_max_pool(&mut self, node: &Node, from: Operand) -> Result<Operand, Reason> {
         let (image, flat) = self.image(from.id)?;
-        let window = if node.op == "GlobalMaxPool" {
-            let shape = self.shape_of(image);
-            Window { kernel: [shape[2], shape[3]], ..Window::UNIT }
-        } else {
-            self.pool_window(node, image, flat)?
-        };
+        let window = self.max_window(node, image, flat)?;
         let shape = self.pooled_shape(image, &window)?;
         let made = self.emit_int8(Op::MaxPool(window), vec![image], shape, from.params)?;
         Ok(Operand { id: self.unflatten(made.id, flat)?, params: from.params })
     }
 
-    fn pooled_shape(&self, image: Id, window: &Window) -> Result<Vec<usize>, Reason> {
+    /// Of MaxPool and GlobalMaxPool.
+    pub fn max_window(&self, node: &Node, image: Id, flat: bool) -> Result<Window, Reason> {
+        if node.op != "GlobalMaxPool" {
+            return self.pool_window(node, image, flat);
+        }
+        let shape = self.shape_of(image);
+        Ok(Window { kernel: [shape[2], shape[3]], ..Window::UNIT })
+    }
+
+    pub fn pooled_shape(&self, image: Id, window: &Window) -> Result<Vec<usize>, Reason> {
         let shape = self.shape_of(image);
         let [h, w] = window.output([shape[2], shape[3]]).ok_or(Reason::Shape)?;
         Ok(vec![shape[0], shape[1], h, w])
@@ -108,8 +119,8 @@ impl Lowering<'_> {
         let (input, output) = (node.input(0).ok_or(Reason::Input)?, node.output(0).ok_or(Reason::Output)?);
         let (from, to) = match (self.as_int8(input), self.sink(output)) {
             (Ok(from), Some(to)) => (from, to),
-            (Err(reason), _) => return self.float_mean(node, input, output).map_err(|_| reason),
-            (Ok(_), None) => return self.float_mean(node, input, output).map_err(|_| Reason::Output),
+            (Err(reason), _) => return self.float_average(node, input, output).map_err(|_| reason),
+            (Ok(_), None) => return self.float_average(node, input, output).map_err(|_| Reason::Output),
         };
         let made = match node.op.as_str() {
             "AveragePool" => self.emit_average_pool(node, from, to.params)?,

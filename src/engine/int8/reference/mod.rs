@@ -200,6 +200,7 @@ fn execute(frame: &Frame) -> Data {
         Op::Add(add) => elementwise::add(frame, add),
         Op::Mul(mul) => elementwise::mul(frame, mul),
         Op::Concat { axis } => movement::concat(frame, *axis),
+        Op::MaxPool(window) if frame.output().ty == Type::F32 => pool::float_max(frame, window),
         Op::MaxPool(window) => pool::max(frame, window),
         Op::AveragePool(average) => pool::average(frame, average),
         Op::Mean(mean) => pool::mean(frame, mean),
@@ -217,6 +218,8 @@ fn execute(frame: &Frame) -> Data {
         }
         Op::FloatBinary(function) => elementwise::float_binary(frame, *function),
         Op::FloatLinear(linear) => product::float_linear(frame, linear),
+        Op::FloatConv(conv) => product::float_conv(frame, conv),
+        Op::FloatAverage(average) => pool::float_average(frame, average),
         Op::FloatMatMul => product::float_mat_mul(frame),
         Op::Rows { function, width } => {
             let mut made = vec![0.0; frame.output().count()];

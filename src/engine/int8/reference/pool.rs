@@ -1,13 +1,12 @@
-//! Windows over int8 images, averages over axes, interpolation.
+//! Windows over images, averages over axes, interpolation.
 
-use super::super::op::{AveragePool, Bilinear, Mean, Window};
+use super::super::op::{AveragePool, Bilinear, FloatAverage, Mean, Window};
 use super::super::round;
 use super::elementwise::advance;
 use super::{Data, Frame};
 
 /// Calls with the pixels that each window meets, for each image and channel.
-fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8]) -> T) -> Vec<T> {
-    let (values, _) = frame.int8(0);
+fn windows<V: Copy, T>(frame: &Frame, window: &Window, values: &[V], mut of: impl FnMut(&[V]) -> T) -> Vec<T> {
     let [h, w] = [frame.input(0).shape[2], frame.input(0).shape[3]];
     let [oh, ow] = [frame.output().shape[2], frame.output().shape[3]];
     let mut made = Vec::with_capacity(frame.output().count());
@@ -29,14 +28,29 @@ fn windows<T>(frame: &Frame, window: &Window, mut of: impl FnMut(&[i8]) -> T) ->
 }
 
 pub(super) fn max(frame: &Frame, window: &Window) -> Data {
-    Data::Int8(windows(frame, window, |met| met.iter().copied().max().unwrap_or(i8::MIN)))
+    let (values, _) = frame.int8(0);
+    Data::Int8(windows(frame, window, values, |met| met.iter().copied().max().unwrap_or(i8::MIN)))
+}
+
+/// What is not a number is passed over.
+pub(super) fn float_max(frame: &Frame, window: &Window) -> Data {
+    let larger = |most: f32, x: f32| if x > most { x } else { most };
+    Data::F32(windows(frame, window, frame.f32(0), |met| met.iter().copied().fold(f32::NEG_INFINITY, larger)))
+}
+
+pub(super) fn float_average(frame: &Frame, pool: &FloatAverage) -> Data {
+    let taps = pool.window.kernel[0] * pool.window.kernel[1];
+    Data::F32(windows(frame, &pool.window, frame.f32(0), |met| {
+        let count = if pool.count_pads { taps } else { met.len().max(1) };
+        met.iter().fold(0.0, |sum, x| sum + x) / count as f32
+    }))
 }
 
 pub(super) fn average(frame: &Frame, pool: &AveragePool) -> Data {
-    let (_, zero_point) = frame.int8(0);
+    let (values, zero_point) = frame.int8(0);
     let out = frame.params();
     let taps = pool.window.kernel[0] * pool.window.kernel[1];
-    Data::Int8(windows(frame, &pool.window, |met| {
+    Data::Int8(windows(frame, &pool.window, values, |met| {
         let sum = met.iter().map(|&v| i32::from(v) - i32::from(zero_point)).sum();
         let count: usize = if pool.count_pads { taps } else { met.len() };
         let multiplier = pool.multipliers[count.max(1) - 1];

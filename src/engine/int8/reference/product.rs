@@ -1,6 +1,6 @@
 //! Sums of products: convolutions, products with constants, products of activations.
 
-use super::super::op::{Conv, Finish, FloatLinear, Linear};
+use super::super::op::{Conv, Finish, FloatConv, FloatLinear, FloatWeights, Linear};
 use super::super::round;
 use super::{Data, Frame, index};
 
@@ -90,16 +90,54 @@ fn fused(terms: impl Iterator<Item = (f32, f32)>) -> f32 {
 
 pub(super) fn float_linear(frame: &Frame, linear: &FloatLinear) -> Data {
     let values = frame.f32(0);
-    let &[k, n] = linear.weights.shape.as_slice() else { panic!("two axes") };
+    let &[k, n] = linear.weights.shape() else { panic!("two axes") };
     let one = |index: usize| {
         let (row, out) = (index / n, index % n);
-        let zero = zero_of(&linear.weights.zero_points, out);
-        let weight = |i: usize| difference(linear.weights.data[i * n + out], zero) as f32;
-        let sum = fused((0..k).map(|i| (values[row * k + i], weight(i))));
-        let scaled = sum * linear.scales[if linear.scales.len() == 1 { 0 } else { out }];
-        linear.bias.get(out).map_or(scaled, |bias| scaled + bias)
+        let sum = fused((0..k).map(|i| (values[row * k + i], linear.weights.at(i * n + out, out))));
+        linear.weights.settle(sum, out, &linear.bias)
     };
     Data::F32((0..frame.output().count()).map(one).collect())
+}
+
+impl FloatWeights {
+    /// What multiplies, of an output channel.
+    fn at(&self, index: usize, channel: usize) -> f32 {
+        match self {
+            Self::Floats { data, .. } => data[index],
+            Self::Bytes { weights, .. } => {
+                difference(weights.data[index], zero_of(&weights.zero_points, channel)) as f32
+            }
+        }
+    }
+
+    fn settle(&self, sum: f32, channel: usize, bias: &[f32]) -> f32 {
+        let scaled = match self {
+            Self::Floats { .. } => sum,
+            Self::Bytes { scales, .. } => sum * scales[if scales.len() == 1 { 0 } else { channel }],
+        };
+        bias.get(channel).map_or(scaled, |bias| scaled + bias)
+    }
+}
+
+pub(super) fn float_conv(frame: &Frame, conv: &FloatConv) -> Data {
+    let values = frame.f32(0);
+    let &[n, c, h, w] = frame.input(0).shape.as_slice() else { panic!("four axes") };
+    let &[_, m, oh, ow] = frame.output().shape.as_slice() else { panic!("four axes") };
+    let &[_, depth, kh, kw] = conv.weights.shape() else { panic!("four axes") };
+    let one = |pixel: usize| {
+        let (x, y, out) = (pixel % ow, pixel / ow % oh, pixel / (ow * oh) % m);
+        let image = &values[pixel / (ow * oh * m) * c * h * w..][..c * h * w];
+        let first = out / (m / conv.group) * depth;
+        let met = |tap: usize| conv.window.meets(0, y, tap / kw, h).zip(conv.window.meets(1, x, tap % kw, w));
+        let passes = |tap: usize| !conv.is_depthwise() || met(tap).is_some();
+        let terms = (0..kh * kw * depth).filter(|index| passes(index / depth)).map(|index| {
+            let (tap, d) = (index / depth, index % depth);
+            let value = met(tap).map_or(0.0, |(row, column)| image[((first + d) * h + row) * w + column]);
+            (value, conv.weights.at((out * depth + d) * kh * kw + tap, out))
+        });
+        conv.weights.settle(fused(terms), out, &conv.bias)
+    };
+    Data::F32((0..n * m * oh * ow).map(one).collect())
 }
 
 pub(super) fn float_mat_mul(frame: &Frame) -> Data {

@@ -240,7 +240,11 @@ impl Grower {
         let zero_points: Arc<[i8]> = if self.random.below(2) == 0 { [0].into() } else { self.random.bytes(n).into() };
         let weights = Weights { data: self.random.bytes(k * n).into(), shape: vec![k, n], zero_points };
         let bias: Vec<f32> = (0..self.random.below(2) * n).map(|i| i as f32 * 0.3 - 2.0).collect();
-        let linear = FloatLinear { weights, scales: [0.002].into(), bias: bias.into() };
+        let weights = match self.random.below(2) {
+            0 => FloatWeights::Bytes { weights, scales: [0.002].into() },
+            _ => FloatWeights::Floats { data: self.random.floats(k * n).into(), shape: vec![k, n] },
+        };
+        let linear = FloatLinear { weights, bias: bias.into() };
         let mut to = shape.to_vec();
         *to.last_mut()? = n;
         self.push(Op::FloatLinear(linear), vec![a], to, Type::F32)
