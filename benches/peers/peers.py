@@ -134,7 +134,8 @@ def compared(asked, executable, directory, peer, threads):
         for side in sides:
             side.stop(False)
         a, b = (side.ask("output") for side in sides)
-    spread = max(max(b) - min(b), 1e-30)
+    # One value has no range: then its size.
+    spread = max(max(b) - min(b) if len(b) > 1 else abs(b[0]), 1e-30)
     apart = max(abs(x - y) for x, y in zip(a, b, strict=True)) / spread
     ratio = statistics.median(x / y for x, y in rounds)
     return ratio, [statistics.median(column) / 1e3 for column in zip(*rounds)], apart
