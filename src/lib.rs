@@ -20,10 +20,11 @@
 //! mqtt/         the session: connect, backoff, subscriptions; the only user of the MQTT crate
 //! link/         the link role: mqtt <-> ipc
 //! publish/      the operator: TUF repository, publishing, fleet view
+//! compress/     a float model and data -> a small int8 model (feature `compress`)
 //! device/       the roles of a device put together: engine, link, both on one console
 //! demo/         the whole story on one machine
 //! ```
-//! Rooms to come: `pipeline` (sources), `compress`.
+//! A room to come: `pipeline` (sources).
 //!
 //! # Arrows
 //! `tests/architecture.rs` holds this table against every `use crate::` in the source.
@@ -44,9 +45,10 @@
 //! mqtt     -> privacy
 //! link     -> mqtt ipc privacy bundle
 //! publish  -> mqtt bundle trust privacy store
+//! compress -> engine onnx bundle tensor
 //! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish mqtt trust bundle privacy engine tensor serve store update
+//! cli      -> device demo publish compress mqtt trust bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.
@@ -58,6 +60,8 @@
 
 pub mod bundle;
 pub mod cli;
+#[cfg(feature = "compress")]
+pub mod compress;
 pub mod config;
 #[cfg(feature = "operator")]
 pub mod demo;

@@ -64,11 +64,12 @@ fn split_name(name: &str) -> Option<(usize, bool, &str)> {
     Some((number.parse().ok()?, is_input, tensor))
 }
 
+/// The element type of a safetensors file as ours; `None` where no model here takes it.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the file format's types grow; those that no model here takes are refused"
 )]
-fn datatype(dtype: Dtype) -> Option<DataType> {
+pub fn datatype(dtype: Dtype) -> Option<DataType> {
     let datatype = match dtype {
         Dtype::BOOL => DataType::Bool,
         Dtype::U8 => DataType::Uint8,

@@ -1,5 +1,6 @@
 //! `manifest.toml`: what a model takes and gives, and what it must prove before it serves.
 
+use super::preprocess::Preprocess;
 use crate::tensor::{DataType, TensorSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
@@ -63,7 +64,7 @@ pub struct Manifest {
 }
 
 /// An input as the ONNX graph names it, with the shape that this deployment uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Input {
     pub name: String,
@@ -73,6 +74,9 @@ pub struct Input {
     /// The largest size of each dimension that requests may choose; the others are those of `shape`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_shape: Option<Vec<usize>>,
+    /// How a file becomes such an input; for the operator's tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<Preprocess>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

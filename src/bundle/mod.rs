@@ -12,13 +12,15 @@ mod golden;
 mod index;
 mod manifest;
 mod pack;
+mod preprocess;
 pub mod topics;
 
 pub use chunks::{ChunkRef, ExpandError, MAX_CHUNK_WIRE, expand};
 #[cfg(feature = "operator")]
 pub use chunks::{Cut, cut};
 pub use digest::{Digest, NotADigest};
-pub use golden::{GoldenError, GoldenSample, parse_golden};
+pub use golden::{GoldenError, GoldenSample, datatype, parse_golden};
 pub use index::{Index, IndexError, Node};
 pub use manifest::{BadName, Budget, GoldenPolicy, Input, Manifest, ManifestError, ModelName, Output, Probation};
 pub use pack::{Bundle, PackError};
+pub use preprocess::{AudioPreprocess, ColorOrder, ImagePreprocess, Layout, Preprocess, Resize};

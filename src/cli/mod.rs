@@ -6,6 +6,8 @@
 
 mod bench;
 mod check;
+#[cfg(feature = "compress")]
+mod compress;
 #[cfg(feature = "operator")]
 mod demo;
 #[cfg(feature = "operator")]
@@ -70,6 +72,12 @@ enum Command {
     Refresh(refresh::Args),
     #[cfg(feature = "operator")]
     Gc(gc::Args),
+    #[cfg(feature = "compress")]
+    Quantize(Box<compress::quantize::Args>),
+    #[cfg(feature = "compress")]
+    Eval(compress::eval::Args),
+    #[cfg(feature = "compress")]
+    Compare(compress::compare::Args),
 }
 
 impl Command {
@@ -94,6 +102,12 @@ impl Command {
             Self::Refresh(args) => run(succeed(refresh::run(args))),
             #[cfg(feature = "operator")]
             Self::Gc(args) => run(succeed(gc::run(args))),
+            #[cfg(feature = "compress")]
+            Self::Quantize(args) => compress::quantize::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Eval(args) => compress::eval::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Compare(args) => compress::compare::run(&args),
         }
     }
 }

@@ -36,6 +36,9 @@ pub(super) struct Source {
     pub outputs: Vec<TensorSpec>,
     /// What was assumed.
     pub notes: Vec<String>,
+    /// Where it came as one.
+    #[cfg_attr(not(feature = "compress"), expect(dead_code, reason = "compression reads it"))]
+    pub bundle: Option<Bundle>,
 }
 
 /// One input may be as large as the engine lets any tensor be.
@@ -43,6 +46,12 @@ const MAX_INPUT: usize = 1 << 30;
 const MAX_RANK: usize = 16;
 
 impl ModelArgs {
+    /// Another model under the same settings.
+    #[cfg(feature = "compress")]
+    pub fn beside(&self, model: PathBuf) -> Self {
+        Self { model, shapes: self.shapes.clone(), config: self.config.clone() }
+    }
+
     /// Puts the engine's settings in force and reads the model.
     pub fn open(&self, threads: Option<usize>) -> anyhow::Result<Source> {
         let settings = self.settings(threads)?;
@@ -113,6 +122,7 @@ impl ModelArgs {
             inputs,
             outputs,
             notes: Vec::new(),
+            bundle: Some(bundle.clone()),
         })
     }
 
@@ -144,7 +154,7 @@ impl ModelArgs {
         let note =
             |name: &String| format!("input {name:?} leaves its first dimension open: 1 here; --shape states another");
         let notes = ends.assumed.iter().map(note).collect();
-        Ok(Source { path, release: None, onnx, inputs: ends.inputs, outputs: ends.outputs, notes })
+        Ok(Source { path, release: None, onnx, inputs: ends.inputs, outputs: ends.outputs, notes, bundle: None })
     }
 }
 

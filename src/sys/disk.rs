@@ -54,7 +54,8 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Replaces a file so that after a power cut either the old or the new contents stand:
     /// write beside it, sync, rename, sync the directory. Done means durable.
     fn commit(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-        let dir = path.parent().unwrap_or(Path::new("."));
+        // Of a bare name the parent is the empty path, which is no directory.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let new = with_suffix(path, ".new");
         self.create_dir(dir)?;
         self.write(&new, bytes)?;

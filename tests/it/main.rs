@@ -9,6 +9,8 @@ mod boot;
 mod broker;
 mod broker_acl;
 mod commands;
+#[cfg(feature = "compress")]
+mod compress;
 mod config;
 // Of the machine that builds, not of the one that is built for.
 #[cfg(not(target_arch = "aarch64"))]

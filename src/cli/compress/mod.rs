@@ -1,0 +1,139 @@
+//! Commands that change or judge models: what they have in common.
+
+pub(super) mod compare;
+pub(super) mod eval;
+pub(super) mod quantize;
+
+use super::model_file::Source;
+use super::{advise, plain};
+use crate::compress::data::{DataError, Dataset, Part, Reading, Shares, Split};
+use crate::compress::{Error, Network, Progress};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::path::PathBuf;
+
+/// The data.
+#[derive(Debug, clap::Args)]
+pub(super) struct DataArgs {
+    /// npz, npy, safetensors, csv, or a folder of images or WAV files with a subfolder for each class.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Labels in a file of their own: npy, or one each line.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    labels: Option<PathBuf>,
+    /// Array values times this: 0.00392 makes bytes 0 to 1.
+    #[arg(long, value_name = "FACTOR", requires = "data", value_parser = parse_scale)]
+    scale: Option<f32>,
+    /// Percent of the samples that calibrate, and that decide between settings; the rest judges the result.
+    #[arg(long, value_name = "TRAIN/VALIDATION", default_value = "60/20", value_parser = parse_split)]
+    split: Shares,
+    /// Of all that is random.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Data that has been opened, in its parts.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub data: Dataset,
+    pub split: Split,
+}
+
+impl DataArgs {
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// `None` where none is stated.
+    pub fn open(&self, source: &Source) -> anyhow::Result<Option<Opened>> {
+        let Some(path) = &self.data else { return Ok(None) };
+        let preprocess = source.bundle.as_ref().and_then(|bundle| bundle.manifest().inputs.first()?.preprocess.clone());
+        let first = source.outputs.first().map(|spec| spec.name.clone()).unwrap_or_default();
+        let classes = source.bundle.as_ref().and_then(|bundle| bundle.labels(&first)).unwrap_or_default();
+        let reading = Reading { preprocess, classes, labels: self.labels.clone(), scale: self.scale };
+        let data = Dataset::open(path, &source.inputs, &reading).map_err(|error| {
+            let hint = match &error {
+                DataError::File { .. } => "does it exist, and may you read it?",
+                DataError::Form { .. } | DataError::Sample { .. } => "`selvedge eval --help` says which files are read",
+                DataError::TooLarge { .. } => "a folder of files is read one by one",
+            };
+            advise(error, "open the data", hint)
+        })?;
+        let split = Split::new(data.len(), self.seed, self.split);
+        Ok(Some(Opened { data, split }))
+    }
+}
+
+impl Opened {
+    pub fn part(&self, part: Part) -> Vec<usize> {
+        self.split.part(part)
+    }
+}
+
+fn parse_scale(text: &str) -> Result<f32, String> {
+    let scale: Result<f32, _> = text.parse();
+    scale
+        .ok()
+        .filter(|scale| scale.is_finite() && *scale != 0.0)
+        .ok_or_else(|| "a number other than 0 is expected".into())
+}
+
+fn parse_split(text: &str) -> Result<Shares, String> {
+    let shares =
+        text.split_once('/').and_then(|(train, validation)| Some((train.parse().ok()?, validation.parse().ok()?)));
+    match shares {
+        Some((train, validation)) if train > 0 && train + validation < 100 => Ok(Shares { train, validation }),
+        _ => Err("two percentages that leave something to judge with are expected, as in 60/20".into()),
+    }
+}
+
+/// The model as compression wants it.
+pub(super) fn network(source: &Source) -> anyhow::Result<Network> {
+    let fixed = source.inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect();
+    Network::with_ends(&source.onnx, fixed, source.outputs.clone())
+        .map_err(|error| failed(error, format!("read the model {}", source.path)))
+}
+
+/// With what to do about it, where that is known.
+pub(super) fn failed(error: Error, what: impl Into<String>) -> anyhow::Error {
+    let hint = match &error {
+        Error::Unfit(_) => return anyhow::Error::from(error).context(what.into()),
+        Error::Data(_) => "mend or remove that sample",
+        Error::Load(_) | Error::Run(_) => "does `selvedge bench` run it? it says which node fails",
+        Error::Read(_) | Error::Normalise(_) | Error::Ends(_) => {
+            "is this an ONNX file, whole? `selvedge inspect` says more"
+        }
+        Error::Cycle(_) | Error::Tensor(_) => "this is a fault of Selvedge's: please report it with the model",
+        Error::Stopped => "nothing was written",
+    };
+    advise(error, what, hint)
+}
+
+/// A bar with the time left, on a terminal.
+#[derive(Debug)]
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    pub fn new(quiet: bool) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos}/{len}  {eta} left");
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn step(&mut self, what: &str, total: usize) {
+        self.0.reset();
+        self.0.set_length(total as u64);
+        self.0.set_message(plain(what));
+    }
+
+    fn at(&mut self, done: usize) {
+        self.0.set_position(done as u64);
+    }
+}

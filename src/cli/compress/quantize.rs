@@ -1,0 +1,366 @@
+//! `selvedge quantize`: a float model and some data -> an int8 model that keeps its answers.
+
+use super::{Bar, DataArgs, Opened, eval, failed, network};
+use crate::bundle::ModelName;
+use crate::cli::model_file::{ModelArgs, Source};
+use crate::cli::{Align, Table, bytes, print};
+use crate::compress::data::Part;
+use crate::compress::package::{self, Base};
+use crate::compress::quantize::{
+    ActivationScheme, Bounds, Calibration, Equalize, Form, Judge, Outcome, Prepared, QuantizeReport, Recipe, Rounding,
+    WeightScheme, prepare, search, svg, unjudged,
+};
+use crate::compress::score::{self, Metric, Score};
+use crate::compress::{Network, Progress as _};
+use crate::sys::{Disk as _, RealClock, RealDisk};
+use anyhow::{Context as _, anyhow, bail};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Make a float model an int8 one, by your own data (post-training quantization).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  selvedge quantize float.onnx --data images/ --out int8.onnx
+  selvedge quantize float.onnx --data train.npz --max-drop 0.5 --out int8.onnx   gives layers back to float
+  selvedge quantize float.onnx --data train.npz --low-bits 4 --max-bytes 40000 --rounding adaround --out small.onnx
+  selvedge quantize float.onnx --form dynamic --out int8.onnx                     without data
+  selvedge quantize models/mine --data images/ --out next/                        a model's directory, ready to publish
+
+Exit status: 0 written, 1 not (nothing is half-written), 3 written, but a bound is not kept.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Where to: a name with .onnx is a file, any other a model's directory with manifest and golden samples.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// What becomes integers.
+    #[arg(long, value_enum, default_value = "static")]
+    form: Form,
+    /// Bits of weights: 8, 4, 3 or 2. Fewer than 8 are stored a byte each.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    bits: u32,
+    /// One scale for a layer's weights instead of one for each output channel.
+    #[arg(long)]
+    per_tensor: bool,
+    /// Weights with a zero point.
+    #[arg(long)]
+    affine_weights: bool,
+    /// Bits of activations: 8 or 16.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    activation_bits: u32,
+    /// Activations with the zero point in the middle.
+    #[arg(long)]
+    symmetric_activations: bool,
+    /// Signed levels for activations; ONNX Runtime is faster with unsigned ones.
+    #[arg(long)]
+    signed: bool,
+    /// How ranges come from data: min-max, moving-average, percentile, percentile:99.99, mse, entropy.
+    #[arg(long, value_name = "HOW", default_value = "mse")]
+    calibration: Calibration,
+    /// How weights come to their levels.
+    #[arg(long, value_enum, default_value = "nearest")]
+    rounding: Rounding,
+    /// Iterations of AdaRound, a layer.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    iterations: usize,
+    /// Cross-layer equalization.
+    #[arg(long, value_enum, default_value = "exact")]
+    equalize: Equalize,
+    /// Leave biases as they are.
+    #[arg(long)]
+    no_bias_correction: bool,
+    /// SmoothQuant for transformers; 0.5 suits most.
+    #[arg(long, value_name = "ALPHA")]
+    smooth: Option<f32>,
+    /// Samples that calibrate.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    samples: usize,
+    /// A layer that stays float, by its node's name; `*` at the end stands for any ending. May be given more than once.
+    #[arg(long, value_name = "NODE")]
+    keep: Vec<String>,
+    /// Sums, products and concatenations of activations in integers: yes or no; by default unless it is a transformer.
+    #[arg(long, value_name = "YES/NO", value_parser = parse_yes)]
+    elementwise: Option<bool>,
+    /// Give layers back to float until the result is at most so much worse than the float model on the validation part:
+    /// percentage points, dB, or percent of an error.
+    #[arg(long, value_name = "DROP", requires = "data")]
+    max_drop: Option<f64>,
+    /// Let layers fall to so many bits, those that mind it least first; needs --max-bytes or --max-drop.
+    #[arg(long, value_name = "N", requires = "data")]
+    low_bits: Option<u32>,
+    /// Bytes that weights may take, those of few bits counted as packed.
+    #[arg(long, value_name = "BYTES", requires = "low_bits")]
+    max_bytes: Option<u64>,
+    /// Spend what is left of so many ms a run on float layers.
+    #[arg(long, value_name = "MS", requires = "data")]
+    max_latency: Option<f64>,
+    /// What counts as right; by default what suits the labels.
+    #[arg(long, value_enum)]
+    metric: Option<Metric>,
+    /// A picture of what each layer lost: SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// The model's name in a directory, where it has none yet.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Golden samples out of your data, which then leaves with the model; noise otherwise.
+    #[arg(long, requires = "data")]
+    golden_from_data: bool,
+    /// JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_yes(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("yes or no is expected".into()),
+    }
+}
+
+impl Args {
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            form: self.form,
+            weights: WeightScheme {
+                bits: self.bits,
+                per_channel: !self.per_tensor,
+                symmetric: !self.affine_weights,
+                least_squares: false,
+            },
+            activations: ActivationScheme {
+                bits: self.activation_bits,
+                symmetric: self.symmetric_activations,
+                signed: self.signed,
+                calibration: self.calibration,
+            },
+            rounding: self.rounding,
+            iterations: self.iterations,
+            equalize: self.equalize,
+            bias_correction: !self.no_bias_correction,
+            smooth: self.smooth,
+            samples: self.samples,
+            keep: self.keep.clone(),
+            elementwise: self.elementwise,
+            seed: self.data.seed(),
+        }
+    }
+
+    fn bounds(&self) -> anyhow::Result<Bounds> {
+        if self.low_bits.is_some() && self.max_bytes.is_none() && self.max_drop.is_none() {
+            bail!("--low-bits needs a bound that says how far to go: --max-bytes or --max-drop");
+        }
+        if let Some(bits) = self.low_bits.filter(|bits| ![2, 3, 4].contains(bits) || *bits >= self.bits) {
+            bail!("--low-bits {bits} is not below the {} bits of the rest: 4, 3 or 2 is expected", self.bits);
+        }
+        Ok(Bounds {
+            max_drop: self.max_drop,
+            max_bytes: self.max_bytes,
+            max_latency_ms: self.max_latency,
+            low_bits: self.low_bits,
+        })
+    }
+}
+
+/// All that is told.
+struct Done {
+    float_bytes: usize,
+    bytes: usize,
+    report: QuantizeReport,
+    /// Of the float and the int8 model on the test part; `None` without data.
+    judged: Option<[Score; 2]>,
+    /// On the validation part, that decided.
+    validated: Option<[Score; 2]>,
+    broken: Vec<String>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let bounds = args.bounds()?;
+    let source = args.model.open(None)?;
+    let opened = args.data.open(&source)?;
+    let float = network(&source)?;
+    let mut bar = Bar::new(args.json);
+    let done = work(args, bounds, &source, &float, opened.as_ref(), &mut bar);
+    bar.clear();
+    let done = done?;
+    print(&if args.json { json(args, &done)? } else { text(args, &done) })?;
+    Ok(if done.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn work(
+    args: &Args,
+    bounds: Bounds,
+    source: &Source,
+    float: &Network,
+    opened: Option<&Opened>,
+    bar: &mut Bar,
+) -> anyhow::Result<Done> {
+    let what = || format!("quantize {}", source.path);
+    let train = opened.map(|opened| (&opened.data, opened.part(Part::Train)));
+    let calibrating = train.as_ref().map(|(data, numbers)| (*data, &numbers[..]));
+    let prepared = prepare(float, calibrating, &args.recipe(), bar).map_err(|error| failed(error, what()))?;
+    let (outcome, validated) = match opened {
+        Some(opened) => searched(args, bounds, float, opened, &prepared, bar)?,
+        None => (unjudged(&prepared, bar).map_err(|error| failed(error, what()))?, None),
+    };
+    let looked = opened.map(|opened| (&opened.data, opened.part(Part::Validation)));
+    let looked = looked.as_ref().map(|(data, numbers)| (*data, &numbers[..]));
+    let report = QuantizeReport::new(&prepared, &outcome, looked, bar).map_err(|error| failed(error, what()))?;
+    let made = &outcome.quantized.network;
+    let judged = match opened {
+        Some(opened) => Some(judged(args, float, made, opened, bar)?),
+        None => None,
+    };
+    let onnx = made.encode().map_err(|error| failed(error, what()))?;
+    write(args, source, made, &onnx, opened, &prepared)?;
+    if let Some(path) = &args.plot {
+        commit(path, svg(&report, &format!("{}, quantized", source.path)).as_bytes())?;
+    }
+    let broken = outcome.broken;
+    Ok(Done { float_bytes: source.onnx.len(), bytes: onnx.len(), report, judged, validated, broken })
+}
+
+type Searched = (Outcome, Option<[Score; 2]>);
+
+fn searched(
+    args: &Args,
+    bounds: Bounds,
+    float: &Network,
+    opened: &Opened,
+    prepared: &Prepared,
+    bar: &mut Bar,
+) -> anyhow::Result<Searched> {
+    let numbers = opened.part(Part::Validation);
+    let fault = |error| failed(error, "judge by the validation part");
+    bar.step("the float model's answers", numbers.len());
+    let reference = score::answers(float, &opened.data, &numbers, bar).map_err(fault)?;
+    let metric = args.metric.unwrap_or_else(|| Metric::fitting(&opened.data, reference.values()));
+    let own = score::score(metric, &reference, &opened.data, &numbers, Some(&reference)).map_err(fault)?;
+    let clock = RealClock::new();
+    let judge = Judge { data: &opened.data, numbers: &numbers, metric, reference, clock: &clock };
+    let outcome = search(prepared, &judge, own, bounds, bar).map_err(fault)?;
+    let scores = [outcome.float, outcome.score];
+    Ok((outcome, Some(scores)))
+}
+
+fn judged(args: &Args, float: &Network, made: &Network, opened: &Opened, bar: &mut Bar) -> anyhow::Result<[Score; 2]> {
+    let numbers = opened.part(Part::Test);
+    let fault = |error| failed(error, "judge by the test part");
+    bar.step("judging", numbers.len());
+    let reference = score::answers(float, &opened.data, &numbers, bar).map_err(fault)?;
+    let answers = score::answers(made, &opened.data, &numbers, bar).map_err(fault)?;
+    let metric = args.metric.unwrap_or_else(|| Metric::fitting(&opened.data, reference.values()));
+    let score = |answers| score::score(metric, answers, &opened.data, &numbers, Some(&reference)).map_err(fault);
+    Ok([score(&reference)?, score(&answers)?])
+}
+
+fn write(
+    args: &Args,
+    source: &Source,
+    made: &Network,
+    onnx: &[u8],
+    opened: Option<&Opened>,
+    prepared: &Prepared,
+) -> anyhow::Result<()> {
+    if args.out.extension().is_some_and(|extension| extension == "onnx") {
+        return commit(&args.out, onnx);
+    }
+    let golden = match opened.filter(|_| args.golden_from_data) {
+        Some(opened) => {
+            let numbers = opened.part(Part::Test);
+            let samples = numbers.iter().take(package::GOLDEN).map(|&number| opened.data.sample(number));
+            package::of_samples(&samples.collect::<Result<Vec<_>, _>>()?)
+        }
+        None => package::synthetic(&made.inputs, &prepared.input_ranges(), args.data.seed()),
+    };
+    let name;
+    let base = match &source.bundle {
+        Some(bundle) => Base::Next(bundle),
+        None => {
+            let wished = args.name.as_deref().ok_or_else(|| anyhow!("a directory needs the model's --name"))?;
+            name = ModelName::new(wished)?;
+            Base::Named(&name)
+        }
+    };
+    let files = package::package(made, base, &golden).map_err(|error| failed(error, "make a model's directory"))?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("make the directory {}", args.out.display()))?;
+    // The manifest last: without it the directory is none.
+    for (file, contents) in files.iter().filter(|(file, _)| *file != "manifest.toml") {
+        commit(&args.out.join(file), contents)?;
+    }
+    commit(&args.out.join("manifest.toml"), &files["manifest.toml"])
+}
+
+/// Whole or not at all.
+fn commit(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    RealDisk.commit(path, contents).with_context(|| format!("write {}", path.display()))
+}
+
+fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
+    let pair =
+        |scores: &Option<[Score; 2]>| scores.map(|[float, int8]| serde_json::json!({ "float": float, "int8": int8 }));
+    let value = serde_json::json!({
+        "out": args.out,
+        "recipe": args.recipe(),
+        "float-bytes": done.float_bytes,
+        "bytes": done.bytes,
+        "validation": pair(&done.validated),
+        "test": pair(&done.judged),
+        "broken-bounds": done.broken,
+        "report": done.report,
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&value)?))
+}
+
+fn text(args: &Args, done: &Done) -> String {
+    let heads = [
+        ("layer", Align::Left),
+        ("op", Align::Left),
+        ("bits", Align::Right),
+        ("weights", Align::Right),
+        ("dB", Align::Right),
+        ("input held", Align::Left),
+        ("represented", Align::Left),
+        ("cut off", Align::Right),
+        ("why", Align::Left),
+    ];
+    let mut table = Table::new(heads);
+    let range = |lo: Option<f32>, hi: Option<f32>| match (lo, hi) {
+        (Some(lo), Some(hi)) => format!("{lo:.3} to {hi:.3}"),
+        _ => String::new(),
+    };
+    for layer in &done.report.layers {
+        table.row([
+            crate::cli::model_file::end_of(&layer.name),
+            layer.operator.clone(),
+            if layer.bits == 32 { "float".into() } else { layer.bits.to_string() },
+            layer.elements.to_string(),
+            layer.sqnr_db.map_or_else(String::new, |db| format!("{db:.1}")),
+            range(layer.input_lo, layer.input_hi),
+            range(layer.range_lo, layer.range_hi),
+            layer.saturated_percent.map_or_else(String::new, |percent| format!("{percent:.3} %")),
+            layer.why.clone(),
+        ]);
+    }
+    let mut text = format!("{table}\n");
+    for note in &done.report.notes {
+        text += &format!("{note}\n");
+    }
+    for (name, why) in &done.report.kept {
+        text += &format!("float: {}: {why}\n", crate::cli::plain(name));
+    }
+    let ratio = done.bytes as f64 / done.float_bytes.max(1) as f64;
+    text += &format!("size   {} -> {} (x {ratio:.3})\n", bytes(done.float_bytes as u64), bytes(done.bytes as u64));
+    for (part, scores) in [("validation", &done.validated), ("test", &done.judged)] {
+        if let Some([float, int8]) = scores {
+            text += &format!("{part}: float {}\n{part}: int8  {}\n", eval::shown(float), eval::shown(int8));
+        }
+    }
+    for broken in &done.broken {
+        text += &format!("NOT KEPT: {broken}\n");
+    }
+    text + &format!("wrote {}\n", args.out.display())
+}

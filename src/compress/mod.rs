@@ -1,0 +1,42 @@
+//! Compression: a float ONNX model and some local data -> the smallest, fastest int8 model that still answers right.
+//!
+//! Invariant: what comes out is standard ONNX that other runtimes load too; the same inputs and seed give the same bytes;
+//! no decision is ever made on test data; a model is judged by the engine that will run it, not by a simulation.
+//! Not here: command lines (`cli`), publishing.
+//!
+//! ```text
+//! data    files -> samples, in parts            network   a file, its ends, its normalised graph
+//! probe   what tensors hold inside a model      score     how right answers are, with intervals
+//! quantize   float -> int8
+//! ```
+//!
+//! Rejected: an interpreter of our own for calibration. The engine computes the same values faster, for every operator
+//! that it serves; only training needs gradients.
+
+pub mod data;
+mod error;
+pub mod network;
+pub mod package;
+mod probe;
+pub mod quantize;
+pub mod score;
+
+pub use error::Error;
+pub use network::Network;
+
+/// How far a long work is: what is done, of how much. Called often; it should be quick.
+pub trait Progress {
+    /// A step of `total` parts begins.
+    fn step(&mut self, what: &str, total: usize);
+    /// So many of them are done.
+    fn at(&mut self, done: usize);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn step(&mut self, _: &str, _: usize) {}
+    fn at(&mut self, _: usize) {}
+}

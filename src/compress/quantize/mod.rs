@@ -1,0 +1,35 @@
+//! Post-training quantization: float weights and activations -> integers, by data.
+//!
+//! Invariant: without an accuracy bound what is asked for is done; with one, the result keeps it or says that it cannot.
+//! Not here: training (quantization-aware), files.
+//!
+//! ```text
+//! prepare -> place -> observe -> scales, rounding, biases -> write -> judge, and give layers back to float
+//! ```
+
+mod observe;
+mod place;
+mod range;
+mod recipe;
+mod report;
+mod rescale;
+mod rounding;
+mod rows;
+mod scheme;
+mod search;
+#[cfg(test)]
+mod tests;
+mod union;
+mod weights;
+mod work;
+mod write;
+
+pub use place::{Kept, name_of};
+pub use range::Calibration;
+pub use recipe::{ActivationScheme, Equalize, Form, Recipe, Rounding};
+pub use report::{LayerReport, QuantizeReport, svg};
+pub use scheme::{Affine, Levels, Range};
+pub use search::{Bounds, Judge, Outcome, search, unjudged};
+pub use weights::WeightScheme;
+pub use work::{Exceptions, Prepared, prepare};
+pub use write::Quantized;

@@ -1,0 +1,264 @@
+//! The steps of quantizing, with what is learnt from data kept between them: trying layers in other forms costs no new
+//! walk over the data.
+
+use super::observe::{self, Choice, Observed, Samples};
+use super::place::{Layer, Placed, Wishes, place};
+use super::recipe::{Equalize, Form, Recipe, Rounding};
+use super::rescale;
+use super::rounding::{AdaRound, adaround, bias_correction};
+use super::rows::Rows;
+use super::scheme::{Affine, Levels, Range};
+use super::weights::{IntegerWeights, Matrix, WeightScheme, smallest_scale};
+use super::write::{self, Integers, LayerIntegers, Quantized};
+use crate::compress::data::Dataset;
+use crate::compress::{Error, Network, Progress};
+use crate::onnx::graph::{Port, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Under which the recipe stands in the file.
+const METADATA: &str = "selvedge.quantize";
+
+/// Rows of each layer that rounding and biases are judged on.
+const ROWS: usize = 1024;
+
+/// A float model with all that calibration tells of it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// After equalization and the like.
+    pub network: Network,
+    pub recipe: Recipe,
+    pub placed: Placed,
+    pub observed: BTreeMap<ValueId, Observed>,
+    rows: BTreeMap<ValueId, Rows>,
+    /// What was done before quantizing, for people.
+    pub notes: Vec<String>,
+}
+
+/// Which layers deviate from the recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exceptions {
+    pub float: BTreeSet<String>,
+    /// Bits of weights by layer.
+    pub bits: BTreeMap<String, u32>,
+}
+
+/// Looks at the model and the data.
+///
+/// # Errors
+/// When nothing in the model can be quantized, or the data does not run through it.
+pub fn prepare(
+    network: &Network,
+    data: Option<(&Dataset, &[usize])>,
+    recipe: &Recipe,
+    progress: &mut dyn Progress,
+) -> Result<Prepared, Error> {
+    recipe.check()?;
+    let mut network = network.clone();
+    let mut notes = Vec::new();
+    rescale::plain_gemm(&mut network.model.graph);
+    let numbers = data.map(|(_, numbers)| spread(numbers, recipe.samples)).unwrap_or_default();
+    let samples =
+        data.map(|(data, _)| Samples { data, numbers: &numbers }).filter(|samples| !samples.numbers.is_empty());
+    let need = || Error::unfit("this form of quantization needs calibration data: state --data, or --form dynamic");
+    if recipe.needs_data() && samples.is_none() {
+        return Err(need());
+    }
+    if recipe.equalize != Equalize::Off {
+        let (pairs, replaced) = rescale::equalize(&mut network.model.graph, recipe.equalize == Equalize::All);
+        if pairs > 0 {
+            notes.push(format!("equalized {pairs} pairs of convolutions"));
+        }
+        if !replaced.is_empty() {
+            notes.push(format!("{} Clips became ReLUs, so that channels can be scaled", replaced.len()));
+        }
+    }
+    if let (Some(alpha), Some(samples)) = (recipe.smooth, samples) {
+        notes.push(smooth(&mut network, samples, alpha, progress)?);
+    }
+    let placed = placed(&network, recipe, &Exceptions::default());
+    if placed.layers.is_empty() {
+        return Err(nothing_to_do(&network, &placed));
+    }
+    let (mut observed, mut rows) = (BTreeMap::new(), BTreeMap::new());
+    if let Some(samples) = samples {
+        if recipe.form == Form::Static {
+            let values: Vec<ValueId> = placed.classes.keys().copied().collect();
+            observed = observe::ranges(&network, &values, samples, choice(recipe), progress)?;
+        }
+        if recipe.form == Form::Static && (recipe.rounding == Rounding::Adaround || recipe.bias_correction) {
+            let layers: Vec<&Layer> = placed.layers.iter().collect();
+            let seen = observe::rows(&network, &layers, samples, ROWS, recipe.seed, progress)?;
+            // Layers that share an input may see it through other windows: by weight.
+            rows = layers.iter().map(|layer| layer.weight).zip(seen).collect();
+        }
+    }
+    Ok(Prepared { network, recipe: recipe.clone(), placed, observed, rows, notes })
+}
+
+fn nothing_to_do(network: &Network, placed: &Placed) -> Error {
+    if network.graph().nodes().any(|(_, node)| node.is("DequantizeLinear")) {
+        return Error::unfit("the model is quantized already: start from the float one");
+    }
+    let why = placed.kept.first().map_or_else(String::new, |kept| format!(": {} stays float, {}", kept.name, kept.why));
+    Error::unfit(format!("there is no Conv, Gemm or MatMul with constant weights to quantize{why}"))
+}
+
+/// So many of them, evenly.
+fn spread(numbers: &[usize], most: usize) -> Vec<usize> {
+    let count = numbers.len().min(most);
+    (0..count).map(|at| numbers[at * numbers.len() / count]).collect()
+}
+
+fn choice(recipe: &Recipe) -> Choice {
+    let scheme = &recipe.activations;
+    let levels = Levels::of_activations(scheme.bits, scheme.signed);
+    Choice { calibration: scheme.calibration, levels, symmetric: scheme.symmetric }
+}
+
+fn placed(network: &Network, recipe: &Recipe, exceptions: &Exceptions) -> Placed {
+    let keep = recipe.keep.iter().chain(&exceptions.float).cloned().collect();
+    place(network.graph(), &network.facts(), &Wishes { keep, elementwise: recipe.elementwise })
+}
+
+fn smooth(
+    network: &mut Network,
+    samples: Samples<'_>,
+    alpha: f32,
+    progress: &mut dyn Progress,
+) -> Result<String, Error> {
+    let found = rescale::smoothable(network.graph());
+    let values: Vec<ValueId> = found.iter().map(|at| at.value).collect();
+    if values.is_empty() {
+        return Ok("SmoothQuant: there is no LayerNormalization that only products read".into());
+    }
+    let mut largest = BTreeMap::<ValueId, Vec<f32>>::new();
+    let mut probe = crate::compress::probe::Probe::new(network, &values)?;
+    samples.each("outliers", progress, |sample| {
+        for (value, seen) in probe.run(&sample.inputs)? {
+            let width = seen.shape.last().copied().unwrap_or(1).max(1);
+            let most = largest.entry(value).or_insert_with(|| vec![0.0; width]);
+            seen.values.iter().enumerate().for_each(|(at, value)| most[at % width] = most[at % width].max(value.abs()));
+        }
+        Ok(())
+    })?;
+    let graph = &mut network.model.graph;
+    let done = found.iter().filter(|at| rescale::smooth(graph, at, &largest[&at.value], alpha).is_some()).count();
+    Ok(format!("SmoothQuant: {done} of {} LayerNormalizations took over outliers, alpha {alpha}", found.len()))
+}
+
+impl Prepared {
+    /// The model in integers, but for the exceptions.
+    ///
+    /// # Errors
+    /// Where the graph cannot be written.
+    pub fn quantized(&self, exceptions: &Exceptions, progress: &mut dyn Progress) -> Result<Quantized, Error> {
+        let placed = placed(&self.network, &self.recipe, exceptions);
+        let mut made = match self.recipe.form {
+            Form::Static => write::qdq(&self.network, &placed, &self.integers(&placed, exceptions, progress)?)?,
+            Form::Dynamic => {
+                write::dynamic(&self.network, &placed, &self.layers(&placed, exceptions, &BTreeMap::new(), progress)?)?
+            }
+            Form::WeightsOnly => write::weights_only(
+                &self.network,
+                &placed,
+                &self.layers(&placed, exceptions, &BTreeMap::new(), progress)?,
+            )?,
+        };
+        let note = serde_json::to_string(&self.recipe).unwrap_or_default();
+        let metadata = &mut made.network.model.metadata;
+        metadata.retain(|(key, _)| key != METADATA);
+        metadata.push((METADATA.into(), note));
+        Ok(made)
+    }
+
+    /// What each input held while calibrating; 0 to 1 where nobody looked.
+    pub fn input_ranges(&self) -> Vec<(f32, f32)> {
+        let range = |port: &Port| {
+            self.observed.get(&port.value).map_or((0.0, 1.0), |seen| (seen.extremes.lo, seen.extremes.hi))
+        };
+        self.network.graph().inputs.iter().map(range).collect()
+    }
+
+    fn integers(
+        &self,
+        placed: &Placed,
+        exceptions: &Exceptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Integers, Error> {
+        let scheme = &self.recipe.activations;
+        let levels = Levels::of_activations(scheme.bits, scheme.signed);
+        let mut ranges = BTreeMap::<usize, Range>::new();
+        for (value, &class) in &placed.classes {
+            let range = self.observed.get(value).map_or(Range::EMPTY, |observed| observed.range);
+            let all = ranges.entry(class).or_insert(Range::EMPTY);
+            *all = all.union(range);
+        }
+        let affine = |range: Range| {
+            if scheme.symmetric { Affine::symmetric(range, levels) } else { Affine::of_range(range, levels) }
+        };
+        let activations: BTreeMap<usize, Affine> =
+            ranges.into_iter().map(|(class, range)| (class, affine(range))).collect();
+        let constant = |&value: &ValueId| {
+            let values = self.network.graph().constant(value)?.to_f32s()?;
+            Some((value, write::of_constant(&values, levels, scheme.symmetric)))
+        };
+        let constants = placed.constants.iter().filter_map(constant).collect();
+        let layers = self.layers(placed, exceptions, &activations, progress)?;
+        Ok(Integers { activations, constants, layers })
+    }
+
+    fn layers(
+        &self,
+        placed: &Placed,
+        exceptions: &Exceptions,
+        activations: &BTreeMap<usize, Affine>,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<LayerIntegers>, Error> {
+        progress.step("weights", placed.layers.len());
+        let mut layers = Vec::new();
+        for (done, layer) in placed.layers.iter().enumerate() {
+            let input = placed.classes.get(&layer.input).and_then(|class| activations.get(class));
+            layers.push(self.layer(layer, exceptions, input)?);
+            progress.at(done + 1);
+        }
+        Ok(layers)
+    }
+
+    fn layer(&self, layer: &Layer, exceptions: &Exceptions, input: Option<&Affine>) -> Result<LayerIntegers, Error> {
+        let graph = self.network.graph();
+        let unfit = || Error::unfit(format!("the weights of {:?} are no FLOAT tensor", layer.name));
+        let matrix =
+            graph.constant(layer.weight).and_then(|weight| Matrix::of(weight, layer.axis)).ok_or_else(unfit)?;
+        if matrix.values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::unfit(format!("the weights of {:?} hold NaN or infinity", layer.name)));
+        }
+        let mut bias = layer.bias.and_then(|bias| graph.constant(bias)?.to_f32s());
+        let smallest: Vec<f32> = match (&bias, input) {
+            (Some(bias), Some(input)) => bias.iter().map(|&bias| smallest_scale(bias, input.scale)).collect(),
+            _ => vec![],
+        };
+        let scheme = self.scheme(layer, exceptions);
+        let mut weights = IntegerWeights::nearest(&matrix, &scheme, &smallest);
+        if let (Some(rows), Some(input)) = (self.rows.get(&layer.weight), input) {
+            if self.recipe.rounding == Rounding::Adaround {
+                let how = AdaRound { iterations: self.recipe.iterations, seed: self.recipe.seed };
+                weights.levels = adaround(&matrix, &weights, rows, input, how);
+            }
+            if self.recipe.bias_correction {
+                let add = bias_correction(&matrix, &weights, rows, input);
+                // A bias where there was none would be a layer of another form; MatMul has no place for one.
+                if let Some(bias) = &mut bias {
+                    bias.iter_mut().zip(add).for_each(|(bias, add)| *bias += add);
+                }
+            }
+        }
+        Ok(LayerIntegers { weights, bias })
+    }
+
+    fn scheme(&self, layer: &Layer, exceptions: &Exceptions) -> WeightScheme {
+        let bits = exceptions.bits.get(&layer.name).copied().unwrap_or(self.recipe.weights.bits);
+        // Few levels: outliers are worth cutting.
+        let least_squares = self.recipe.weights.least_squares || bits <= 4;
+        WeightScheme { bits, least_squares, ..self.recipe.weights }
+    }
+}
