@@ -90,7 +90,7 @@ unsafe fn finish(call: &Call<'_>, row: usize, sums: __m256i) {
             _mm256_storeu_si256(call.accumulators.add(row * MAX_COLUMNS).cast(), acc);
             return;
         }
-        let q = quantize(call.finish, acc, call.multipliers);
+        let q = quantize(acc, call.multipliers);
         let words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
         let bytes = _mm_cvtsi128_si64(narrow(call.finish, _mm256_castsi128_si256(words))).to_le_bytes();
         let to = call.output.add(row * call.row_stride);

@@ -104,7 +104,7 @@ unsafe fn finish(call: &Call<'_>, row: usize, acc: [__m256i; 2]) {
             return;
         }
         let constants = call.finish;
-        let q = [quantize(constants, acc[0], call.multipliers), quantize(constants, acc[1], call.multipliers.add(8))];
+        let q = [quantize(acc[0], call.multipliers), quantize(acc[1], call.multipliers.add(8))];
         let words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0b11_01_10_00);
         store(call.output.add(row * call.row_stride), call.columns, narrow(constants, words));
     }
@@ -116,19 +116,20 @@ unsafe fn finish(call: &Call<'_>, row: usize, acc: [__m256i; 2]) {
 /// `multipliers` holds eight.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantize(finish: &Finish, acc: __m256i, multipliers: *const f32) -> __m256i {
+pub(super) unsafe fn quantize(acc: __m256i, multipliers: *const f32) -> __m256i {
     // SAFETY: there are eight.
     let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), unsafe { _mm256_loadu_ps(multipliers) });
-    _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(finish.high)))
+    _mm256_cvtps_epi32(scaled)
 }
 
-/// Adds the zero point and clamps from below; `words` hold 16 values less the zero point.
+/// Adds the zero point and clamps; `words` hold 16 values less the zero point.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn narrow(finish: &Finish, words: __m256i) -> __m128i {
     let words = _mm256_adds_epi16(words, _mm256_set1_epi16(finish.zero_point));
     let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_max_epu8(bytes, _mm_set1_epi8(finish.lo.cast_signed()))
+    let bytes = _mm_max_epu8(bytes, _mm_set1_epi8(finish.lo.cast_signed()));
+    _mm_min_epu8(bytes, _mm_set1_epi8(finish.hi.cast_signed()))
 }
 
 /// # Safety

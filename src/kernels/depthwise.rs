@@ -3,9 +3,10 @@
 //! Depthwise convolutions: each channel by its own window, of any kernel, stride and dilation.
 //!
 //! Invariant: before a microkernel runs, every byte that it may read or write was found to be inside of a slice.
-//! Windows of 3x3 whose columns all lie inside of the image take a kernel of their own, with weights in registers; the
-//! columns at the edges take the general one, which looks every tap up.
-//! Channels with weights that leave eight bits, once their zero point is subtracted, run in the scalar tier.
+//! Windows of 3x3 and of 5x5 take kernels of their own, which slide along a line so that a column is put in order once;
+//! all others take the general one, which looks every tap up.
+//! Channels with weights that leave eight bits, once their zero point is subtracted, run in the scalar tier, and so do
+//! sums that leave 32 bits, once they are multiplied.
 //! Not here: depth multipliers; repeat the input's channels, or use a [`Gemm`](super::Gemm) a group.
 
 use std::ops::Range;
@@ -15,7 +16,8 @@ use super::elementwise::look_up_in_place;
 use super::gemm::Finish;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
-use super::pack::{Lines, PackError, Requant, WeightView, check_multipliers, check_reach, fits, spread};
+use super::numbers::Numbers;
+use super::pack::{Lines, PackError, Requant, WeightView, check_multipliers, check_reach, converts, fits, spread};
 use super::storage::Storage;
 use super::tile::TileMut;
 #[cfg(target_arch = "x86_64")]
@@ -82,8 +84,10 @@ pub(super) struct DepthwiseTier {
     pub lanes: &'static [usize],
     /// Any window, tap by tap.
     pub general: unsafe fn(&General<'_>, Storage),
-    /// Windows of 3x3 inside of the image.
-    pub inner: Option<unsafe fn(&Inner<'_>)>,
+    /// Windows of 3x3 along a line.
+    pub line_3x3: Option<unsafe fn(&Line<'_>)>,
+    /// Windows of 5x5 along a line.
+    pub line_5x5: Option<unsafe fn(&Line<'_>)>,
     /// For weights of which two that meet in 16 bits are −128.
     pub paired_minimum: Option<unsafe fn(&General<'_>, Storage)>,
 }
@@ -136,14 +140,44 @@ impl General<'_> {
     }
 }
 
-/// A call for 3x3: in addition, the block's width is readable at `rows[y] + (pixel * stride + x) * steps[y]`.
+/// A call for windows along a line, which are as wide as they are high. In addition, the block's width is readable at
+/// `rows[y] + x * steps[y]` for each column x below `width` that a window is in, and at `padding` if windows are in others.
 #[derive(Debug)]
-pub(super) struct Inner<'a> {
+pub(super) struct Line<'a> {
     pub block: Block<'a>,
-    pub rows: [*const u8; 3],
-    pub steps: [usize; 3],
+    /// Of the window; their columns 0.
+    pub rows: [*const u8; MAX_SIDE],
+    pub steps: [usize; MAX_SIDE],
+    pub padding: *const u8,
+    /// Where the first window begins: modulo the machine word, for it may be before column 0.
+    pub first: usize,
+    /// Of the image.
+    pub width: usize,
     /// 1 or 2.
     pub stride: usize,
+}
+
+/// Rows and columns of the largest window that slides.
+const MAX_SIDE: usize = 5;
+
+impl Line<'_> {
+    /// The columns of the windows, from the first on: where the block's channels lie in each row.
+    #[inline(always)]
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code, reason = "no vectors"))]
+    pub(super) fn columns<const SIDE: usize>(&self) -> impl FnMut() -> [*const u8; SIDE] {
+        let (padding, width, mut column) = (self.padding, self.width, self.first);
+        let steps: [usize; SIDE] = std::array::from_fn(|y| self.steps[y]);
+        let mut rows: [*const u8; SIDE] =
+            std::array::from_fn(|y| self.rows[y].wrapping_add(column.wrapping_mul(steps[y])));
+        move || {
+            let here = if column < width { rows } else { [padding; SIDE] };
+            for y in 0..SIDE {
+                rows[y] = rows[y].wrapping_add(steps[y]);
+            }
+            column = column.wrapping_add(1);
+            here
+        }
+    }
 }
 
 /// None where the tier is another architecture's.
@@ -202,8 +236,8 @@ struct Packed {
     first: usize,
     lanes: usize,
     weights: Lines,
-    bias: Vec<i32>,
-    multipliers: Vec<f32>,
+    bias: Numbers<i32>,
+    multipliers: Numbers<f32>,
 }
 
 impl Depthwise {
@@ -238,8 +272,8 @@ impl Depthwise {
         let multipliers = spread("multipliers", spec.requant.multipliers, channels, 1.0)?;
         spec.requant.check()?;
         check_multipliers(&multipliers)?;
-        check_reach(&view, &zeros, &bias)?;
-        let tier = if fits(&view, &zeros) { tier } else { &depthwise_scalar::TIER };
+        let fits = converts(&check_reach(&view, &zeros, &bias)?, &multipliers) && fits(&view, &zeros);
+        let tier = if fits { tier } else { &depthwise_scalar::TIER };
         let mut made = Self {
             tier,
             storage,
@@ -275,8 +309,8 @@ impl Depthwise {
             first,
             lanes,
             weights: Lines::zeroed(self.slots.len() * lanes * 16 * self.tier.grouping.weight_bytes()),
-            bias: vec![0; lanes * 16],
-            multipliers: vec![0.0; lanes * 16],
+            bias: Numbers::filled(0, lanes * 16),
+            multipliers: Numbers::filled(0.0, lanes * 16),
         }
     }
 
@@ -332,9 +366,9 @@ impl Depthwise {
         map.check(input, padding, self.reach());
         for block in self.blocks.iter().filter(|block| columns.contains(&block.first)) {
             let channels = (columns.end - block.first).min(block.lanes * 16);
-            for (run, inner) in runs(map, rows.clone()) {
+            for run in runs(map, rows.clone()) {
                 // SAFETY: the pixels are the tile's; `map.check` found what they read to be inside of the slices.
-                unsafe { self.call(block, channels, run.clone(), inner, input, map, padding, output) };
+                unsafe { self.call(block, channels, run.clone(), input, map, padding, output) };
                 if let Some(table) = &self.table {
                     let columns = block.first..block.first + channels;
                     output.pieces(run, columns, |values| look_up_in_place(table, values));
@@ -343,15 +377,25 @@ impl Depthwise {
         }
     }
 
+    /// The kernel for lines of such windows, if there is one.
+    fn sliding(&self, map: &Indirection) -> Option<unsafe fn(&Line<'_>)> {
+        let g = map.geometry();
+        let kernel = match g.kernel {
+            [3, 3] => self.tier.line_3x3,
+            [5, 5] => self.tier.line_5x5,
+            _ => None,
+        };
+        kernel.filter(|_| g.dilation[1] == 1 && g.stride[1] <= 2 && !self.has_paired_minimum)
+    }
+
     /// # Safety
-    /// `map.check` passed for the width of all blocks; `run` is in the tile and in the map; `inner` is as `runs` says.
+    /// `map.check` passed for the width of all blocks; `run` is in the tile and in a line of the map.
     #[allow(clippy::too_many_arguments, reason = "what `run` checked, as it is")]
     unsafe fn call(
         &self,
         packed: &Packed,
         channels: usize,
         run: Range<usize>,
-        inner: bool,
         input: &[u8],
         map: &Indirection,
         padding: &[u8],
@@ -371,17 +415,10 @@ impl Depthwise {
         };
         let offsets = &map.offsets[run.start * map.taps()..];
         let (data, padding) = (input[packed.first..].as_ptr(), padding.get(packed.first..).unwrap_or(&[]).as_ptr());
-        if let (true, Some(kernel), false) = (inner, self.tier.inner, self.has_paired_minimum) {
-            let mut call = Inner { block, rows: [padding; 3], steps: [0; 3], stride: map.geometry().stride[1] };
-            for y in 0..3 {
-                if offsets[3 * y] != PADDING {
-                    // SAFETY: the map's offsets are inside of the input, and the block's width behind them.
-                    call.rows[y] = unsafe { data.add(offsets[3 * y] as usize) };
-                    call.steps[y] = map.geometry().pixel_stride;
-                }
-            }
-            // SAFETY: all taps of an inner run are one pixel apart, by the map; `new` found the tier on this CPU.
-            return unsafe { kernel(&call) };
+        if let Some(kernel) = self.sliding(map) {
+            let line = line(block, run.start, map, data, padding);
+            // SAFETY: all taps of a line are one pixel apart, by the map; `new` found the tier on this CPU.
+            return unsafe { kernel(&line) };
         }
         let taps = map.taps();
         let call = General { block, slots: self.slots.as_ptr(), input: data, padding, offsets: offsets.as_ptr(), taps };
@@ -391,34 +428,43 @@ impl Depthwise {
     }
 }
 
-/// The taps in the order of the groups. Groups of four take the columns of a 3x3 window, so that these can slide.
-fn slots(grouping: Grouping, [height, width]: [usize; 2]) -> Vec<u16> {
-    let columns = grouping == Grouping::Quad && [height, width] == [3, 3];
-    let mut slots: Vec<u16> = Vec::new();
-    if columns {
-        for x in 0..3 {
-            slots.extend([x, x + 3, x + 6, x]);
+/// A line's windows from one output pixel on; `data` and `padding` begin at the block's channels.
+fn line<'a>(block: Block<'a>, pixel: usize, map: &Indirection, data: *const u8, padding: *const u8) -> Line<'a> {
+    let (g, width) = (map.geometry(), map.output()[1]);
+    let (y, x) = (pixel / width, pixel % width);
+    let (mut rows, mut steps) = ([padding; MAX_SIDE], [0; MAX_SIDE]);
+    for tap in 0..g.kernel[0] {
+        let row = (y * g.stride[0] + tap * g.dilation[0]).checked_sub(g.pads[0]).filter(|&row| row < g.input[0]);
+        if let Some(row) = row {
+            (rows[tap], steps[tap]) = (data.wrapping_add(row * g.row_stride), g.pixel_stride);
         }
-    } else {
-        slots.extend(0..(height * width) as u16);
-        slots.resize(slots.len().next_multiple_of(grouping.width()), 0);
+    }
+    let first = (x * g.stride[1]).wrapping_sub(g.pads[1]);
+    Line { block, rows, steps, padding, first, width: g.input[1], stride: g.stride[1] }
+}
+
+/// The taps in the order of the groups. Groups of four take the columns of a window, so that these can slide; of 5x5 they
+/// leave the last row, of which four taps in a group slide as well, and one that they have left behind.
+fn slots(grouping: Grouping, [height, width]: [usize; 2]) -> Vec<u16> {
+    let side = if grouping == Grouping::Quad && height == width { height } else { 0 };
+    let mut slots: Vec<u16> = Vec::new();
+    match side {
+        3 => (0..3).for_each(|x| slots.extend([x, x + 3, x + 6, x])),
+        5 => {
+            (0..5).for_each(|x| slots.extend([x, x + 5, x + 10, x + 15]));
+            slots.extend([21, 22, 23, 24, 20, 20, 20, 20]);
+        }
+        _ => {
+            slots.extend(0..(height * width) as u16);
+            slots.resize(slots.len().next_multiple_of(grouping.width()), 0);
+        }
     }
     slots
 }
 
-/// Output pixels in runs within lines, and whether a run's windows are of 3x3 with all columns inside of the image.
-fn runs(map: &Indirection, pixels: Range<usize>) -> impl Iterator<Item = (Range<usize>, bool)> {
-    let (g, width) = (*map.geometry(), map.output()[1]);
-    let slides = g.kernel == [3, 3] && g.dilation[1] == 1 && g.stride[1] <= 2;
-    let first = if slides { g.pads[1].div_ceil(g.stride[1]).min(width) } else { width };
-    let last = (g.input[1] + g.pads[1]).checked_sub(3).map_or(0, |last| last / g.stride[1] + 1).clamp(first, width);
+/// Output pixels line by line.
+fn runs(map: &Indirection, pixels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let width = map.output()[1];
     let lines = pixels.start / width..pixels.end.div_ceil(width);
-    lines
-        .flat_map(move |line| {
-            [(0..first, false), (first..last, true), (last..width, false)].map(|(x, inner)| {
-                let run = (line * width + x.start).max(pixels.start)..(line * width + x.end).min(pixels.end);
-                (run, inner)
-            })
-        })
-        .filter(|(run, _)| run.start < run.end)
+    lines.map(move |line| (line * width).max(pixels.start)..((line + 1) * width).min(pixels.end))
 }

@@ -14,7 +14,8 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     lanes: &[1],
     // SAFETY: the same contract.
     general: |call, _| unsafe { i8_depthwise_16c_avx2(call) },
-    inner: None,
+    line_3x3: None,
+    line_5x5: None,
     paired_minimum: None,
 };
 
@@ -37,8 +38,8 @@ unsafe fn i8_depthwise_16c_avx2(call: &General<'_>) {
                 let high = _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), _mm256_load_si256(w.add(32).cast()));
                 acc = [_mm256_add_epi32(acc[0], low), _mm256_add_epi32(acc[1], high)];
             }
-            let low = quantize(block.finish, acc[0], block.multipliers);
-            let high = quantize(block.finish, acc[1], block.multipliers.add(8));
+            let low = quantize(acc[0], block.multipliers);
+            let high = quantize(acc[1], block.multipliers.add(8));
             let bytes = narrow(block.finish, _mm256_packs_epi32(low, high));
             let to = block.output.add(pixel * block.row_stride);
             if block.channels >= 16 {

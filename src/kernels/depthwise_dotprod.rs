@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::depthwise::{DepthwiseTier, General, Grouping, Inner};
+use super::depthwise::{DepthwiseTier, General, Grouping, Line};
 use super::depthwise_neon::{load_bias, store_16};
 use super::neon::End;
 
@@ -18,12 +18,13 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     lanes: &[1],
     // SAFETY: the same contract.
     general: |call, _| unsafe { i8_depthwise_16c_sdot(call) },
-    inner: Some(|call| match call.stride {
+    line_3x3: Some(|call| match call.stride {
         // SAFETY: the same contract.
         1 => unsafe { i8_depthwise_3x3_16c_sdot::<1>(call) },
         // SAFETY: the same contract.
         _ => unsafe { i8_depthwise_3x3_16c_sdot::<2>(call) },
     }),
+    line_5x5: None,
     paired_minimum: None,
 };
 
@@ -79,10 +80,10 @@ unsafe fn i8_depthwise_16c_sdot(call: &General<'_>) {
 }
 
 /// # Safety
-/// The contract of [`Inner`], whose stride is `STRIDE`.
+/// The contract of [`Line`] for windows of 3x3, whose stride is `STRIDE`.
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Inner<'_>) {
+unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Line<'_>) {
     let block = &call.block;
     // SAFETY: three groups of 64 weights; each column of each pixel has 16 readable bytes in each row.
     unsafe {
@@ -92,13 +93,10 @@ unsafe fn i8_depthwise_3x3_16c_sdot<const STRIDE: usize>(call: &Inner<'_>) {
         }
         let bias = load_bias(block);
         let end = End::new(block.finish);
-        let mut rows = call.rows;
+        let mut rows = call.columns::<3>();
         let mut next = || {
-            let column = [vld1q_u8(rows[0]), vld1q_u8(rows[1]), vld1q_u8(rows[2]), vdupq_n_u8(0)];
-            for y in 0..3 {
-                rows[y] = rows[y].wrapping_add(call.steps[y]);
-            }
-            interleave(column)
+            let [first, second, third] = rows();
+            interleave([vld1q_u8(first), vld1q_u8(second), vld1q_u8(third), vdupq_n_u8(0)])
         };
         let mut columns = [next(), [vdupq_n_u8(0); 4], [vdupq_n_u8(0); 4]];
         if STRIDE == 1 {

@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::depthwise::{Block, DepthwiseTier, General, Grouping, Inner};
+use super::depthwise::{Block, DepthwiseTier, General, Grouping, Line};
 use super::neon::{End, load_16, quantize_16, store};
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
@@ -16,8 +16,9 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     // SAFETY: the same contract.
     general: |call, _| unsafe { i8_depthwise_16c_neon::<true>(call) },
     // SAFETY: the same contract.
-    inner: Some(|call| unsafe { i8_depthwise_3x3_16c_neon(call) }),
+    line_3x3: Some(|call| unsafe { i8_depthwise_3x3_16c_neon(call) }),
     // SAFETY: the same contract.
+    line_5x5: None,
     paired_minimum: Some(|call, _| unsafe { i8_depthwise_16c_neon::<false>(call) }),
 };
 
@@ -52,10 +53,10 @@ unsafe fn i8_depthwise_16c_neon<const PAIRS: bool>(call: &General<'_>) {
 /// Weights stay in nine registers.
 ///
 /// # Safety
-/// The contract of [`Inner`].
+/// The contract of [`Line`] for windows of 3x3.
 #[inline(never)]
 #[target_feature(enable = "neon")]
-unsafe fn i8_depthwise_3x3_16c_neon(call: &Inner<'_>) {
+unsafe fn i8_depthwise_3x3_16c_neon(call: &Line<'_>) {
     let block = &call.block;
     // SAFETY: nine taps of 16 weights; each tap of each pixel has 16 readable bytes.
     unsafe {
@@ -65,20 +66,43 @@ unsafe fn i8_depthwise_3x3_16c_neon(call: &Inner<'_>) {
         }
         let bias = load_bias(block);
         let end = End::new(block.finish);
-        let mut rows = call.rows;
+        let mut column = call.first;
+        let mut rows: [*const u8; 3] =
+            std::array::from_fn(|y| call.rows[y].wrapping_add(column.wrapping_mul(call.steps[y])));
         for pixel in 0..block.pixels {
-            let load = |tap: usize| (vld1q_s8(rows[tap / 3].add(tap % 3 * call.steps[tap / 3]).cast()), w[tap]);
-            let mut acc = add_two(bias, load(0), load(1));
-            acc = add_two(acc, load(2), load(3));
-            acc = add_two(acc, load(4), load(5));
-            acc = add_two(acc, load(6), load(7));
-            let (a, w8) = load(8);
-            store_16(block, &end, pixel, add_one(acc, a, w8));
+            let acc = if column < call.width.saturating_sub(2) {
+                window(bias, &w, |y, x| rows[y].wrapping_add(x * call.steps[y]))
+            } else {
+                // A column at least is outside of the image.
+                window(bias, &w, |y, x| {
+                    let inside = column.wrapping_add(x) < call.width;
+                    if inside { rows[y].wrapping_add(x * call.steps[y]) } else { call.padding }
+                })
+            };
+            store_16(block, &end, pixel, acc);
+            column = column.wrapping_add(call.stride);
             for y in 0..3 {
                 rows[y] = rows[y].wrapping_add(call.steps[y] * call.stride);
             }
         }
     }
+}
+
+/// The sums of one window.
+///
+/// # Safety
+/// `at` gives where 16 bytes of each row and column are.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn window(bias: [int32x4_t; 4], w: &[int8x16_t; 9], at: impl Fn(usize, usize) -> *const u8) -> [int32x4_t; 4] {
+    // SAFETY: by the contract.
+    let load = |tap: usize| unsafe { (vld1q_s8(at(tap / 3, tap % 3).cast()), w[tap]) };
+    let mut acc = add_two(bias, load(0), load(1));
+    acc = add_two(acc, load(2), load(3));
+    acc = add_two(acc, load(4), load(5));
+    acc = add_two(acc, load(6), load(7));
+    let (a, w) = load(8);
+    add_one(acc, a, w)
 }
 
 /// # Safety

@@ -13,7 +13,8 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
         // SAFETY: the same contract.
         Storage::U8 => unsafe { i8_depthwise_16c_scalar(call, i32::from) },
     },
-    inner: None,
+    line_3x3: None,
+    line_5x5: None,
     paired_minimum: None,
 };
 

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::depthwise::{Block, DepthwiseTier, General, Grouping, Inner};
+use super::depthwise::{Block, DepthwiseTier, General, Grouping, Line};
 
 pub(super) static TIER_512: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Quad,
@@ -21,13 +21,21 @@ pub(super) static TIER_512: DepthwiseTier = DepthwiseTier {
         // SAFETY: the same contract.
         _ => unsafe { xmm::i8_depthwise_vnni(call) },
     },
-    inner: Some(|call| match call.block.lanes {
+    line_3x3: Some(|call| match call.block.lanes {
         // SAFETY: the same contract.
         4 => unsafe { zmm::i8_depthwise_3x3_vnni(call) },
         // SAFETY: the same contract.
         2 => unsafe { ymm::i8_depthwise_3x3_vnni(call) },
         // SAFETY: the same contract.
         _ => unsafe { xmm::i8_depthwise_3x3_vnni(call) },
+    }),
+    line_5x5: Some(|call| match call.block.lanes {
+        // SAFETY: the same contract.
+        4 => unsafe { zmm::i8_depthwise_5x5_vnni(call) },
+        // SAFETY: the same contract.
+        2 => unsafe { ymm::i8_depthwise_5x5_vnni(call) },
+        // SAFETY: the same contract.
+        _ => unsafe { xmm::i8_depthwise_5x5_vnni(call) },
     }),
     paired_minimum: None,
 };
@@ -41,7 +49,8 @@ pub(super) static TIER_256: DepthwiseTier = DepthwiseTier {
         _ => unsafe { xmm_vex::i8_depthwise_vnni(call) },
     },
     // Sixteen registers do not hold the columns.
-    inner: None,
+    line_3x3: None,
+    line_5x5: None,
     grouping: Grouping::Quad,
     paired_minimum: None,
 };
@@ -95,8 +104,8 @@ partial!(copy_128, "avx2", __m128i, |to, count, bytes| {
 macro_rules! kernels {
     ($name:ident, $features:literal, $vector:ident, $lanes:literal, $dpbusd:ident, $load:ident, $store:ident, $partial:ident,
      $low8:ident, $high8:ident, $low16:ident, $high16:ident, $zero:ident, $packs:ident, $packus:ident,
-     $adds:ident, $set16:ident, $max:ident, $set8:ident, $float:ident, $mul:ident, $min:ident, $set_float:ident,
-     $load_float:ident, $int:ident) => {
+     $adds:ident, $set16:ident, $max:ident, $set8:ident, $float:ident, $mul:ident, $min:ident,
+     $load_float:ident, $int:ident, $shift:ident, $or:ident) => {
         mod $name {
             use super::*;
 
@@ -107,7 +116,7 @@ macro_rules! kernels {
             #[inline(never)]
             #[target_feature(enable = $features)]
             pub(super) unsafe fn i8_depthwise_vnni(call: &General<'_>) {
-                let block = &call.block;
+                let (block, end) = (&call.block, end(&call.block));
                 for pixel in 0..block.pixels {
                     // SAFETY: pixel and taps are the call's; each tap has a readable vector, each group four.
                     unsafe {
@@ -120,16 +129,16 @@ macro_rules! kernels {
                                 acc[j] = $dpbusd(acc[j], quads[j], w);
                             }
                         }
-                        store(block, pixel, acc);
+                        store(block, end, pixel, acc);
                     }
                 }
             }
 
             /// # Safety
-            /// The contract of [`Inner`], of these lanes.
+            /// The contract of [`Line`], of these lanes and windows of 3x3.
             #[allow(dead_code, reason = "not every width has the registers")]
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn i8_depthwise_3x3_vnni(call: &Inner<'_>) {
+            pub(super) unsafe fn i8_depthwise_3x3_vnni(call: &Line<'_>) {
                 // SAFETY: the same contract.
                 unsafe {
                     if call.stride == 1 {
@@ -141,11 +150,11 @@ macro_rules! kernels {
             }
 
             /// # Safety
-            /// The contract of [`Inner`], of these lanes, whose stride is `STRIDE`.
+            /// The contract of [`Line`], of these lanes and windows of 3x3, whose stride is `STRIDE`.
             #[inline(never)]
             #[target_feature(enable = $features)]
-            unsafe fn i8_depthwise_3x3_sliding_vnni<const STRIDE: usize>(call: &Inner<'_>) {
-                let block = &call.block;
+            unsafe fn i8_depthwise_3x3_sliding_vnni<const STRIDE: usize>(call: &Line<'_>) {
+                let (block, end) = (&call.block, end(&call.block));
                 // SAFETY: three groups of four vectors of weights; each column of each pixel has a readable vector in
                 // each row.
                 unsafe {
@@ -154,14 +163,10 @@ macro_rules! kernels {
                         *w = $load(block.weights.add(i * BYTES).cast());
                     }
                     let bias = bias(block);
-                    let mut rows = call.rows;
+                    let mut rows = call.columns::<3>();
                     let mut next = || {
-                        let row = |y: usize| $load(rows[y].cast());
-                        let column = interleave([row(0), row(1), row(2), $zero()]);
-                        for y in 0..3 {
-                            rows[y] = rows[y].wrapping_add(call.steps[y]);
-                        }
-                        column
+                        let [first, second, third] = rows();
+                        interleave([$load(first.cast()), $load(second.cast()), $load(third.cast()), $zero()])
                     };
                     let mut columns = [next(), [$zero(); 4], [$zero(); 4]];
                     if STRIDE == 1 {
@@ -178,9 +183,82 @@ macro_rules! kernels {
                                 acc[j] = $dpbusd(acc[j], columns[x][j], w[x][j]);
                             }
                         }
-                        store(block, pixel, acc);
+                        store(block, end, pixel, acc);
                         columns[0] = columns[STRIDE];
                         columns[1] = columns[2];
+                    }
+                }
+            }
+
+            /// # Safety
+            /// The contract of [`Line`], of these lanes and windows of 5x5.
+            #[allow(dead_code, reason = "not every width has the registers")]
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn i8_depthwise_5x5_vnni(call: &Line<'_>) {
+                // SAFETY: the same contract.
+                unsafe {
+                    if call.stride == 1 {
+                        i8_depthwise_5x5_sliding_vnni::<1>(call)
+                    } else {
+                        i8_depthwise_5x5_sliding_vnni::<2>(call)
+                    }
+                }
+            }
+
+            /// Four rows of each column stand in quads. Of the last row, four taps do: each new one pushes the oldest
+            /// out, which has its own product before.
+            ///
+            /// # Safety
+            /// The contract of [`Line`], of these lanes and windows of 5x5, whose stride is `STRIDE`.
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            unsafe fn i8_depthwise_5x5_sliding_vnni<const STRIDE: usize>(call: &Line<'_>) {
+                let (block, end) = (&call.block, end(&call.block));
+                // SAFETY: seven groups of four vectors of weights; each column of each pixel has a readable vector in
+                // each row.
+                unsafe {
+                    let add = |acc: &mut [$vector; 4], quads: &[$vector; 4], group: usize| {
+                        for j in 0..4 {
+                            let w = $load(block.weights.add((group * 4 + j) * BYTES).cast());
+                            acc[j] = $dpbusd(acc[j], quads[j], w);
+                        }
+                    };
+                    let mut rows = call.columns::<5>();
+                    let mut next = |last: &mut [$vector; 4]| {
+                        let [a, b, c, d, e] = rows().map(|row| $load(row.cast()));
+                        let fresh = interleave([$zero(), $zero(), $zero(), e]);
+                        for j in 0..4 {
+                            last[j] = $or($shift::<8>(last[j]), fresh[j]);
+                        }
+                        interleave([a, b, c, d])
+                    };
+                    let (mut columns, mut last) = ([[$zero(); 4]; 5], [$zero(); 4]);
+                    // One by one, so that columns stay in registers.
+                    if STRIDE == 1 {
+                        columns[1] = next(&mut last);
+                    }
+                    columns[2] = next(&mut last);
+                    columns[3] = next(&mut last);
+                    columns[4] = next(&mut last);
+                    for pixel in 0..block.pixels {
+                        let mut acc = bias(block);
+                        columns[0] = columns[STRIDE];
+                        columns[1] = columns[STRIDE + 1];
+                        columns[2] = columns[STRIDE + 2];
+                        if STRIDE == 1 {
+                            columns[3] = columns[4];
+                        } else {
+                            columns[3] = next(&mut last);
+                        }
+                        add(&mut acc, &last, 6);
+                        columns[4] = next(&mut last);
+                        add(&mut acc, &columns[0], 0);
+                        add(&mut acc, &columns[1], 1);
+                        add(&mut acc, &columns[2], 2);
+                        add(&mut acc, &columns[3], 3);
+                        add(&mut acc, &columns[4], 4);
+                        add(&mut acc, &last, 5);
+                        store(block, end, pixel, acc);
                     }
                 }
             }
@@ -212,22 +290,28 @@ macro_rules! kernels {
                 acc
             }
 
+            /// What is added to words, and the bounds of bytes.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn end(block: &Block<'_>) -> [$vector; 3] {
+                let finish = block.finish;
+                [$set16(finish.zero_point), $set8(finish.lo.cast_signed()), $set8(finish.hi.cast_signed())]
+            }
+
             /// # Safety
             /// The contract of [`Block`], of these lanes; `pixel` is one of its pixels.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn store(block: &Block<'_>, pixel: usize, acc: [$vector; 4]) {
-                let finish = block.finish;
+            unsafe fn store(block: &Block<'_>, [zero_point, lo, hi]: [$vector; 3], pixel: usize, acc: [$vector; 4]) {
                 let mut q = acc;
                 for (j, q) in q.iter_mut().enumerate() {
                     // SAFETY: four vectors of multipliers.
                     let m = unsafe { $load_float(block.multipliers.add(j * BYTES / 4)) };
-                    *q = $int($min($mul($float(*q), m), $set_float(finish.high)));
+                    *q = $int($mul($float(*q), m));
                 }
-                let zero_point = $set16(finish.zero_point);
                 let low = $adds($packs(q[0], q[1]), zero_point);
                 let high = $adds($packs(q[2], q[3]), zero_point);
-                let bytes = $max($packus(low, high), $set8(finish.lo.cast_signed()));
+                let bytes = $min($max($packus(low, high), lo), hi);
                 // SAFETY: `output` is writable for `channels` bytes at each pixel, and no more is stored.
                 unsafe {
                     let to = block.output.add(pixel * block.row_stride);
@@ -264,10 +348,11 @@ kernels!(
     _mm512_set1_epi8,
     _mm512_cvtepi32_ps,
     _mm512_mul_ps,
-    _mm512_min_ps,
-    _mm512_set1_ps,
+    _mm512_min_epu8,
     _mm512_loadu_ps,
-    _mm512_cvtps_epi32
+    _mm512_cvtps_epi32,
+    _mm512_srli_epi32,
+    _mm512_or_si512
 );
 macro_rules! kernels_256 {
     ($name:ident, $features:literal, $dpbusd:ident, $partial:ident) => {
@@ -293,10 +378,11 @@ macro_rules! kernels_256 {
             _mm256_set1_epi8,
             _mm256_cvtepi32_ps,
             _mm256_mul_ps,
-            _mm256_min_ps,
-            _mm256_set1_ps,
+            _mm256_min_epu8,
             _mm256_loadu_ps,
-            _mm256_cvtps_epi32
+            _mm256_cvtps_epi32,
+            _mm256_srli_epi32,
+            _mm256_or_si256
         );
     };
 }
@@ -324,10 +410,11 @@ macro_rules! kernels_128 {
             _mm_set1_epi8,
             _mm_cvtepi32_ps,
             _mm_mul_ps,
-            _mm_min_ps,
-            _mm_set1_ps,
+            _mm_min_epu8,
             _mm_loadu_ps,
-            _mm_cvtps_epi32
+            _mm_cvtps_epi32,
+            _mm_srli_epi32,
+            _mm_or_si128
         );
     };
 }

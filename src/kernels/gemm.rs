@@ -11,7 +11,7 @@ use super::float::settle;
 use super::here::Here;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
-use super::pack::{Pack, PackError, Packed, Requant, WeightView};
+use super::pack::{Pack, PackError, Packed, Requant, WeightView, converts};
 use super::round::requantize;
 use super::scalar;
 use super::shared::SharedWeights;
@@ -60,18 +60,14 @@ pub(super) struct Call<'a> {
     pub accumulators: *mut i32,
 }
 
-/// The constants of a requantization. Tiers clamp to `hi` in f32, so that the conversion to integers stays in range, and
-/// to `lo` in bytes: rounding is monotone, so that this is the same.
+/// The constants of a requantization. Tiers clamp bytes: rounding is monotone, so that this is the same as before it.
+/// Conversions to integers stay in range, for kernels requantize only where [`converts`] holds.
 #[derive(Debug, Clone)]
 pub(super) struct Finish {
-    /// `hi − zp`.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Arm's conversions saturate"))]
-    pub high: f32,
     /// The zero point as stored.
     pub zero_point: i16,
     /// Bounds as stored.
     pub lo: u8,
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "x86 clamps to it in f32 alone"))]
     pub hi: u8,
     requant: [i8; 3],
     storage: Storage,
@@ -81,7 +77,6 @@ impl Finish {
     pub(super) fn new(requant: &Requant<'_>, storage: Storage) -> Self {
         let Requant { zero_point, lo, hi, .. } = *requant;
         Self {
-            high: f32::from(i16::from(hi) - i16::from(zero_point)),
             zero_point: i16::from(zero_point) + storage.offset() as i16,
             lo: storage.byte(lo),
             hi: storage.byte(hi),
@@ -310,8 +305,9 @@ impl Gemm {
         let spec =
             GemmSpec { weights: nothing, weight_zero_points: &[], bias: &[], input_zero_point, requant: *requant };
         let mut made = Self::with_tier(tier, storage, &spec)?;
-        let multipliers = std::mem::take(&mut made.packed.multipliers);
+        let multipliers = made.packed.multipliers.clone();
         made.packed = Packed::blank(made.tier.pack, [n, 1, k], right == 0);
+        made.packed.converts = converts(&vec![reach; n], &multipliers);
         made.packed.multipliers = multipliers;
         made.packed.zero_points.fill(i32::from(right));
         made.of_activations = true;
@@ -370,6 +366,9 @@ impl Gemm {
         if rows.is_empty() || columns.is_empty() {
             return;
         }
+        if !self.packed.converts {
+            return self.run_slowly(source, output);
+        }
         let last = output.pointer(rows.end - 1, columns.end - 1);
         debug_assert!(!last.is_null());
         let most = if self.table.is_some() { TABLE_ROWS } else { usize::MAX };
@@ -383,6 +382,18 @@ impl Gemm {
                 output.pieces(rows, columns, |values| look_up_in_place(table, values));
             }
         }
+    }
+
+    /// As `run`, value by value.
+    fn run_slowly(&self, source: &Source<'_>, output: &mut TileMut<'_, u8>) {
+        let Self { packed, finish, table, .. } = self;
+        self.accumulate(source, self.input_zero_point, output, |column, accumulators, values| {
+            let sums = accumulators.iter().zip(&packed.multipliers[column..]);
+            values.iter_mut().zip(sums).for_each(|(value, (&acc, &m))| *value = finish.byte(acc, m));
+            if let Some(table) = table {
+                look_up_in_place(table, values);
+            }
+        });
     }
 
     /// Computes one tile of a dynamically quantized product in f32.

@@ -48,6 +48,7 @@ mod isa;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod numbers;
 mod pack;
 mod pool;
 mod resize;

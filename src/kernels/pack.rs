@@ -8,6 +8,7 @@
 //! they stay beside the weights, and the driver corrects each row by its sum of inputs.
 //! Rejected: splitting such weights in two summands (twice the products).
 
+use super::numbers::Numbers;
 use super::storage::Storage;
 use std::sync::Arc;
 
@@ -210,14 +211,16 @@ pub(super) struct Packed {
     pub strip_bytes: usize,
     pub weights: Lines,
     /// `b − z·Σw`, z as stored.
-    pub bias: Vec<i32>,
+    pub bias: Numbers<i32>,
     /// Σw.
     pub sums: Vec<i32>,
-    pub multipliers: Vec<f32>,
+    pub multipliers: Numbers<f32>,
     /// Weight zero points that could not be subtracted; empty where all could.
     pub zero_points: Vec<i32>,
     /// Two weights that a kernel adds up in 16 bits are both −128.
     pub has_paired_minimum: bool,
+    /// Sums times multipliers stay within 32 bits, as kernels that requantize want them.
+    pub converts: bool,
 }
 
 /// The dimensions of a tier's packing.
@@ -242,10 +245,11 @@ impl Packed {
         let bias = spread("bias", bias, n, 0)?;
         let multipliers = spread("multipliers", multipliers, n, 1.0)?;
         check_multipliers(&multipliers)?;
-        check_reach(view, &zeros, &bias)?;
+        let reaches = check_reach(view, &zeros, &bias)?;
         let folds = fits(view, &zeros);
         let mut packed = Self::blank(pack, [n, taps, k], folds);
         packed.multipliers[..n].copy_from_slice(&multipliers);
+        packed.converts = converts(&reaches, &multipliers);
         if view.is_by_rows() && zeros.iter().all(|&zero| zero == 0) {
             packed.fill_rows(pack, view, 0, zero_point);
             packed.bias.iter_mut().zip(&bias).for_each(|(to, bias)| *to = to.wrapping_add(*bias));
@@ -268,11 +272,12 @@ impl Packed {
             groups,
             strip_bytes,
             weights: Lines::zeroed(strips * strip_bytes),
-            bias: vec![0; strips * pack.nr],
+            bias: Numbers::filled(0, strips * pack.nr),
             sums: vec![0; strips * pack.nr],
-            multipliers: vec![0.0; strips * pack.nr],
+            multipliers: Numbers::filled(0.0, strips * pack.nr),
             zero_points: if folds { Vec::new() } else { vec![0; strips * pack.nr] },
             has_paired_minimum: false,
+            converts: true,
         }
     }
 
@@ -424,15 +429,23 @@ pub(super) fn check_multipliers(multipliers: &[f32]) -> Result<(), PackError> {
     }
 }
 
-/// Σ|w|·255 + |b| must stay below 2³¹, whatever the input and its zero point.
-pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> Result<(), PackError> {
-    for (channel, sum) in magnitudes(view, zeros).into_iter().enumerate() {
-        let reach = sum.saturating_mul(255).saturating_add(i64::from(bias[channel]).abs());
-        if reach > i64::from(i32::MAX) {
-            return Err(PackError::Overflow { channel, reach });
+/// Σ|w|·255 + |b| must stay below 2³¹, whatever the input and its zero point. By output channel.
+pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> Result<Vec<i64>, PackError> {
+    let mut reaches = magnitudes(view, zeros);
+    for (channel, reach) in reaches.iter_mut().enumerate() {
+        *reach = reach.saturating_mul(255).saturating_add(i64::from(bias[channel]).abs());
+        if *reach > i64::from(i32::MAX) {
+            return Err(PackError::Overflow { channel, reach: *reach });
         }
     }
-    Ok(())
+    Ok(reaches)
+}
+
+/// Whether sums that reach so far, times their multipliers, are numbers that 32 bits hold. They are in any model that
+/// makes sense: others would be bounds alone.
+pub(super) fn converts(reaches: &[i64], multipliers: &[f32]) -> bool {
+    let most = f64::from(1 << 30);
+    reaches.iter().zip(multipliers).all(|(&reach, &m)| reach as f64 * f64::from(m.abs()) < most)
 }
 
 /// By output channel: the sum of weights less their zero point, each without its sign.

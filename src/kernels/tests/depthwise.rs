@@ -9,6 +9,7 @@ pub fn suite(on: Subject) {
     minimum_pairs(on);
     weight_zero_points(on);
     large_images(on);
+    large_multipliers(on);
 }
 
 /// The same as the convolution, with one input channel for each output channel.
@@ -65,7 +66,7 @@ fn windows(on: Subject) {
     let table: [u8; 256] = std::array::from_fn(|i| (i * 5 + 1) as u8);
     for case in 0..220 {
         let channels = [1, 15, 16, 17, 24, 32, 33, 48, 63, 64, 65, 96, 130][case % 13];
-        let kernel = if case % 2 == 0 { [3, 3] } else { [1 + rng.below(5), 1 + rng.below(5)] };
+        let kernel = [[3, 3], [1 + rng.below(5), 1 + rng.below(5)], [5, 5]][case % 3];
         let geometry = geometry(&mut rng, kernel, channels);
         if geometry.output().is_err() {
             continue;
@@ -124,22 +125,31 @@ fn weight_zero_points(on: Subject) {
     }
 }
 
-/// As in a network: 3x3 with pads of 1, strides of 1 and 2.
+/// As in a network: windows of 3x3 and 5x5 as wide as their pads, strides of 1 and 2.
 fn large_images(on: Subject) {
     let mut rng = Lcg(8);
-    for stride in [1, 2] {
+    for (stride, side) in [(1, 3), (2, 3), (1, 5), (2, 5)] {
         let geometry = Geometry {
             input: [14, 15],
-            kernel: [3, 3],
+            kernel: [side; 2],
             stride: [stride; 2],
             dilation: [1, 1],
-            pads: [1; 4],
+            pads: [side / 2; 4],
             pixel_stride: 96,
             row_stride: 96 * 15,
         };
         let mut convolution = Convolution::new(&mut rng, geometry, 96, 96);
-        convolution.weights.truncate(96 * 9);
-        let multipliers = multipliers(&mut rng, 96, 9);
+        convolution.weights.truncate(96 * side * side);
+        let multipliers = multipliers(&mut rng, 96, side * side);
         check(on, &convolution, &requant(&mut rng, &multipliers), 1000);
     }
+}
+
+/// Sums that 32 bits do not hold once they are multiplied.
+fn large_multipliers(on: Subject) {
+    let mut rng = Lcg(9);
+    let geometry = geometry(&mut rng, [3, 3], 40);
+    let mut convolution = Convolution::new(&mut rng, geometry, 40, 40);
+    convolution.weights.truncate(40 * 9);
+    check(on, &convolution, &Requant { multipliers: &[1e7], zero_point: 3, lo: -100, hi: 100, table: None }, 11);
 }

@@ -119,7 +119,7 @@ fn convolutions(on: Subject) {
     }
 }
 
-/// Beyond 2^24, where f32 no longer holds every integer.
+/// Beyond 2^24, where f32 no longer holds every integer, and, multiplied, beyond what 32 bits do.
 fn large_sums(on: Subject) {
     let k = 2000;
     let patterns: [(i8, i8); 4] = [(-128, -128), (-128, 127), (127, 127), (127, -127)];
@@ -127,8 +127,8 @@ fn large_sums(on: Subject) {
         let (m, n) = (5, 20);
         let weights: Vec<i8> = (0..n * k).map(|i| if i % 97 == 0 { 3 } else { weight }).collect();
         let input: Vec<i8> = (0..m * k).map(|i| if i % 89 == 0 { 1 } else { value }).collect();
-        for multiplier in [1.0_f32 / 16_777_216.0, 4.0e-6, 1.0] {
-            let zero_point = if multiplier == 1.0 { [-128, 127][usize::from(value == weight)] } else { 0 };
+        for multiplier in [1.0_f32 / 16_777_216.0, 4.0e-6, 1.0, 1e6, 1e38] {
+            let zero_point = if multiplier >= 1.0 { [-128, 127][usize::from(value == weight)] } else { 0 };
             let requant = Requant { multipliers: &[multiplier], zero_point, ..OPEN };
             let zero = if value == 127 { -128 } else { 127 };
             let spec = GemmSpec {
