@@ -16,6 +16,7 @@ pub(super) static TIER: Tier = Tier {
     rows: 3,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
+    settles: false,
     gemm_paired_minimum: None,
 };
 

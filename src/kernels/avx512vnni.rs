@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::{Call, Finish, MAX_COLUMNS, Tier, by_rows};
+use super::gemm::{Call, Finish, Floats, MAX_COLUMNS, Tier, by_rows};
 use super::pack::Pack;
 
 pub(super) static TIER: Tier = Tier {
@@ -17,6 +17,7 @@ pub(super) static TIER: Tier = Tier {
     rows: 6,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch(call) },
+    settles: true,
     gemm_paired_minimum: None,
 };
 
@@ -72,7 +73,13 @@ unsafe fn i8_gemm_mx16c4_avx512vnni<const MR: usize, const NV: usize>(call: &Cal
                 weights = weights.add(64);
             }
         }
-        if call.accumulators.is_null() { requantize(call, row, acc) } else { keep(call, row, acc) }
+        if let Some(floats) = call.floats {
+            settle(call, floats, row, acc);
+        } else if call.accumulators.is_null() {
+            requantize(call, row, acc);
+        } else {
+            keep(call, row, acc);
+        }
     }
 }
 
@@ -85,6 +92,40 @@ unsafe fn keep<const MR: usize, const NV: usize>(call: &Call<'_>, row: usize, ac
         for (j, acc) in acc.iter().enumerate() {
             // SAFETY: `accumulators` has MAX_COLUMNS for each row.
             unsafe { _mm512_storeu_si512(call.accumulators.add((row + r) * MAX_COLUMNS + j * 16).cast(), *acc) };
+        }
+    }
+}
+
+/// # Safety
+/// As the kernel's; `floats` are the call's.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn settle<const MR: usize, const NV: usize>(
+    call: &Call<'_>,
+    floats: &Floats,
+    row: usize,
+    acc: [[__m512i; NV]; MR],
+) {
+    let [low, high] = floats.bounds.map(|bound| _mm512_set1_ps(bound));
+    let scale = _mm512_set1_ps(floats.scale);
+    for j in 0..NV {
+        let mask = u16::MAX >> (16 - (call.columns - j * 16).min(16));
+        // SAFETY: one multiplier for each column of the strips.
+        let m = _mm512_mul_ps(scale, unsafe { _mm512_loadu_ps(call.multipliers.add(j * 16)) });
+        let added = !floats.bias.is_null();
+        // SAFETY: where there are biases, there is one for each column, and the mask lets no more through.
+        let bias =
+            if added { unsafe { _mm512_maskz_loadu_ps(mask, floats.bias.add(j * 16)) } } else { _mm512_setzero_ps() };
+        for (r, acc) in acc.iter().enumerate() {
+            let mut x = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[j]), m);
+            x = if added { _mm512_add_ps(x, bias) } else { x };
+            // What is not a number becomes the lower bound: these give their second operand then.
+            x = _mm512_min_ps(_mm512_max_ps(x, low), high);
+            // SAFETY: `output` is writable for the call's columns at each row, and the mask lets no more through.
+            unsafe {
+                let to = floats.output.add((row + r) * floats.row_stride + j * 16);
+                if mask == u16::MAX { _mm512_storeu_ps(to, x) } else { _mm512_mask_storeu_ps(to, mask, x) }
+            }
         }
     }
 }

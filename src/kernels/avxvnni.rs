@@ -17,6 +17,7 @@ pub(super) static TIER: Tier = Tier {
     rows: 6,
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { vex::dispatch(call) },
+    settles: false,
     gemm_paired_minimum: None,
 };
 

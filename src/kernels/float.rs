@@ -3,13 +3,14 @@
 //!
 //! Invariant: `f32(acc)·(scale·multiplier) + bias`, each rounded, then the bounds, whatever the tier.
 
-use super::gemm::Dynamic;
 use super::here::{Here, by_isa};
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::pack::{PackError, WeightView, check_multipliers, check_reach, spread};
+use super::round::bounded;
 use super::storage::Storage;
 use super::tile::TileMut;
+use super::wide::Dynamic;
 
 by_isa! {
     /// Accumulators of neighbouring channels to floats. No bias, or one each.
@@ -17,9 +18,9 @@ by_isa! {
         let [low, high] = by.bounds;
         let (scale, each) = (by.scale, values.iter_mut().zip(accumulators).zip(multipliers));
         if bias.is_empty() {
-            each.for_each(|((to, &acc), &m)| *to = (acc as f32 * (scale * m)).max(low).min(high));
+            each.for_each(|((to, &acc), &m)| *to = bounded(acc as f32 * (scale * m), low, high));
         } else {
-            each.zip(bias).for_each(|(((to, &acc), &m), &b)| *to = (acc as f32 * (scale * m) + b).max(low).min(high));
+            each.zip(bias).for_each(|(((to, &acc), &m), &b)| *to = bounded(acc as f32 * (scale * m) + b, low, high));
         }
     }
 }

@@ -7,7 +7,6 @@
 //! Not here: in which order a tile is covered.
 
 use super::elementwise::look_up_in_place;
-use super::float::settle;
 use super::here::Here;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
@@ -36,7 +35,7 @@ pub(super) const MAX_COLUMNS: usize = 64;
 /// `input_stride`; `weights` points to the strips,
 /// `strip_bytes` apart; `init` and `multipliers` hold a value for each column of these strips, `init` again after
 /// `init_stride` for every row; `output` is writable for `columns` bytes at each row, `row_stride` apart, or else
-/// `accumulators` for `rows` rows of MAX_COLUMNS.
+/// `accumulators` for `rows` rows of MAX_COLUMNS, or else `floats` as it says.
 /// Kernels take the first of their rows in addition; it and those that follow are the call's.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
@@ -58,6 +57,30 @@ pub(super) struct Call<'a> {
     pub row_stride: usize,
     /// Null unless the accumulators themselves are wanted.
     pub accumulators: *mut i32,
+    /// Only for tiers that settle.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no tier settles"))]
+    pub floats: Option<&'a Floats>,
+}
+
+/// Accumulators as floats: see [`settle`](super::float::settle). `output` is writable for the call's columns at each row,
+/// `row_stride` values apart; `bias` is null or holds a value for each column.
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no tier settles"))]
+pub(super) struct Floats {
+    pub output: *mut f32,
+    pub row_stride: usize,
+    pub scale: f32,
+    pub bias: *const f32,
+    pub bounds: [f32; 2],
+}
+
+/// Where a call puts what it makes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum To<'a> {
+    /// Rows so many bytes apart.
+    Bytes(*mut u8, usize),
+    Accumulators(*mut i32),
+    Floats(&'a Floats),
 }
 
 /// The constants of a requantization. Tiers clamp bytes: rounding is monotone, so that this is the same as before it.
@@ -137,6 +160,8 @@ pub(super) struct Tier {
     /// Rows in a full tile of registers, at most strips.
     pub rows: usize,
     pub gemm: Microkernel,
+    /// Makes floats of accumulators, too.
+    pub settles: bool,
     /// For weights that two −128 stand side by side in, where `gemm` would overflow.
     pub gemm_paired_minimum: Option<Microkernel>,
 }
@@ -199,17 +224,6 @@ pub struct GemmSpec<'a> {
     pub requant: Requant<'a>,
 }
 
-/// What is known only when a dynamically quantized input is: `f32(acc)·(scale·multiplier) + bias`.
-#[derive(Debug, Clone, Copy)]
-pub struct Dynamic<'a> {
-    pub input_zero_point: i8,
-    pub scale: f32,
-    /// None or one for each output channel, added last.
-    pub bias: &'a [f32],
-    /// Least and greatest value; infinities where there is no bound.
-    pub bounds: [f32; 2],
-}
-
 /// Where the rows of the left side lie.
 #[derive(Debug, Clone, Copy)]
 pub enum Rows<'a> {
@@ -232,9 +246,9 @@ pub struct Gemm {
     pub(super) tier: &'static Tier,
     pub(super) storage: Storage,
     pub(super) packed: Packed,
-    input_zero_point: i8,
-    finish: Finish,
-    table: Option<Box<[u8; 256]>>,
+    pub(super) input_zero_point: i8,
+    pub(super) finish: Finish,
+    pub(super) table: Option<Box<[u8; 256]>>,
     pub(super) here: Here,
     /// Any right side of the same shape keeps sums within 31 bits.
     of_activations: bool,
@@ -376,7 +390,7 @@ impl Gemm {
         while let Some(step) = walk.next_step() {
             let to = output.pointer(step.row, step.column);
             // SAFETY: the walk stays in rows and columns of the tile, whose corners are in its slice.
-            unsafe { self.call(&mut walk, &step, to, row_stride, std::ptr::null_mut()) };
+            unsafe { self.call(&mut walk, &step, To::Bytes(to, row_stride)) };
             if let Some(table) = &self.table {
                 let (rows, columns) = (step.row..step.row + step.rows, step.column..step.column + step.columns);
                 output.pieces(rows, columns, |values| look_up_in_place(table, values));
@@ -384,74 +398,9 @@ impl Gemm {
         }
     }
 
-    /// As `run`, value by value.
-    fn run_slowly(&self, source: &Source<'_>, output: &mut TileMut<'_, u8>) {
-        let Self { packed, finish, table, .. } = self;
-        self.accumulate(source, self.input_zero_point, output, |column, accumulators, values| {
-            let sums = accumulators.iter().zip(&packed.multipliers[column..]);
-            values.iter_mut().zip(sums).for_each(|(value, (&acc, &m))| *value = finish.byte(acc, m));
-            if let Some(table) = table {
-                look_up_in_place(table, values);
-            }
-        });
-    }
-
-    /// Computes one tile of a dynamically quantized product in f32.
-    ///
-    /// # Panics
-    /// As [`run`](Self::run), and if the bias is neither empty nor one for each output channel.
-    pub fn run_dynamic(&self, source: &Source<'_>, dynamic: &Dynamic<'_>, output: &mut TileMut<'_, f32>) {
-        let (n, bias) = (self.packed.n, dynamic.bias);
-        assert!(bias.is_empty() || bias.len() == n, "bias of {} values for {n} channels", bias.len());
-        let (multipliers, here) = (&self.packed.multipliers, self.here);
-        self.accumulate(source, dynamic.input_zero_point, output, |column, accumulators, values| {
-            let multipliers = &multipliers[column..][..values.len()];
-            let bias = if bias.is_empty() { bias } else { &bias[column..][..values.len()] };
-            settle(here, dynamic, accumulators, multipliers, bias, values);
-        });
-    }
-
-    /// Computes one tile of accumulators: Σ(a − za)(w − zw) + b.
-    ///
-    /// # Panics
-    /// As [`run`](Self::run).
-    pub fn run_i32(&self, source: &Source<'_>, input_zero_point: i8, output: &mut TileMut<'_, i32>) {
-        self.accumulate(source, input_zero_point, output, |_, accumulators, values| {
-            values.copy_from_slice(&accumulators[..values.len()]);
-        });
-    }
-
-    fn accumulate<T>(
-        &self,
-        source: &Source<'_>,
-        input_zero_point: i8,
-        output: &mut TileMut<'_, T>,
-        finish: impl Fn(usize, &[i32], &mut [T]),
-    ) {
-        let mut walk = Walk::new(self, source, output.rows(), output.columns(), MAX_ROWS);
-        walk.shift = i32::from(input_zero_point) - i32::from(self.input_zero_point);
-        let first = output.columns().start;
-        let mut accumulators = [0_i32; MAX_ROWS * MAX_COLUMNS];
-        while let Some(step) = walk.next_step() {
-            // SAFETY: the walk's steps are at most MAX_ROWS by MAX_COLUMNS.
-            unsafe { self.call(&mut walk, &step, std::ptr::null_mut(), 0, accumulators.as_mut_ptr()) };
-            for r in 0..step.rows {
-                let values = &mut output.row(step.row + r)[step.column - first..][..step.columns];
-                finish(step.column, &accumulators[r * MAX_COLUMNS..][..MAX_COLUMNS], values);
-            }
-        }
-    }
-
     /// # Safety
-    /// `step` is of `walk`; `output` or `accumulators` are as [`Call`] wants them.
-    unsafe fn call(
-        &self,
-        walk: &mut Walk<'_>,
-        step: &Step,
-        output: *mut u8,
-        row_stride: usize,
-        accumulators: *mut i32,
-    ) {
+    /// `step` is of `walk`; what it writes to is as [`Call`] wants it.
+    pub(super) unsafe fn call(&self, walk: &mut Walk<'_>, step: &Step, to: To<'_>) {
         let tier = self.tier;
         let packed = &self.packed;
         let (first, input_stride, padding, offsets) = match walk.source.rows {
@@ -463,6 +412,12 @@ impl Gemm {
             walk.correct(step);
         }
         let strip = step.column / tier.pack.nr;
+        let (no_bytes, no_sums) = (std::ptr::null_mut::<u8>(), std::ptr::null_mut::<i32>());
+        let (output, row_stride, accumulators, floats) = match to {
+            To::Bytes(output, stride) => (output, stride, no_sums, None),
+            To::Accumulators(accumulators) => (no_bytes, 0, accumulators, None),
+            To::Floats(floats) => (no_bytes, 0, no_sums, Some(floats)),
+        };
         let call = Call {
             rows: step.rows,
             columns: step.columns,
@@ -482,6 +437,7 @@ impl Gemm {
             output,
             row_stride,
             accumulators,
+            floats,
         };
         let kernel = tier.gemm_paired_minimum.filter(|_| packed.has_paired_minimum).unwrap_or(tier.gemm);
         // SAFETY: `Walk::new` checked what the offsets reach; `Gemm::new` found the tier's instructions on this CPU.

@@ -40,6 +40,7 @@ mod f32_pool;
 mod float;
 mod float_gemm;
 mod gemm;
+mod halves;
 mod here;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
@@ -61,6 +62,7 @@ mod threads;
 mod tile;
 mod transpose;
 mod walk;
+mod wide;
 mod winograd;
 pub mod words;
 
@@ -75,7 +77,8 @@ pub use f32_depthwise::F32Depthwise;
 pub use f32_pool::{F32Pool, F32PoolKind};
 pub use float::{FloatDepthwise, range};
 pub use float_gemm::FloatProduct;
-pub use gemm::{Dynamic, Gemm, GemmSpec, Rows, Source};
+pub use gemm::{Gemm, GemmSpec, Rows, Source};
+pub use halves::{Greater, LANES, Pair, Sum, join};
 pub use here::{Loops, vectorized};
 pub use indirect::{Geometry, GeometryError, Indirection};
 pub use isa::{Isa, IsaError};
@@ -89,6 +92,7 @@ pub use storage::Storage;
 pub use threads::Threads;
 pub use tile::{Grid, TileMut};
 pub use transpose::{by_channel, part, part_of_floats};
+pub use wide::Dynamic;
 pub use winograd::{Frame, Winograd};
 
 /// Bytes that must follow a tensor's last value in its slice.

@@ -19,6 +19,7 @@ pub(super) static TIER: Tier = Tier {
     // SAFETY: the same contract.
     gemm: |call, _| unsafe { dispatch::<true>(call) },
     // SAFETY: the same contract.
+    settles: false,
     gemm_paired_minimum: Some(|call, _| unsafe { dispatch::<false>(call) }),
 };
 

@@ -21,6 +21,7 @@ pub(super) static TIER: Tier = Tier {
         // SAFETY: the same contract.
         Storage::U8 => unsafe { i8_gemm_4x16c4_scalar(call, i32::from) },
     },
+    settles: false,
     gemm_paired_minimum: None,
 };
 

@@ -45,19 +45,24 @@ pub fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &
 /// # Panics
 /// If either is too short.
 pub fn part_of_floats(from: &[f32], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [f32]) {
-    const SIDE: usize = 16;
-    for r in (0..rows).step_by(SIDE) {
-        let high = SIDE.min(rows - r);
-        for c in (0..columns).step_by(SIDE) {
-            let wide = SIDE.min(columns - c);
-            for column in c..c + wide {
-                let line = &mut to[column * strides[1] + r..][..high];
-                let first = r * strides[0] + column;
-                for (to, from) in line.iter_mut().zip(from[first..].iter().step_by(strides[0])) {
-                    *to = *from;
+    const SIDE: usize = 4;
+    let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
+    // Sixteen columns at a time: a cache line of each row.
+    for first in (0..whole_columns).step_by(16) {
+        for r in (0..whole_rows).step_by(SIDE) {
+            for c in (first..whole_columns.min(first + 16)).step_by(SIDE) {
+                let row = |i: usize| from[(r + i) * strides[0] + c..].first_chunk().copied().unwrap_or_default();
+                let block: [[f32; SIDE]; SIDE] = std::array::from_fn(row);
+                for i in 0..SIDE {
+                    let line = [block[0][i], block[1][i], block[2][i], block[3][i]];
+                    to[(c + i) * strides[1] + r..][..SIDE].copy_from_slice(&line);
                 }
             }
         }
+    }
+    for r in 0..rows {
+        let first = if r < whole_rows { whole_columns } else { 0 };
+        (first..columns).for_each(|c| to[c * strides[1] + r] = from[r * strides[0] + c]);
     }
 }
 
@@ -104,6 +109,12 @@ mod tests {
     fn rows_become_columns() {
         for rows in 0..20 {
             for columns in 0..20 {
+                let floats: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+                let mut turned = vec![0.0; floats.len()];
+                part_of_floats(&floats, [rows, columns], [columns, rows], &mut turned);
+                for (i, &value) in turned.iter().enumerate() {
+                    assert_eq!(value, floats[i % rows * columns + i / rows], "{rows} by {columns}");
+                }
                 let from: Vec<u8> = (0..rows * columns).map(|i| (i * 7) as u8).collect();
                 let mut to = vec![0; from.len()];
                 part(&from, [rows, columns], [columns, rows], &mut to, 0x80);

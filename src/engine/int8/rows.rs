@@ -4,7 +4,7 @@
 //! which are then added in halves; nothing is fused, and the exponential is that of [`approximate`].
 
 use super::approximate::exp;
-use crate::kernels::{Isa, Loops, vectorized};
+use crate::kernels::{Greater, Isa, LANES, Loops, Pair, Sum, join, vectorized};
 use std::sync::Arc;
 
 /// What becomes of a row.
@@ -73,29 +73,10 @@ impl Loops for Apply<'_> {
     }
 }
 
-/// Sums that grow beside each other.
-const LANES: usize = 32;
-
-/// Lanes to one value, in halves.
-#[inline(always)]
-fn join(lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = lanes;
-    // By constants, so that each half is a vector.
-    macro_rules! halve {
-        ($($half:literal)*) => {$(
-            for i in 0..$half {
-                lanes[i] = of(lanes[i], lanes[i + $half]);
-            }
-        )*};
-    }
-    halve!(16 8 4 2 1);
-    lanes[0]
-}
-
 /// Joins values lane by lane, then the lanes. (Written as loops: what a closure of `for_each` does is not always
 /// compiled into its caller, and so not for the caller's instructions.)
 #[inline(always)]
-fn gather(values: &[f32], start: f32, of: impl Fn(f32, f32) -> f32, joined: impl Fn(f32, f32) -> f32) -> f32 {
+fn gather<P: Pair>(values: &[f32], start: f32, of: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
@@ -106,27 +87,21 @@ fn gather(values: &[f32], start: f32, of: impl Fn(f32, f32) -> f32, joined: impl
     for (i, &value) in rest.iter().enumerate() {
         lanes[i] = of(lanes[i], value);
     }
-    join(lanes, joined)
-}
-
-#[inline(always)]
-fn sum(a: f32, b: f32) -> f32 {
-    a + b
+    join::<P>(&lanes)
 }
 
 #[inline(always)]
 fn mean(row: &[f32]) -> f32 {
-    gather(row, 0.0, sum, sum) / row.len() as f32
+    gather::<Sum>(row, 0.0, Sum::of) / row.len() as f32
 }
 
 #[inline(always)]
 fn softmax(from: &[f32], to: &mut [f32]) {
-    let more = |largest: f32, value: f32| if value > largest { value } else { largest };
-    let largest = gather(from, f32::NEG_INFINITY, more, more);
+    let largest = gather::<Greater>(from, f32::NEG_INFINITY, Greater::of);
     for (to, &x) in to.iter_mut().zip(from) {
         *to = exp(x - largest);
     }
-    let part = 1.0 / gather(to, 0.0, sum, sum);
+    let part = 1.0 / gather::<Sum>(to, 0.0, Sum::of);
     for to in to.iter_mut() {
         *to *= part;
     }
@@ -136,8 +111,15 @@ fn softmax(from: &[f32], to: &mut [f32]) {
 fn normalize(norm: &LayerNorm, from: &[f32], to: &mut [f32]) {
     let mean = mean(from);
     let square = |sum: f32, x: f32| sum + (x - mean) * (x - mean);
-    let variance = gather(from, 0.0, square, sum) / from.len() as f32;
+    let variance = gather::<Sum>(from, 0.0, square) / from.len() as f32;
     let ratio = 1.0 / (variance + norm.epsilon).sqrt();
+    // In one pass where there are both, as there mostly are.
+    if norm.scale.len() == from.len() && norm.bias.len() == from.len() {
+        for (((to, &x), &scale), &bias) in to.iter_mut().zip(from).zip(&*norm.scale).zip(&*norm.bias) {
+            *to = (x - mean) * ratio * scale + bias;
+        }
+        return;
+    }
     for (to, &x) in to.iter_mut().zip(from) {
         *to = (x - mean) * ratio;
     }
