@@ -113,9 +113,11 @@ unsafe fn settle<const MR: usize, const NV: usize>(
         // SAFETY: one multiplier for each column of the strips.
         let m = _mm512_mul_ps(scale, unsafe { _mm512_loadu_ps(call.multipliers.add(j * 16)) });
         let added = !floats.bias.is_null();
-        // SAFETY: where there are biases, there is one for each column, and the mask lets no more through.
-        let bias =
-            if added { unsafe { _mm512_maskz_loadu_ps(mask, floats.bias.add(j * 16)) } } else { _mm512_setzero_ps() };
+        let mut bias = _mm512_setzero_ps();
+        if added {
+            // SAFETY: where there are biases, there is one for each column, and the mask lets no more through.
+            bias = unsafe { _mm512_maskz_loadu_ps(mask, floats.bias.add(j * 16)) };
+        }
         for (r, acc) in acc.iter().enumerate() {
             let mut x = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[j]), m);
             x = if added { _mm512_add_ps(x, bias) } else { x };
@@ -234,7 +236,7 @@ impl End {
     fn new(finish: &Finish) -> Self {
         // SAFETY: sixteen numbers. Not known to the compiler, which would make three instructions of the one that
         // takes any order.
-        let order = unsafe { std::ptr::from_ref(&ORDER).cast::<__m512i>().read_volatile() };
+        let order = unsafe { std::ptr::from_ref(&ORDER.0).cast::<__m512i>().read_volatile() };
         Self {
             zero_point: _mm512_set1_epi16(finish.zero_point),
             lo: _mm512_set1_epi8(finish.lo.cast_signed()),
