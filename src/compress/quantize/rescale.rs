@@ -7,6 +7,7 @@
 
 use super::weights::Matrix;
 use crate::onnx::graph::{Graph, Node, NodeId, Use, Uses, ValueId};
+use crate::onnx::shapes::Facts;
 use crate::onnx::{ElementType, Tensor};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,39 @@ pub fn plain_gemm(graph: &mut Graph) {
             node.attributes.remove("beta");
         }
     }
+}
+
+/// A product of matrices with a bias added behind it as the one operator that has a place for it.
+pub fn gemm_of_products(graph: &mut Graph, facts: &Facts) {
+    let uses = graph.uses();
+    let products: Vec<NodeId> = graph.nodes().filter(|(_, node)| node.is("MatMul")).map(|(id, _)| id).collect();
+    for id in products {
+        let Some((sum, bias)) = bias_behind(graph, facts, &uses, id) else { continue };
+        let Some(added) = graph.remove_node(sum) else { continue };
+        let shape = graph.constant(bias).map_or(0, Tensor::len);
+        // In its own shape: behind other dimensions of 1 it may be for other readers.
+        let Some(flat) = graph.constant(bias).and_then(|tensor| tensor.reshaped(vec![shape])) else { continue };
+        let name = graph.value(bias).name.clone();
+        let bias = graph.add_constant(&name, flat);
+        if let Some(mut node) = graph.remove_node(id) {
+            node.op = "Gemm".into();
+            node.inputs.push(Some(bias));
+            node.outputs = added.outputs;
+            graph.add_node(node);
+        }
+    }
+}
+
+/// The addition that alone reads a product of two dimensions, and the constant in it with a value for each column.
+fn bias_behind(graph: &Graph, facts: &Facts, uses: &Uses, id: NodeId) -> Option<(NodeId, ValueId)> {
+    let product = graph.node(id)?;
+    let columns = *graph.constant(product.input(1)?).filter(|weight| weight.shape().len() == 2)?.shape().get(1)?;
+    let (sum, at) = uses.only(product.output(0)?)?;
+    let node = graph.node(sum).filter(|node| node.is("Add"))?;
+    let bias = node.input(1 - at.min(1))?;
+    let tensor = graph.constant(bias)?;
+    let is_row = tensor.len() == columns && tensor.shape().last() == Some(&columns) && tensor.shape().len() <= 2;
+    (is_row && facts.dims(product.input(0)?)?.len() == 2).then_some((sum, bias))
 }
 
 fn floats(shape: &[usize], values: &[f32]) -> Tensor {

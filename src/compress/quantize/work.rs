@@ -55,6 +55,8 @@ pub fn prepare(
     recipe.check()?;
     let mut network = network.clone();
     let mut notes = Vec::new();
+    let facts = network.facts();
+    rescale::gemm_of_products(&mut network.model.graph, &facts);
     rescale::plain_gemm(&mut network.model.graph);
     let numbers = data.map(|(_, numbers)| spread(numbers, recipe.samples)).unwrap_or_default();
     let samples =
