@@ -136,13 +136,26 @@ pub fn synthetic(specs: &[TensorSpec], ranges: &[(f32, f32)], seed: u64) -> Vec<
             let start = mix(seed ^ mix((number * specs.len() + at) as u64));
             let noise = |at: usize| (mix(start ^ at as u64) >> 40) as f32 / (1_u32 << 24) as f32;
             let count = spec.shape.iter().product::<usize>();
-            let values: Vec<f64> = (0..count).map(|at| f64::from(lo + (hi - lo) * noise(at))).collect();
+            let real = matches!(spec.datatype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+            let shaped = |value: f64| if real { value } else { value.round() };
+            let values: Vec<f64> = (0..count).map(|at| shaped(f64::from(lo + (hi - lo) * noise(at)))).collect();
             super::data::tensor_of(spec.datatype, spec.shape.clone(), &values)
                 .or_else(|| super::data::tensor_of(spec.datatype, spec.shape.clone(), &vec![0.0; count]))
         };
         specs.iter().enumerate().filter_map(input).collect()
     };
     (0..GOLDEN).map(sample).collect()
+}
+
+/// The least and the largest value of each input over samples.
+pub fn ranges(samples: &[Sample]) -> Vec<(f32, f32)> {
+    let of_input = |at: usize| {
+        let values = samples.iter().filter_map(|sample| sample.inputs.get(at)).flat_map(Tensor::to_f64);
+        let (lo, hi) =
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), value| (lo.min(value), hi.max(value)));
+        if lo > hi { (0.0, 1.0) } else { (lo as f32, hi as f32) }
+    };
+    (0..samples.first().map_or(0, |sample| sample.inputs.len())).map(of_input).collect()
 }
 
 /// Golden inputs out of samples.

@@ -67,6 +67,9 @@ pub struct Score {
 impl Score {
     /// How much worse than another: in points, for a squared error in percent of the other.
     pub fn drop_from(&self, other: &Self) -> f64 {
+        if !self.value.is_finite() {
+            return f64::INFINITY;
+        }
         match self.metric {
             Metric::Mse if other.value > 0.0 => (self.value / other.value - 1.0) * 100.0,
             Metric::Mse => {
@@ -149,7 +152,10 @@ pub fn score(
             (Metric::Top1, Some(Label::Class(class)), _) => f64::from(u8::from(largest(own) == *class)),
             (Metric::Top5, Some(Label::Class(class)), _) => f64::from(u8::from(is_among(own, *class, 5))),
             (Metric::Mse, Some(Label::Values(values)), _) => mean_squared(own, values),
-            (Metric::Agreement, _, Some(reference)) => f64::from(u8::from(largest(own) == largest(&reference.0[at]))),
+            (Metric::Agreement, _, Some(reference)) => {
+                let (own, other) = (largest(own), largest(&reference.0[at]));
+                f64::from(u8::from(own == other && own != usize::MAX))
+            }
             (Metric::Sqnr, _, Some(reference)) => sqnr(&reference.0[at], own),
             (Metric::Top1 | Metric::Top5 | Metric::Mse | Metric::Agreement | Metric::Sqnr, _, _) => f64::NAN,
         }
@@ -161,10 +167,25 @@ pub fn score(
     })
 }
 
+/// Refuses data whose labels are all of one class: a model that always says it would seem right.
+///
+/// # Errors
+/// When they are.
+pub fn check_classes(data: &Dataset) -> Result<(), Error> {
+    let Some(first @ Label::Class(class)) = data.label(0) else { return Ok(()) };
+    if data.len() > 1 && (1..data.len()).all(|at| data.label(at) == Some(first)) {
+        let what = format!(
+            "all {} samples are of one class, {class}: a model that always says it would seem right",
+            data.len()
+        );
+        return Err(Error::unfit(what));
+    }
+    Ok(())
+}
+
 fn check_labels(metric: Metric, answers: &Answers, data: &Dataset, numbers: &[usize]) -> Result<(), Error> {
     let values = answers.values();
     let classes = values.max(2);
-    let mut seen = std::collections::BTreeSet::new();
     for &number in numbers {
         match (metric, data.label(number)) {
             (_, None) => {
@@ -178,7 +199,7 @@ fn check_labels(metric: Metric, answers: &Answers, data: &Dataset, numbers: &[us
                     "labels must hold {values} values each, as the first output does, for mse"
                 )));
             }
-            (_, Some(Label::Class(class))) if *class < classes => drop(seen.insert(*class)),
+            (_, Some(Label::Class(class))) if *class < classes => {}
             (_, Some(Label::Class(class))) => {
                 return Err(Error::unfit(format!(
                     "sample {number} is of class {class}, and the first output has {values} values"
@@ -189,14 +210,14 @@ fn check_labels(metric: Metric, answers: &Answers, data: &Dataset, numbers: &[us
             }
         }
     }
-    if metric != Metric::Mse && seen.len() == 1 && numbers.len() > 1 {
-        return Err(Error::unfit("all samples are of one class: a model that always says it would seem right"));
-    }
     Ok(())
 }
 
-/// Of one value: whether it is over a half, as of a sigmoid.
+/// Of one value: whether it is over a half, as of a sigmoid. No class at all where a value is none.
 fn largest(values: &[f64]) -> usize {
+    if values.iter().any(|value| value.is_nan()) {
+        return usize::MAX;
+    }
     if let [one] = values {
         return usize::from(*one > 0.5);
     }
@@ -210,7 +231,8 @@ fn is_among(values: &[f64], class: usize, most: usize) -> bool {
 
 fn mean_squared(values: &[f64], expected: &[f32]) -> f64 {
     let off = values.iter().zip(expected).map(|(value, &expected)| (value - f64::from(expected)).powi(2));
-    off.sum::<f64>() / expected.len().max(1) as f64
+    let mean = off.sum::<f64>() / expected.len().max(1) as f64;
+    if mean.is_nan() { f64::INFINITY } else { mean }
 }
 
 /// Signal over quantization noise, in dB; at most 200, so that equal answers can be averaged.
@@ -220,7 +242,7 @@ pub fn sqnr(reference: &[f64], values: &[f64]) -> f64 {
     if noise == 0.0 {
         return 200.0;
     }
-    if power == 0.0 {
+    if power == 0.0 || !noise.is_finite() {
         return -200.0;
     }
     (10.0 * (power / noise).log10()).clamp(-200.0, 200.0)
@@ -269,6 +291,14 @@ mod tests {
     fn noise_of_a_hundredth_of_the_amplitude_is_40_db() {
         assert!((sqnr(&[1.0, -1.0], &[1.01, -1.01]) - 40.0).abs() < 1e-9);
         assert_eq!((sqnr(&[1.0], &[1.0]), sqnr(&[0.0], &[1.0])), (200.0, -200.0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_right() {
+        assert_eq!(sqnr(&[1.0], &[f64::NAN]), -200.0);
+        assert_eq!((mean_squared(&[f64::NAN], &[1.0]), largest(&[f64::NAN, 1.0])), (f64::INFINITY, usize::MAX));
+        let score = |value| Score { metric: Metric::Sqnr, value, low: 0.0, high: 0.0, samples: 1 };
+        assert_eq!(score(f64::NAN).drop_from(&score(1.0)), f64::INFINITY);
     }
 
     #[test]

@@ -68,6 +68,9 @@ fn a_directory_is_ready_to_serve_and_holds_no_data_unless_asked() {
     };
     assert_eq!([sixteenths(&noise), sixteenths(&data)], [false, true]);
     assert!(text(dir.path(), &["bench", "noise", "--runs", "3"]).contains("digits version 1"));
+    let onto = ["quantize", FLOAT, "--form", "dynamic", "--name", "digits", "--out", "noise"];
+    assert!(refusal(dir.path(), &onto).contains("there is something in noise"));
+    assert!(refusal(dir.path(), &["quantize", FLOAT, "--form", "dynamic", "--out", "new"]).contains("state --name"));
     let again = ["quantize", "noise", "--form", "weights-only", "--out", "next"];
     assert!(refusal(dir.path(), &again).contains("quantized already"));
 }

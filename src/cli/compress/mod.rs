@@ -7,7 +7,7 @@ pub(super) mod quantize;
 use super::model_file::Source;
 use super::{advise, plain};
 use crate::compress::data::{DataError, Dataset, Part, Reading, Shares, Split};
-use crate::compress::{Error, Network, Progress};
+use crate::compress::{Error, Network, Progress, score};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::PathBuf;
 
@@ -58,6 +58,7 @@ impl DataArgs {
             };
             advise(error, "open the data", hint)
         })?;
+        score::check_classes(&data).map_err(|error| failed(error, "open the data"))?;
         let split = Split::new(data.len(), self.seed, self.split);
         Ok(Some(Opened { data, split }))
     }

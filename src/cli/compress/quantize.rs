@@ -2,6 +2,7 @@
 
 use super::{Bar, DataArgs, Opened, eval, failed, network};
 use crate::bundle::ModelName;
+use crate::cli::advise;
 use crate::cli::model_file::{ModelArgs, Source};
 use crate::cli::{Align, Table, bytes, print};
 use crate::compress::data::Part;
@@ -129,7 +130,7 @@ impl Args {
                 bits: self.bits,
                 per_channel: !self.per_tensor,
                 symmetric: !self.affine_weights,
-                least_squares: false,
+                least_squares: self.bits <= 4,
             },
             activations: ActivationScheme {
                 bits: self.activation_bits,
@@ -149,7 +150,34 @@ impl Args {
         }
     }
 
+    fn is_file(&self) -> bool {
+        self.out.extension().is_some_and(|extension| extension == "onnx")
+    }
+
+    /// Before hours of work.
+    fn check_out(&self, source: &Source) -> anyhow::Result<()> {
+        if self.is_file() {
+            return Ok(());
+        }
+        let what = "make a model's directory";
+        if source.bundle.is_none() {
+            let hint = "state --name, or an --out that ends with .onnx";
+            let name = self.name.as_deref().ok_or_else(|| advise(anyhow!("it has no name yet"), what, hint))?;
+            ModelName::new(name)?;
+        }
+        let is_empty = std::fs::read_dir(&self.out).map_or(true, |mut entries| entries.next().is_none());
+        if !is_empty {
+            let hint = "name a new directory, or remove that one";
+            return Err(advise(anyhow!("there is something in {}", self.out.display()), what, hint));
+        }
+        Ok(())
+    }
+
     fn bounds(&self) -> anyhow::Result<Bounds> {
+        let numbers = [self.max_drop, self.max_latency].into_iter().flatten();
+        if numbers.into_iter().any(|bound| !bound.is_finite() || bound < 0.0) {
+            bail!("--max-drop and --max-latency take numbers from 0");
+        }
         if self.low_bits.is_some() && self.max_bytes.is_none() && self.max_drop.is_none() {
             bail!("--low-bits needs a bound that says how far to go: --max-bytes or --max-drop");
         }
@@ -179,7 +207,9 @@ struct Done {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bounds = args.bounds()?;
+    args.recipe().check()?;
     let source = args.model.open(None)?;
+    args.check_out(&source)?;
     let opened = args.data.open(&source)?;
     let float = network(&source)?;
     let mut bar = Bar::new(args.json);
@@ -215,7 +245,7 @@ fn work(
         None => None,
     };
     let onnx = made.encode().map_err(|error| failed(error, what()))?;
-    write(args, source, made, &onnx, opened, &prepared)?;
+    write(args, source, made, &onnx, opened)?;
     if let Some(path) = &args.plot {
         commit(path, svg(&report, &format!("{}, quantized", source.path)).as_bytes())?;
     }
@@ -257,31 +287,29 @@ fn judged(args: &Args, float: &Network, made: &Network, opened: &Opened, bar: &m
     Ok([score(&reference)?, score(&answers)?])
 }
 
-fn write(
-    args: &Args,
-    source: &Source,
-    made: &Network,
-    onnx: &[u8],
-    opened: Option<&Opened>,
-    prepared: &Prepared,
-) -> anyhow::Result<()> {
-    if args.out.extension().is_some_and(|extension| extension == "onnx") {
+fn write(args: &Args, source: &Source, made: &Network, onnx: &[u8], opened: Option<&Opened>) -> anyhow::Result<()> {
+    if args.is_file() {
+        // A directory's golden answers show that it runs.
+        made.session().map_err(|error| failed(error, "load what came out"))?;
         return commit(&args.out, onnx);
     }
-    let golden = match opened.filter(|_| args.golden_from_data) {
+    let samples = match opened {
         Some(opened) => {
             let numbers = opened.part(Part::Test);
             let samples = numbers.iter().take(package::GOLDEN).map(|&number| opened.data.sample(number));
-            package::of_samples(&samples.collect::<Result<Vec<_>, _>>()?)
+            samples.collect::<Result<Vec<_>, _>>()?
         }
-        None => package::synthetic(&made.inputs, &prepared.input_ranges(), args.data.seed()),
+        None => Vec::new(),
+    };
+    let golden = match args.golden_from_data {
+        true => package::of_samples(&samples),
+        false => package::synthetic(&made.inputs, &package::ranges(&samples), args.data.seed()),
     };
     let name;
     let base = match &source.bundle {
         Some(bundle) => Base::Next(bundle),
         None => {
-            let wished = args.name.as_deref().ok_or_else(|| anyhow!("a directory needs the model's --name"))?;
-            name = ModelName::new(wished)?;
+            name = ModelName::new(args.name.as_deref().unwrap_or_default())?;
             Base::Named(&name)
         }
     };

@@ -1,6 +1,7 @@
 //! Arrays in npy, npz and safetensors files.
 //!
-//! Invariant: nothing is taken into memory that the file does not hold: sizes that a header claims are checked first.
+//! Invariant: sizes that a header claims are checked first: of a plain file against its own, of what is compressed (npz)
+//! against the bound on all of it. What is not asked for is not unpacked.
 
 use super::{DataError, Dataset, Label, Reading, Rows, form, read, tensor_of};
 use crate::tensor::{DataType, Tensor, TensorSpec};
@@ -19,10 +20,15 @@ pub(super) fn npy(path: &Path) -> Result<Tensor, DataError> {
     array(&read(path)?[..]).map_err(|problem| form(path, problem))
 }
 
-pub(super) fn npz(path: &Path) -> Result<Vec<Named>, DataError> {
+/// The inputs' arrays and the labels; of one input the array may have any name.
+pub(super) fn npz(path: &Path, specs: &[TensorSpec]) -> Result<Vec<Named>, DataError> {
     let failed = |source| DataError::File { path: path.to_owned(), source };
     let mut archive = npyz::npz::NpzArchive::open(path).map_err(failed)?;
     let names: Vec<String> = archive.array_names().take(MAX_ARRAYS).map(str::to_owned).collect();
+    let is_input = |name: &String| specs.iter().any(|spec| spec.name == *name);
+    let is_label = |name: &String| LABELS.contains(&name.as_str());
+    let is_alone = specs.len() == 1 && names.iter().filter(|name| !is_label(name)).count() == 1;
+    let names: Vec<String> = names.into_iter().filter(|name| is_alone || is_input(name) || is_label(name)).collect();
     let mut left = super::MAX_BYTES;
     names
         .into_iter()
@@ -30,7 +36,7 @@ pub(super) fn npz(path: &Path) -> Result<Vec<Named>, DataError> {
             let file = archive.by_name(&name).map_err(failed)?;
             let file = file.ok_or_else(|| form(path, format!("{name:?} is gone")))?;
             let tensor = values(file, left).map_err(|problem| form(path, format!("array {name:?}: {problem}")))?;
-            left -= tensor.bytes().len() as u64;
+            left = left.saturating_sub(tensor.bytes().len() as u64);
             Ok((name, tensor))
         })
         .collect()
@@ -57,7 +63,7 @@ fn values<R: Read>(file: NpyFile<R>, limit: u64) -> Result<Tensor, String> {
     let elements = file.shape().iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim));
     let elements = elements.filter(|&count| count <= MAX_ELEMENTS).ok_or("its shape is larger than any file")?;
     let size = dtype.size_field();
-    if elements.checked_mul(size).is_none_or(|bytes| bytes > limit.max(1 << 30)) {
+    if elements.checked_mul(size).is_none_or(|bytes| bytes > limit) {
         return Err(format!("it claims {elements} elements: more than there can be"));
     }
     let shape: Vec<usize> = file.shape().iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
@@ -140,7 +146,7 @@ fn check(array: &Tensor, spec: &TensorSpec, samples: usize) -> Result<(), String
     Err(format!("samples of shape {:?} do not fit input {:?}: {} is expected", &shape[1..], spec.name, spec.form()))
 }
 
-fn of_labels(array: &Tensor) -> Result<Vec<Option<Label>>, String> {
+pub(super) fn of_labels(array: &Tensor) -> Result<Vec<Option<Label>>, String> {
     let values = array.to_f64();
     let samples = array.shape().first().copied().unwrap_or(0);
     let each = values.len().checked_div(samples).unwrap_or(0);

@@ -36,6 +36,9 @@ pub(super) fn open(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resu
         let class =
             class.ok_or_else(|| form(folder, format!("{name:?} is none of the model's classes {classes:?}")))?;
         let (_, inside) = entries(folder)?;
+        if inside.is_empty() {
+            return Err(form(folder, "there is no image or WAV file of this class: fill or remove the folder"));
+        }
         labels.extend(vec![Some(Label::Class(class)); inside.len()]);
         files.extend(inside);
     }
@@ -62,6 +65,11 @@ fn entries(path: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DataError> {
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        // Left there by notebooks, editors and archives.
+        if name.starts_with('.') || name == "__MACOSX" {
+            continue;
+        }
         if entry.is_dir() {
             folders.push(entry);
         } else if is_one_of(&entry, &IMAGES) || is_one_of(&entry, &SOUNDS) {
@@ -139,7 +147,18 @@ fn image_tensor(file: &Path, how: &ImagePreprocess, spec: &TensorSpec) -> Result
 fn fitted(image: DynamicImage, width: u32, height: u32, how: Resize) -> DynamicImage {
     match how {
         Resize::Stretch => image.resize_exact(width, height, FilterType::Triangle),
-        Resize::Crop => image.resize_to_fill(width, height, FilterType::Triangle),
+        Resize::Crop => {
+            // Cut first: of a thin image the rest may be thousands of times as large.
+            let (own_width, own_height) = (u64::from(image.width()), u64::from(image.height()));
+            let fit = |of: u64, other: u64, side: u32, other_side: u32| {
+                let cut = (other * u64::from(side)).div_ceil(u64::from(other_side.max(1)));
+                u32::try_from(cut.clamp(1, of.max(1))).unwrap_or(1)
+            };
+            let kept_width = fit(own_width, own_height, width, height);
+            let kept_height = fit(own_height, own_width, height, width);
+            let (left, top) = ((image.width() - kept_width) / 2, (image.height() - kept_height) / 2);
+            image.crop_imm(left, top, kept_width, kept_height).resize_exact(width, height, FilterType::Triangle)
+        }
     }
 }
 

@@ -119,7 +119,7 @@ impl Dataset {
     fn of_file(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Result<Self, DataError> {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match extension.as_str() {
-            "npz" => arrays::of_named(path, arrays::npz(path)?, specs, reading),
+            "npz" => arrays::of_named(path, arrays::npz(path, specs)?, specs, reading),
             "safetensors" => arrays::of_named(path, arrays::safetensors(path)?, specs, reading),
             "npy" => arrays::of_named(path, vec![("data".into(), arrays::npy(path)?)], specs, reading),
             "csv" => table::csv(path, specs, reading),

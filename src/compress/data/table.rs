@@ -27,8 +27,8 @@ pub(super) fn csv(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resul
                 let problem = format!("there are {} columns; input {:?} takes {width} values", line.len(), spec.name);
                 return Err(form(path, problem));
             }
-            // Cells that are no numbers, others than the label's: names of columns.
-            if line.iter().enumerate().any(|(column, cell)| Some(column) != label_at && cell.parse::<f32>().is_err()) {
+            // No cell is a number: names of columns.
+            if line.iter().all(|cell| cell.parse::<f32>().is_err()) {
                 continue;
             }
         }
@@ -59,7 +59,8 @@ pub(super) fn csv(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resul
 pub(super) fn labels(path: &Path, classes: &[String]) -> Result<Vec<Label>, DataError> {
     if path.extension().is_some_and(|extension| extension == "npy") {
         let array = super::arrays::npy(path)?;
-        return Ok(array.to_f64().iter().map(|&value| Label::Class(value.max(0.0) as usize)).collect());
+        let labels = super::arrays::of_labels(&array).map_err(|problem| form(path, problem))?;
+        return Ok(labels.into_iter().flatten().collect());
     }
     let bytes = super::read(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| form(path, "it is no text: a label each line is expected"))?;

@@ -167,3 +167,41 @@ fn parts_have_nothing_in_common_and_are_the_same_by_seed() {
         );
     }
 }
+
+#[test]
+fn values_stay_values_wherever_labels_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, labels) = (dir.path().join("x.csv"), dir.path().join("y.npy"));
+    std::fs::write(&path, "1,2\n3,4\n").unwrap();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend([0.25_f32, -1.5].iter().flat_map(|value| value.to_le_bytes()));
+    std::fs::write(&labels, bytes).unwrap();
+    let data = Dataset::open(&path, &spec(&[1, 2]), &Reading { labels: Some(labels), ..Reading::default() }).unwrap();
+    assert_eq!(data.label(1), Some(&Label::Values(vec![-1.5])));
+}
+
+#[test]
+fn folders_of_editors_are_no_classes_and_empty_classes_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [".ipynb_checkpoints", "a", "b"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    RgbImage::new(2, 2).save(dir.path().join("a/1.png")).unwrap();
+    assert!(told(open(dir.path(), &[1, 3, 2, 2])).contains("no image or WAV file of this class"));
+    RgbImage::new(2, 2).save(dir.path().join("b/1.png")).unwrap();
+    assert_eq!(open(dir.path(), &[1, 3, 2, 2]).unwrap().classes(), ["a", "b"]);
+}
+
+#[test]
+fn a_thin_image_is_cut_before_it_is_made_large() {
+    let dir = tempfile::tempdir().unwrap();
+    RgbImage::new(16_384, 1).save(dir.path().join("thin.png")).unwrap();
+    let crop = ImagePreprocess { resize: Resize::Crop, ..ImagePreprocess::default() };
+    let reading = Reading { preprocess: Some(Preprocess::Image(crop)), ..Reading::default() };
+    // Otherwise this would take gigabytes.
+    let data = Dataset::open(dir.path(), &spec(&[1, 3, 1024, 1024]), &reading).unwrap();
+    assert_eq!(values(&data, 0).len(), 3 << 20);
+}

@@ -6,9 +6,9 @@
 //! Not here: with which scales (`calibrate`), writing it (`write`).
 
 use super::union::Union;
-use crate::onnx::ElementType;
 use crate::onnx::graph::{Graph, Node, NodeId, Uses, ValueId, describe};
 use crate::onnx::shapes::Facts;
+use crate::onnx::{ElementType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A product with constant weights.
@@ -47,8 +47,10 @@ pub struct Placed {
     pub layers: Vec<Layer>,
     /// Quantized activations, each with the number of its class; one class has one scale.
     pub classes: BTreeMap<ValueId, usize>,
-    /// Constants that stand beside quantized activations in an addition and the like.
-    pub constants: BTreeSet<ValueId>,
+    /// Constants that stand beside quantized activations in an addition and the like: the node, and which of its inputs.
+    pub constants: BTreeSet<(NodeId, usize)>,
+    /// Nodes whose activations are quantized for their own sake: additions and the like.
+    pub elementwise: BTreeSet<NodeId>,
     pub kept: Vec<Kept>,
 }
 
@@ -84,6 +86,7 @@ pub fn place(graph: &Graph, facts: &Facts, wishes: &Wishes) -> Placed {
         elementwise,
         wanted: BTreeSet::new(),
         moves: Vec::new(),
+        candidates: Vec::new(),
         placed: Placed::default(),
     };
     order.iter().filter_map(|&id| Some((id, graph.node(id)?))).for_each(|(id, node)| placing.node(id, node));
@@ -138,7 +141,18 @@ struct Placing<'a> {
     wanted: BTreeSet<ValueId>,
     /// Pairs of values with one scale.
     moves: Vec<(ValueId, ValueId)>,
+    /// What is in integers if a neighbour is.
+    candidates: Vec<Candidate>,
     placed: Placed,
+}
+
+/// An addition or the like.
+struct Candidate {
+    node: NodeId,
+    /// Inputs that are computed, and the output behind a fused activation.
+    values: Vec<ValueId>,
+    /// Inputs that are constants.
+    constants: Vec<usize>,
 }
 
 impl Placing<'_> {
@@ -162,7 +176,9 @@ impl Placing<'_> {
                     pairs.filter(|&(input, output)| self.is_float(input) && self.is_float(output)).collect();
                 self.moves.extend(pairs);
             }
-            _ if self.elementwise && ELEMENTWISE.contains(&op) && !self.is_bias(node) => self.elementwise(node),
+            _ if self.elementwise && ELEMENTWISE.contains(&op) && !self.is_bias(node) => {
+                self.elementwise(id, node);
+            }
             _ => {}
         }
     }
@@ -197,7 +213,8 @@ impl Placing<'_> {
         };
         let bias = node.input(2);
         let channels = constant.shape().get(axis).copied().unwrap_or(0);
-        if bias.is_some_and(|bias| self.graph.constant(bias).is_none_or(|bias| bias.len() != channels)) {
+        let is_row = |bias: &Tensor| bias.len() == channels && bias.shape().last() == Some(&channels);
+        if bias.is_some_and(|bias| self.graph.constant(bias).is_none_or(|bias| !is_row(bias))) {
             return self.keep(node, "its bias is no constant with a value for each output");
         }
         let output = node.output(0).map(|output| self.behind_activation(output));
@@ -226,7 +243,7 @@ impl Placing<'_> {
         node.is("Add") && ((made_by(a) && constant(b)) || (made_by(b) && constant(a)))
     }
 
-    fn elementwise(&mut self, node: &Node) {
+    fn elementwise(&mut self, id: NodeId, node: &Node) {
         // The other inputs of these are sizes and scales.
         let data = if matches!(node.op.as_str(), "Add" | "Mul" | "Sub" | "Concat") { node.inputs.len() } else { 1 };
         let inputs: Vec<ValueId> = node.inputs.iter().take(data).flatten().copied().collect();
@@ -234,26 +251,33 @@ impl Placing<'_> {
         if !inputs.iter().chain([&output]).all(|&value| self.is_float(value)) {
             return;
         }
-        if inputs.iter().all(|&value| self.graph.constant(value).is_some()) {
+        if self.wishes.keeps(&name_of(self.graph, node)) {
+            return self.keep(node, "asked for");
+        }
+        let is_constant = |value: &ValueId| self.graph.constant(*value).is_some();
+        let mut values: Vec<ValueId> = inputs.iter().copied().filter(|value| !is_constant(value)).collect();
+        if values.is_empty() {
             return;
         }
-        for input in inputs {
-            match self.graph.constant(input).is_some() {
-                true => drop(self.placed.constants.insert(input)),
-                false => drop(self.wanted.insert(input)),
-            }
-        }
-        let output = self.behind_activation(output);
-        self.wanted.insert(output);
+        values.push(self.behind_activation(output));
+        let constants = (0..inputs.len()).filter(|&at| is_constant(&inputs[at])).collect();
+        self.candidates.push(Candidate { node: id, values, constants });
     }
 
-    /// What moves is quantized at both ends if it is at one.
+    /// What moves is quantized at both ends if it is at one; an addition and the like if one of its values is.
     fn spread(&mut self) {
         loop {
             let before = self.wanted.len();
             for &(a, b) in &self.moves {
                 if self.wanted.contains(&a) || self.wanted.contains(&b) {
                     self.wanted.extend([a, b]);
+                }
+            }
+            for candidate in &self.candidates {
+                if candidate.values.iter().any(|value| self.wanted.contains(value)) {
+                    self.wanted.extend(&candidate.values);
+                    self.placed.elementwise.insert(candidate.node);
+                    self.placed.constants.extend(candidate.constants.iter().map(|&at| (candidate.node, at)));
                 }
             }
             if self.wanted.len() == before {
@@ -263,7 +287,10 @@ impl Placing<'_> {
     }
 
     fn finish(mut self) -> Placed {
-        self.wanted.retain(|&value| self.graph.constant(value).is_none());
+        // A value that goes in and out as it is keeps its name.
+        let passes =
+            |value: ValueId| self.graph.is_output(value) && self.graph.inputs.iter().any(|port| port.value == value);
+        self.wanted.retain(|&value| self.graph.constant(value).is_none() && !passes(value));
         let mut union = Union::default();
         for &(a, b) in &self.moves {
             if self.wanted.contains(&a) && self.wanted.contains(&b) {
@@ -284,8 +311,10 @@ impl Placing<'_> {
         self.placed.kept.push(Kept { name, why: why.to_owned() });
     }
 
+    /// Floats of a size that does not depend on values.
     fn is_float(&self, value: ValueId) -> bool {
         self.facts.element(value) == Some(ElementType::F32)
+            && (self.graph.constant(value).is_some() || self.facts.shape(value).is_some())
     }
 }
 

@@ -95,20 +95,25 @@ impl Histogram {
     }
 
     pub fn see(&mut self, values: &[f32]) {
-        let Range { lo, hi } = self.range;
-        let per_bin = if hi > lo { BINS as f32 / (hi - lo) } else { 0.0 };
+        let (lo, width) = (f64::from(self.range.lo), self.width());
+        let per_bin = if width > 0.0 { 1.0 / width } else { 0.0 };
         for &value in values {
-            let bin = ((value - lo) * per_bin) as usize;
+            let bin = ((f64::from(value) - lo) * per_bin) as usize;
             self.counts[bin.min(BINS - 1)] += 1;
         }
     }
 
-    fn width(&self) -> f32 {
-        (self.range.hi - self.range.lo) / BINS as f32
+    /// Of a bin; the whole range may be wider than a float.
+    fn width(&self) -> f64 {
+        (f64::from(self.range.hi) - f64::from(self.range.lo)) / BINS as f64
     }
 
     fn middle(&self, bin: usize) -> f32 {
-        self.range.lo + (bin as f32 + 0.5) * self.width()
+        self.edge(bin as f64 + 0.5)
+    }
+
+    fn edge(&self, bins: f64) -> f32 {
+        (f64::from(self.range.lo) + bins * self.width()) as f32
     }
 
     /// The range that a method chooses for these levels.
@@ -126,8 +131,7 @@ impl Histogram {
         let cut = ((1.0 - kept).max(0.0) / 2.0 * total as f64) as u64;
         let low = self.behind(0..BINS, cut).unwrap_or(0);
         let high = self.behind((0..BINS).rev(), cut).unwrap_or(BINS - 1);
-        let lo = self.range.lo + low as f32 * self.width();
-        let hi = self.range.lo + (high + 1) as f32 * self.width();
+        let (lo, hi) = (self.edge(low as f64), self.edge((high + 1) as f64));
         Range { lo, hi: if high + 1 == BINS { self.range.hi } else { hi } }.with_zero()
     }
 
@@ -178,7 +182,7 @@ impl Histogram {
         let one = |(bin, &count): (usize, &u64)| {
             let value = self.middle(bin);
             // Within a step values lie anywhere: a twelfth of its square, even where the middle is met.
-            let inside = f64::from(affine.scale.min(self.width())).powi(2) / 12.0;
+            let inside = f64::from(affine.scale).min(self.width()).powi(2) / 12.0;
             (f64::from(affine.fake(value) - value).powi(2) + inside) * count as f64
         };
         self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(one).sum()

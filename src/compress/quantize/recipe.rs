@@ -116,7 +116,9 @@ impl Recipe {
             require(kept > 50.0 && kept <= 100.0, "a percentile is over 50 and at most 100")?;
         }
         let dynamic = self.form == Form::Dynamic && !self.weights.symmetric;
-        require(!dynamic, "the dynamic form takes symmetric weights")
+        require(!dynamic, "the dynamic form takes symmetric weights")?;
+        let learnt = self.rounding == Rounding::Adaround && self.form != Form::Static;
+        require(!learnt, "AdaRound is for the static form: it rounds by what quantized inputs do")
     }
 
     /// Whether calibration data is needed at all.

@@ -100,8 +100,10 @@ pub fn equalize(graph: &mut Graph, clips: bool) -> (usize, Vec<String>) {
     }
     // Each pair disturbs its neighbours: until all are at rest.
     const ROUNDS: usize = 40;
+    let mut totals = vec![Vec::new(); pairs.len()];
     for _ in 0..ROUNDS {
-        let largest = pairs.iter().filter_map(|pair| balance(graph, pair)).fold(1.0_f32, f32::max);
+        let each = pairs.iter().zip(&mut totals);
+        let largest = each.filter_map(|(pair, total)| balance(graph, pair, total)).fold(1.0_f32, f32::max);
         if largest < 1.01 {
             break;
         }
@@ -120,7 +122,10 @@ fn pair(graph: &Graph, uses: &Uses, first: NodeId) -> Option<Pair> {
         let own = |input: usize| {
             node.input(input).is_none_or(|value| graph.constant(value).is_some() && uses.of(value).len() == 1)
         };
-        node.is("Conv") && node.input(1).is_some() && own(1) && own(2)
+        let weight = node.input(1).and_then(|weight| graph.constant(weight)).map(Tensor::shape).unwrap_or_default();
+        let bias = node.input(2).and_then(|bias| graph.constant(bias)).map(Tensor::len);
+        let is_whole = weight.len() >= 3 && !weight.contains(&0) && bias.is_none_or(|len| len == weight[0]);
+        node.is("Conv") && is_whole && own(1) && own(2)
     };
     let node = graph.node(first).filter(|node| is_conv(node))?;
     let (mut reader, mut input) = uses.only(node.output(0)?)?;
@@ -140,8 +145,14 @@ fn pair(graph: &Graph, uses: &Uses, first: NodeId) -> Option<Pair> {
     fits.then_some(Pair { first, second: reader, clip })
 }
 
-/// Scales channels so that both sides have the same range; returns the largest factor.
-fn balance(graph: &mut Graph, pair: &Pair) -> Option<f32> {
+/// What a channel may be scaled by in all.
+const MOST: f32 = 1024.0;
+/// Channels that are smaller than this share of the largest are as good as dead: scaling them up would scale up noise.
+const DEAD: f32 = 1e-4;
+
+/// Scales channels so that both sides have the same range; returns the largest factor. `totals` holds what each has been
+/// scaled by.
+fn balance(graph: &mut Graph, pair: &Pair, totals: &mut Vec<f32>) -> Option<f32> {
     let (first, second) = (graph.node(pair.first)?.clone(), graph.node(pair.second)?.clone());
     let (a, b) = (first.input(1)?, second.input(1)?);
     let (left, right) = (graph.constant(a)?.clone(), graph.constant(b)?.clone());
@@ -152,17 +163,24 @@ fn balance(graph: &mut Graph, pair: &Pair) -> Option<f32> {
     let taps = right.shape()[2..].iter().product::<usize>().max(1);
     let of_right =
         |channel: usize, at: usize| if depthwise { at / taps == channel } else { at / taps % channels == channel };
-    let mut factors = vec![1.0; channels];
+    let bias = first.input(2).and_then(|bias| graph.constant(bias)).and_then(Tensor::to_f32s).unwrap_or_default();
+    let largest_of = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0_f32, |most, value| most.max(value.abs()));
+    // What a channel makes is as large as its bias, however small its weights.
+    let sizes = |channel: usize| {
+        let own = largest_of(&mut left_values[channel * left_width..(channel + 1) * left_width].iter().copied());
+        let other = right_values.iter().enumerate().filter(|(at, _)| of_right(channel, *at)).map(|(_, value)| *value);
+        (own.max(bias.get(channel).map_or(0.0, |bias| bias.abs())), largest_of(&mut { other }))
+    };
+    let sizes: Vec<(f32, f32)> = (0..channels).map(sizes).collect();
+    let most = sizes.iter().fold((0.0_f32, 0.0_f32), |most, size| (most.0.max(size.0), most.1.max(size.1)));
+    totals.resize(channels, 1.0);
     let mut largest = 1.0_f32;
-    for (channel, factor) in factors.iter_mut().enumerate() {
-        let own = left_values[channel * left_width..(channel + 1) * left_width]
-            .iter()
-            .fold(0.0_f32, |most, value| most.max(value.abs()));
-        let other = right_values.iter().enumerate().filter(|(at, _)| of_right(channel, *at));
-        let other = other.fold(0.0_f32, |most, (_, value)| most.max(value.abs()));
-        if own > 0.0 && other > 0.0 {
+    let mut factors = vec![1.0; channels];
+    for ((factor, total), &(own, other)) in factors.iter_mut().zip(totals).zip(&sizes) {
+        if own > most.0 * DEAD && other > most.1 * DEAD {
             // The first side becomes sqrt(own * other), and so does the second.
-            *factor = (other / own).sqrt().clamp(1e-4, 1e4);
+            *factor = (other / own).sqrt().clamp(1.0 / MOST / *total, MOST / *total);
+            *total *= *factor;
             largest = largest.max(factor.max(1.0 / *factor));
         }
     }

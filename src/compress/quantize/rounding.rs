@@ -182,7 +182,7 @@ impl Adam {
 pub fn bias_correction(matrix: &Matrix, weights: &IntegerWeights, rows: &Rows, input: &Affine) -> Vec<f32> {
     let groups = rows.width.checked_div(matrix.width).unwrap_or(0).max(1);
     let count = rows.count();
-    if count == 0 || !matrix.rows.is_multiple_of(groups) {
+    if count == 0 || !matrix.rows.is_multiple_of(groups) || rows.width != groups * matrix.width {
         return vec![0.0; matrix.rows];
     }
     let mut means = vec![(0.0_f64, 0.0_f64); rows.width];

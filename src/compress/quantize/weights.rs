@@ -96,6 +96,10 @@ impl IntegerWeights {
 fn scales(matrix: &Matrix, scheme: &WeightScheme, smallest: &[f32]) -> Vec<Affine> {
     let one = |values: &[f32], least: f32| {
         let mut made = best(values, scheme);
+        if values.iter().all(|&value| value == 0.0) && least > 0.0 {
+            // Any scale would do for the weights; with this one the bias has 24 bits.
+            made.scale = least * 64.0;
+        }
         if made.scale < least {
             // Then symmetric: a zero point was for the other scale.
             made = Affine { scale: least, zero_point: 0, ..made };

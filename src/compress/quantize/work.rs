@@ -2,7 +2,7 @@
 //! walk over the data.
 
 use super::observe::{self, Choice, Observed, Samples};
-use super::place::{Layer, Placed, Wishes, place};
+use super::place::{Layer, Placed, Wishes, name_of, place};
 use super::recipe::{Equalize, Form, Recipe, Rounding};
 use super::rescale;
 use super::rounding::{AdaRound, adaround, bias_correction};
@@ -12,7 +12,7 @@ use super::weights::{IntegerWeights, Matrix, WeightScheme, smallest_scale};
 use super::write::{self, Integers, LayerIntegers, Quantized};
 use crate::compress::data::Dataset;
 use crate::compress::{Error, Network, Progress};
-use crate::onnx::graph::{Port, ValueId};
+use crate::onnx::graph::{NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Under which the recipe stands in the file.
@@ -29,7 +29,9 @@ pub struct Prepared {
     pub recipe: Recipe,
     pub placed: Placed,
     pub observed: BTreeMap<ValueId, Observed>,
-    rows: BTreeMap<ValueId, Rows>,
+    /// Nodes that stay float for what they hold.
+    spared: Vec<String>,
+    rows: BTreeMap<NodeId, Rows>,
     /// What was done before quantizing, for people.
     pub notes: Vec<String>,
 }
@@ -38,6 +40,8 @@ pub struct Prepared {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exceptions {
     pub float: BTreeSet<String>,
+    /// Additions and the like all stay in float.
+    pub no_elementwise: bool,
     /// Bits of weights by layer.
     pub bits: BTreeMap<String, u32>,
 }
@@ -77,24 +81,28 @@ pub fn prepare(
     if let (Some(alpha), Some(samples)) = (recipe.smooth, samples) {
         notes.push(smooth(&mut network, samples, alpha, progress)?);
     }
-    let placed = placed(&network, recipe, &Exceptions::default());
-    if placed.layers.is_empty() {
-        return Err(nothing_to_do(&network, &placed));
+    check_names(&network, &recipe.keep)?;
+    let mut chosen = placed(&network, recipe, &[], &Exceptions::default());
+    if chosen.layers.is_empty() {
+        return Err(nothing_to_do(&network, &chosen));
     }
-    let (mut observed, mut rows) = (BTreeMap::new(), BTreeMap::new());
+    let (mut observed, mut rows, mut spared) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     if let Some(samples) = samples {
         if recipe.form == Form::Static {
-            let values: Vec<ValueId> = placed.classes.keys().copied().collect();
+            let values: Vec<ValueId> = chosen.classes.keys().copied().collect();
             observed = observe::ranges(&network, &values, samples, choice(recipe), progress)?;
+            spared = uneven(&network, &chosen, &observed);
+            let note = |name: &String| format!("{name} stays float: what it joins is of very different sizes");
+            notes.extend(spared.iter().map(note));
+            chosen = placed(&network, recipe, &spared, &Exceptions::default());
         }
         if recipe.form == Form::Static && (recipe.rounding == Rounding::Adaround || recipe.bias_correction) {
-            let layers: Vec<&Layer> = placed.layers.iter().collect();
+            let layers: Vec<&Layer> = chosen.layers.iter().collect();
             let seen = observe::rows(&network, &layers, samples, ROWS, recipe.seed, progress)?;
-            // Layers that share an input may see it through other windows: by weight.
-            rows = layers.iter().map(|layer| layer.weight).zip(seen).collect();
+            rows = layers.iter().map(|layer| layer.node).zip(seen).collect();
         }
     }
-    Ok(Prepared { network, recipe: recipe.clone(), placed, observed, rows, notes })
+    Ok(Prepared { network, recipe: recipe.clone(), placed: chosen, observed, spared, rows, notes })
 }
 
 fn nothing_to_do(network: &Network, placed: &Placed) -> Error {
@@ -117,9 +125,44 @@ fn choice(recipe: &Recipe) -> Choice {
     Choice { calibration: scheme.calibration, levels, symmetric: scheme.symmetric }
 }
 
-fn placed(network: &Network, recipe: &Recipe, exceptions: &Exceptions) -> Placed {
-    let keep = recipe.keep.iter().chain(&exceptions.float).cloned().collect();
-    place(network.graph(), &network.facts(), &Wishes { keep, elementwise: recipe.elementwise })
+fn placed(network: &Network, recipe: &Recipe, spared: &[String], exceptions: &Exceptions) -> Placed {
+    let keep = recipe.keep.iter().chain(spared).chain(&exceptions.float).cloned().collect();
+    let elementwise = if exceptions.no_elementwise { Some(false) } else { recipe.elementwise };
+    place(network.graph(), &network.facts(), &Wishes { keep, elementwise })
+}
+
+/// Concatenations of values so different that the small ones would all be 0 by the scale of the large ones: boxes and
+/// scores of a detector.
+fn uneven(network: &Network, placed: &Placed, observed: &BTreeMap<ValueId, Observed>) -> Vec<String> {
+    const MOST: f32 = 16.0;
+    let graph = network.graph();
+    let is_uneven = |id: &&NodeId| {
+        let Some(node) = graph.node(**id).filter(|node| node.is("Concat")) else { return false };
+        let sizes =
+            node.inputs.iter().flatten().filter_map(|value| observed.get(value)).map(|seen| seen.range.largest());
+        let (least, most) =
+            sizes.fold((f32::INFINITY, 0.0_f32), |(least, most), size| (least.min(size), most.max(size)));
+        least > 0.0 && most > least * MOST
+    };
+    let nodes = placed.elementwise.iter().filter(is_uneven);
+    nodes.filter_map(|&id| Some(name_of(graph, graph.node(id)?))).collect()
+}
+
+/// Every name of a layer that is to be kept has to be one.
+fn check_names(network: &Network, keep: &[String]) -> Result<(), Error> {
+    let graph = network.graph();
+    let names: Vec<String> = graph.nodes().map(|(_, node)| name_of(graph, node)).collect();
+    for wish in keep {
+        let start = wish.strip_suffix('*');
+        if names.iter().any(|name| start.map_or(name == wish, |start| name.starts_with(start))) {
+            continue;
+        }
+        let nearest =
+            names.iter().max_by(|a, b| strsim::jaro_winkler(a, wish).total_cmp(&strsim::jaro_winkler(b, wish)));
+        let nearest = nearest.map_or_else(String::new, |name| format!("; the nearest is {name:?}"));
+        return Err(Error::unfit(format!("no node has the name {wish:?} that is to be kept in float{nearest}")));
+    }
+    Ok(())
 }
 
 fn smooth(
@@ -154,7 +197,7 @@ impl Prepared {
     /// # Errors
     /// Where the graph cannot be written.
     pub fn quantized(&self, exceptions: &Exceptions, progress: &mut dyn Progress) -> Result<Quantized, Error> {
-        let placed = placed(&self.network, &self.recipe, exceptions);
+        let placed = placed(&self.network, &self.recipe, &self.spared, exceptions);
         let mut made = match self.recipe.form {
             Form::Static => write::qdq(&self.network, &placed, &self.integers(&placed, exceptions, progress)?)?,
             Form::Dynamic => {
@@ -171,14 +214,6 @@ impl Prepared {
         metadata.retain(|(key, _)| key != METADATA);
         metadata.push((METADATA.into(), note));
         Ok(made)
-    }
-
-    /// What each input held while calibrating; 0 to 1 where nobody looked.
-    pub fn input_ranges(&self) -> Vec<(f32, f32)> {
-        let range = |port: &Port| {
-            self.observed.get(&port.value).map_or((0.0, 1.0), |seen| (seen.extremes.lo, seen.extremes.hi))
-        };
-        self.network.graph().inputs.iter().map(range).collect()
     }
 
     fn integers(
@@ -200,9 +235,10 @@ impl Prepared {
         };
         let activations: BTreeMap<usize, Affine> =
             ranges.into_iter().map(|(class, range)| (class, affine(range))).collect();
-        let constant = |&value: &ValueId| {
-            let values = self.network.graph().constant(value)?.to_f32s()?;
-            Some((value, write::of_constant(&values, levels, scheme.symmetric)))
+        let graph = self.network.graph();
+        let constant = |&(node, input): &(NodeId, usize)| {
+            let values = graph.constant(graph.node(node)?.input(input)?)?.to_f32s()?;
+            Some(((node, input), write::of_constant(&values, levels, scheme.symmetric)))
         };
         let constants = placed.constants.iter().filter_map(constant).collect();
         let layers = self.layers(placed, exceptions, &activations, progress)?;
@@ -241,7 +277,7 @@ impl Prepared {
         };
         let scheme = self.scheme(layer, exceptions);
         let mut weights = IntegerWeights::nearest(&matrix, &scheme, &smallest);
-        if let (Some(rows), Some(input)) = (self.rows.get(&layer.weight), input) {
+        if let (Some(rows), Some(input)) = (self.rows.get(&layer.node), input) {
             if self.recipe.rounding == Rounding::Adaround {
                 let how = AdaRound { iterations: self.recipe.iterations, seed: self.recipe.seed };
                 weights.levels = adaround(&matrix, &weights, rows, input, how);

@@ -26,7 +26,8 @@ pub struct LayerIntegers {
 pub struct Integers {
     /// By class.
     pub activations: BTreeMap<usize, Affine>,
-    pub constants: BTreeMap<ValueId, Affine>,
+    /// By node, and which of its inputs.
+    pub constants: BTreeMap<(NodeId, usize), Affine>,
     pub layers: Vec<LayerIntegers>,
 }
 
@@ -54,8 +55,8 @@ pub fn qdq(network: &Network, placed: &Placed, integers: &Integers) -> Result<Qu
             real.insert(value, writer.activation(replaced.get(&value).copied().unwrap_or(value), affine)?);
         }
     }
-    for (&value, affine) in &integers.constants {
-        writer.constant(value, affine)?;
+    for (&(node, input), affine) in &integers.constants {
+        writer.constant(node, input, affine)?;
     }
     writer.graph.remove_dead();
     Ok(Quantized { network: made, real })
@@ -79,7 +80,8 @@ pub fn dynamic(network: &Network, placed: &Placed, layers: &[LayerIntegers]) -> 
     let mut writer = Writer::new(&mut made.model.graph, version(network));
     let mut inputs = BTreeMap::new();
     for (layer, values) in placed.layers.iter().zip(layers) {
-        let rank = facts.dims(layer.input).map_or(0, <[_]>::len);
+        let weight_rank = network.graph().constant(layer.weight).map_or(0, |weight| weight.shape().len());
+        let rank = facts.dims(layer.input).map_or(weight_rank, <[_]>::len);
         writer.dynamic_layer(layer, values, rank, &mut inputs)?;
     }
     writer.graph.remove_dead();
@@ -160,7 +162,9 @@ impl<'a> Writer<'a> {
         let covered = |(&value, class): (&ValueId, &usize)| {
             let (_, node) = self.graph.producer(value)?;
             let (affine, input) = (integers.activations.get(class)?, node.input(0)?);
-            (uses.only(input).is_some() && is_covered(self.graph, node, affine)).then_some((value, input))
+            // An input that has a scale of its own stays: a chain of activations, or a pool between.
+            let alone = uses.only(input).is_some() && !placed.classes.contains_key(&input);
+            (alone && is_covered(self.graph, node, affine)).then_some((value, input))
         };
         let replaced: BTreeMap<ValueId, ValueId> = placed.classes.iter().filter_map(covered).collect();
         self.graph.replace_all(&replaced);
@@ -233,7 +237,9 @@ impl<'a> Writer<'a> {
         Ok(placeholder)
     }
 
-    fn constant(&mut self, value: ValueId, affine: &Affine) -> Result<(), Error> {
+    /// For that reader alone.
+    fn constant(&mut self, node: NodeId, input: usize, affine: &Affine) -> Result<(), Error> {
+        let Some(value) = self.graph.node(node).and_then(|node| node.input(input)) else { return Ok(()) };
         let name = self.graph.value(value).name.clone();
         let Some(tensor) = self.graph.constant(value).cloned() else { return Ok(()) };
         let levels: Vec<i32> =
@@ -242,7 +248,9 @@ impl<'a> Writer<'a> {
             self.integers(&format!("{name}_quantized"), affine.levels.element, tensor.shape().to_vec(), &levels)?;
         let parameters = self.parameters(&name, &[*affine])?;
         let real = self.apply("DequantizeLinear", &[quantized, parameters[0], parameters[1]], &name, vec![]);
-        self.graph.replace_uses(value, real);
+        if let Some(node) = self.graph.node_mut(node) {
+            node.inputs[input] = Some(real);
+        }
         Ok(())
     }
 
