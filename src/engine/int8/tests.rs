@@ -3,9 +3,10 @@
 mod faults;
 mod float;
 mod float_nets;
-mod hand;
+pub(super) mod hand;
 mod hostile;
 mod random;
+mod shuffles;
 
 use super::fast::Plan;
 use super::lower::{DOMAIN, Lowered, lower};

@@ -711,6 +711,66 @@ def wrapped(build, shape, opset, kind):
     return net.model(fq(net, y, .025, first) if same else fq(net, y, scale, last))
 
 
+def shuffled(net, x, shape, groups):
+    """ShuffleNet's channel shuffle of `[n, c, h, w]`."""
+    n, c, h, w = shape
+    x = net.op("Reshape", x, net.const(np.int64([n, groups, c // groups, h, w])))
+    x = net.op("Transpose", x, perm=[0, 2, 1, 3, 4])
+    return net.op("Reshape", x, net.const(np.int64([n, c, h, w])))
+
+
+def shuffle_unit(net, x, shape, stride):
+    """A unit of ShuffleNetV2: two branches, of which the first does nothing where nothing shrinks."""
+    n, c, h, w = shape
+    if stride == 1:
+        a, x = net.op("Split", x, net.const(np.int64([c // 2, c // 2])), outputs=2, axis=1)
+        c //= 2
+    else:
+        a = net.conv(x, c, c, group=c, strides=[2, 2], pads=[1] * 4)
+        a = net.op("Relu", net.conv(a, c, c, 1))
+    b = net.op("Relu", net.conv(x, c, c, 1))
+    b = net.conv(b, c, c, group=c, strides=[stride] * 2, pads=[1] * 4)
+    b = net.op("Relu", net.conv(b, c, c, 1))
+    shape = (n, 2 * c, -(-h // stride), -(-w // stride))
+    return shuffled(net, net.op("Concat", a, b, axis=1), shape, 2), shape
+
+
+def shuffles():
+    made = {}
+    net, x = image((1, 3, 18, 22))
+    x, shape = net.op("Relu", net.conv(x, 3, 12, strides=[2, 2], pads=[1] * 4)), (1, 12, 9, 11)
+    for stride in (2, 1, 1, 1, 2, 1):
+        x, shape = shuffle_unit(net, x, shape, stride)
+    x = net.op("Relu", net.conv(x, shape[1], 20, 1))
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    made["units"] = net.model(net.linear(x, 20, 7))
+
+    # What is read twice, and before the shuffle too: the order goes on, through windows of one channel, to products.
+    net, x = image((2, 6, 7, 5))
+    x = net.op("Relu", net.conv(x, 6, 12, pads=[1] * 4))
+    y = shuffled(net, x, (2, 12, 7, 5), 3)
+    a = net.op("Relu", net.conv(net.conv(y, 12, 12, group=12, pads=[1] * 4), 12, 10, 1))
+    b = net.conv(net.op("MaxPool", y, kernel_shape=[3, 3], pads=[1] * 4), 12, 10, pads=[1] * 4)
+    made["into-readers"] = net.model(net.op("Concat", a, b, net.conv(x, 12, 10, 1), axis=1))
+
+    # What goes out in the new order: the convolution that makes it brings it about.
+    net, x = image((2, 6, 7, 5))
+    x = net.op("Relu", net.conv(net.conv(x, 6, 12, pads=[1] * 4), 12, 12, group=12, pads=[1] * 4))
+    made["into-maker"] = net.model(shuffled(net, x, (2, 12, 7, 5), 4))
+
+    net, x = image((1, 8, 6, 6))
+    x = net.op("Gather", net.op("Relu", net.conv(x, 8, 8, 1)), net.const(np.int64([7, 6, 5, 4, 0, 0, 2, 1])), axis=1)
+    x = net.conv(x, 8, 8, group=8, pads=[1] * 4)
+    made["gather"] = net.model(net.conv(x, 8, 9, 1))
+
+    # Products of groups, as in the first ShuffleNet: the move stays.
+    net, x = image((1, 12, 6, 7))
+    x = net.op("Relu", net.conv(x, 12, 12, 1, group=3))
+    x = net.conv(shuffled(net, x, (1, 12, 6, 7), 3), 12, 12, group=12, pads=[1] * 4)
+    made["groups"] = net.model(net.op("Relu", net.conv(x, 12, 12, 1, group=3)))
+    return made
+
+
 MOVING = ("MaxPool", "Reshape", "Transpose", "Slice", "Squeeze", "Pad", "DepthToSpace", "Resize")
 
 # Where a case differs from onnxruntime, and why: (part of the name, compare, steps, reason).
@@ -765,6 +825,10 @@ def main():
         add(f"between-{name}", dynamic(sandwich(build, opset), QuantType.QInt8), relative=1e-4, lsb=0, compare="off")
     for name, (build, shape, opset) in float_nets().items():
         add(f"float-{name}", built(build, shape, opset), relative=1e-5, lsb=0, compare="off")
+    for name, model in shuffles().items():
+        for kind in ("u8s8", "s8s8"):
+            add(f"shuffle-qdq-{kind}-{name}", static(model, QuantFormat.QDQ, *types[kind], per_channel=kind == "s8s8"))
+        add(f"shuffle-qop-u8s8-{name}", static(model, QuantFormat.QOperator, *types["u8s8"]))
     write(HERE / "vectors.safetensors")
 
 

@@ -14,6 +14,7 @@
 //! by one node leaves a convolution in float); fusing by name of the exporter.
 
 mod cast;
+mod channels;
 mod dynamic;
 mod elementwise;
 mod flat;

@@ -256,7 +256,8 @@ fn build(
             outputs.push(name(step.output));
         }
     }
-    Ok(Region { program: Program::new(super::fuse::fuse(draft))?, inputs, outputs })
+    let draft = super::fuse::fuse(super::channels::fold(draft, |bytes| lowering.pay(bytes).ok()));
+    Ok(Region { program: Program::new(draft)?, inputs, outputs })
 }
 
 /// Puts the regions into the graph.

@@ -290,16 +290,16 @@ fn a_round_trip_is_one_region() {
 }
 
 /// A generator of numbers that look random, the same each time.
-pub(super) struct Lcg(pub u64);
+pub(in super::super) struct Lcg(pub u64);
 
 impl Lcg {
-    pub(super) fn below(&mut self, end: usize) -> usize {
+    pub(in super::super) fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % end as u64) as usize
     }
 
     /// Extremes as often as all else together.
-    pub(super) fn byte(&mut self) -> i8 {
+    pub(in super::super) fn byte(&mut self) -> i8 {
         match self.below(8) {
             0 | 1 => -128,
             2 | 3 => 127,
@@ -307,7 +307,7 @@ impl Lcg {
         }
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Vec<i8> {
+    pub(in super::super) fn bytes(&mut self, count: usize) -> Vec<i8> {
         (0..count).map(|_| self.byte()).collect()
     }
 
