@@ -17,11 +17,47 @@ fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
     rows
 }
 
+/// Two or four rows that fill the output by turns, in loops that compilers make of vectors; three gain nothing so. Whether
+/// that is what was asked for.
+fn takes_turns<T: Copy>(
+    from: &[T],
+    [rows, columns]: [usize; 2],
+    strides: [usize; 2],
+    to: &mut [T],
+    of: impl Fn(T) -> T,
+) -> bool {
+    if strides[1] != rows {
+        return false;
+    }
+    match rows {
+        2 => interleave::<T, 2>(from, columns, strides[0], to, of),
+        4 => interleave::<T, 4>(from, columns, strides[0], to, of),
+        _ => return false,
+    }
+    true
+}
+
+fn interleave<T: Copy, const ROWS: usize>(
+    from: &[T],
+    columns: usize,
+    stride: usize,
+    to: &mut [T],
+    of: impl Fn(T) -> T,
+) {
+    let rows: [&[T]; ROWS] = std::array::from_fn(|r| &from[r * stride..][..columns]);
+    for (c, to) in to.as_chunks_mut::<ROWS>().0[..columns].iter_mut().enumerate() {
+        *to = std::array::from_fn(|r| of(rows[r][c]));
+    }
+}
+
 /// `to[c][r] = from[r][c] ^ flip`, of a part of a larger matrix: strides are from one row of either to the next.
 ///
 /// # Panics
 /// If either is too short.
 pub fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
+    if takes_turns(from, [rows, columns], strides, to, |value| value ^ flip) {
+        return;
+    }
     let all = u64::from(flip) * 0x0101_0101_0101_0101;
     let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
     for r in (0..whole_rows).step_by(8) {
@@ -46,6 +82,9 @@ pub fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &
 /// If either is too short.
 pub fn part_of_floats(from: &[f32], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [f32]) {
     const SIDE: usize = 4;
+    if takes_turns(from, [rows, columns], strides, to, |value| value) {
+        return;
+    }
     let (whole_rows, whole_columns) = (rows / SIDE * SIDE, columns / SIDE * SIDE);
     // Sixteen columns at a time: a cache line of each row.
     for first in (0..whole_columns).step_by(16) {

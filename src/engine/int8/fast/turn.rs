@@ -35,7 +35,8 @@ impl Turn {
         let across = axes.iter().position(|axis| axis.from == 1)?;
         let across = axes.remove(across);
         let (rows, columns) = (inner.count, across.count);
-        let worth = inner.from > 1 && rows >= 4 && columns >= 4;
+        // Two rows are worth it where they fill the output by turns, as in a shuffle of channels.
+        let worth = inner.from > 1 && columns >= 4 && (rows >= 4 || (rows == 2 && across.to == 2));
         worth.then_some(Self { outer: axes, rows, columns, strides: [inner.from, across.to] })
     }
 
@@ -117,7 +118,10 @@ mod tests {
 
     #[test]
     fn turns_are_found_and_move_what_places_say() {
-        let cases: [(&[usize], &[usize]); 6] = [
+        let cases: [(&[usize], &[usize]); 9] = [
+            (&[3, 2, 21], &[0, 2, 1]),
+            (&[2, 3, 2, 19], &[0, 1, 3, 2]),
+            (&[5, 4, 33], &[0, 2, 1]),
             (&[5, 7], &[1, 0]),
             (&[2, 3, 20, 33], &[0, 1, 3, 2]),
             (&[2, 17, 4, 9], &[0, 2, 3, 1]),
