@@ -1,9 +1,9 @@
 //! `selvedge compare`: two models on the same data: size, accuracy, agreement, time.
 
-use super::{Bar, DataArgs, eval, failed, network};
+use super::{Bar, JudgeArgs, eval, failed, network};
 use crate::cli::model_file::{ModelArgs, Source};
 use crate::cli::{Align, Table, bytes, print};
-use crate::compress::data::{Dataset, Part};
+use crate::compress::data::Dataset;
 use crate::compress::score::{self, Answers, Metric, Score};
 use crate::compress::{Network, Progress as _};
 use crate::engine::Session;
@@ -27,13 +27,7 @@ pub struct Args {
     #[arg(value_name = "OTHER")]
     other: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
-    /// Which part of the data.
-    #[arg(long, value_enum, default_value = "all")]
-    part: Part,
-    /// What counts as right; by default what suits the labels.
-    #[arg(long, value_enum)]
-    metric: Option<Metric>,
+    judge: JudgeArgs,
     /// JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -64,8 +58,8 @@ struct Compared {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = args.model.open(None)?;
     let other = args.model.beside(args.other.clone()).open(None)?;
-    let Some(opened) = args.data.open(&source)? else { bail!("state --data: what both are asked") };
-    let numbers = opened.part(args.part);
+    let Some(opened) = args.judge.data.open(&source)? else { bail!("state --data: what both are asked") };
+    let numbers = opened.part(args.judge.part);
     let networks = [network(&source)?, network(&other)?];
     if networks[0].inputs != networks[1].inputs {
         bail!("{} and {} take different inputs", source.path, other.path);
@@ -93,7 +87,7 @@ fn compared(
     data: &Dataset,
     numbers: &[usize],
 ) -> anyhow::Result<Compared> {
-    let metric = args.metric.unwrap_or_else(|| Metric::fitting(data, answers[0].values()));
+    let metric = args.judge.metric.unwrap_or_else(|| Metric::fitting(data, answers[0].values()));
     let side = |at: usize| {
         let score = metric.needs_labels().then(|| score::score(metric, &answers[at], data, numbers, None)).transpose();
         let score = score.map_err(|error| failed(error, format!("judge {}", sources[at].path)))?;

@@ -1,10 +1,9 @@
 //! `selvedge eval`: how right a model's answers are on the operator's data.
 
-use super::{Bar, DataArgs, failed, network};
+use super::{Bar, JudgeArgs, failed, network};
 use crate::cli::model_file::ModelArgs;
 use crate::cli::print;
 use crate::compress::Progress as _;
-use crate::compress::data::Part;
 use crate::compress::score::{self, Metric, Score};
 use anyhow::bail;
 use std::path::PathBuf;
@@ -22,13 +21,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    data: DataArgs,
-    /// Which part of the data.
-    #[arg(long, value_enum, default_value = "all")]
-    part: Part,
-    /// What counts as right; by default what suits the labels.
-    #[arg(long, value_enum)]
-    metric: Option<Metric>,
+    judge: JudgeArgs,
     /// A model to agree with, where there are no labels: an ONNX file of the same inputs and outputs.
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
@@ -39,10 +32,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = args.model.open(None)?;
-    let Some(opened) = args.data.open(&source)? else {
+    let Some(opened) = args.judge.data.open(&source)? else {
         bail!("state --data: `selvedge eval --help` says which files are read")
     };
-    let numbers = opened.part(args.part);
+    let numbers = opened.part(args.judge.part);
     let network = network(&source)?;
     let mut bar = Bar::new(args.json);
     bar.step("answers", numbers.len());
@@ -58,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => None,
     };
     bar.clear();
-    let metric = args.metric.unwrap_or_else(|| Metric::fitting(&opened.data, answers.values()));
+    let metric = args.judge.metric.unwrap_or_else(|| Metric::fitting(&opened.data, answers.values()));
     let score = score::score(metric, &answers, &opened.data, &numbers, reference.as_ref());
     let score = score.map_err(|error| failed(error, what()))?;
     let text = if args.json { format!("{}\n", serde_json::to_string(&score)?) } else { format!("{}\n", shown(&score)) };

@@ -7,7 +7,8 @@ pub(super) mod quantize;
 use super::model_file::Source;
 use super::{advise, plain};
 use crate::compress::data::{DataError, Dataset, Part, Reading, Shares, Split};
-use crate::compress::{Error, Network, Progress, score};
+use crate::compress::score::{self, Metric};
+use crate::compress::{Error, Network, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::PathBuf;
 
@@ -29,6 +30,19 @@ pub(super) struct DataArgs {
     /// Of all that is random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+}
+
+/// The data, and how answers to it are judged.
+#[derive(Debug, clap::Args)]
+pub(super) struct JudgeArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Which part of the data.
+    #[arg(long, value_enum, default_value = "all")]
+    part: Part,
+    /// What counts as right; by default what suits the labels.
+    #[arg(long, value_enum)]
+    metric: Option<Metric>,
 }
 
 /// Data that has been opened, in its parts.

@@ -343,7 +343,8 @@ fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&value)?))
 }
 
-fn text(args: &Args, done: &Done) -> String {
+/// What became of each layer.
+fn layers(report: &QuantizeReport) -> Table {
     let heads = [
         ("layer", Align::Left),
         ("op", Align::Left),
@@ -360,7 +361,7 @@ fn text(args: &Args, done: &Done) -> String {
         (Some(lo), Some(hi)) => format!("{lo:.3} to {hi:.3}"),
         _ => String::new(),
     };
-    for layer in &done.report.layers {
+    for layer in &report.layers {
         table.row([
             crate::cli::model_file::end_of(&layer.name),
             layer.operator.clone(),
@@ -373,7 +374,11 @@ fn text(args: &Args, done: &Done) -> String {
             layer.why.clone(),
         ]);
     }
-    let mut text = format!("{table}\n");
+    table
+}
+
+fn text(args: &Args, done: &Done) -> String {
+    let mut text = format!("{}\n", layers(&done.report));
     for note in &done.report.notes {
         text += &format!("{note}\n");
     }

@@ -233,6 +233,22 @@ pub fn smoothable(graph: &Graph) -> Vec<Smoothable> {
     graph.nodes().filter_map(found).collect()
 }
 
+/// `largest^alpha / weights^(1 - alpha)` for each channel (SmoothQuant, equation 4).
+fn factors<'a>(largest: &[f32], matrices: impl Iterator<Item = &'a Matrix> + Clone, alpha: f32) -> Vec<f32> {
+    let of_weights = |channel: usize| {
+        let column = |matrix: &Matrix| (0..matrix.rows).map(|row| matrix.row(row)[channel].abs()).fold(0.0, f32::max);
+        matrices.clone().map(column).fold(0.0, f32::max)
+    };
+    let factor = |(channel, &largest): (usize, &f32)| {
+        let weight = of_weights(channel);
+        if largest <= 0.0 || weight <= 0.0 {
+            return 1.0;
+        }
+        (largest.powf(alpha) / weight.powf(1.0 - alpha)).clamp(1e-3, 1e3)
+    };
+    largest.iter().enumerate().map(factor).collect()
+}
+
 /// Divides a normalisation's outputs by factors and multiplies the weights behind it: `largest` holds the largest
 /// magnitude of each channel on the data, `alpha` says how much of a channel's size goes into the weights.
 pub fn smooth(graph: &mut Graph, at: &Smoothable, largest: &[f32], alpha: f32) -> Option<()> {
@@ -248,18 +264,7 @@ pub fn smooth(graph: &mut Graph, at: &Smoothable, largest: &[f32], alpha: f32) -
             (matrix.width == width).then_some((id, weight, transposed, matrix))
         })
         .collect::<Option<_>>()?;
-    let of_weights = |channel: usize| {
-        let column = |matrix: &Matrix| (0..matrix.rows).map(|row| matrix.row(row)[channel].abs()).fold(0.0, f32::max);
-        matrices.iter().map(|(_, _, _, matrix)| column(matrix)).fold(0.0, f32::max)
-    };
-    let factor = |(channel, &largest): (usize, &f32)| {
-        let weight = of_weights(channel);
-        if largest <= 0.0 || weight <= 0.0 {
-            return 1.0;
-        }
-        (largest.powf(alpha) / weight.powf(1.0 - alpha)).clamp(1e-3, 1e3)
-    };
-    let factors: Vec<f32> = largest.iter().enumerate().map(factor).collect();
+    let factors = factors(largest, matrices.iter().map(|(_, _, _, matrix)| matrix), alpha);
     let norm = graph.node(at.norm)?.clone();
     let mut scaled = BTreeMap::new();
     for input in [1, 2] {

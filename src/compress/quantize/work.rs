@@ -57,18 +57,39 @@ pub fn prepare(
     progress: &mut dyn Progress,
 ) -> Result<Prepared, Error> {
     recipe.check()?;
+    let numbers = data.map(|(_, numbers)| spread(numbers, recipe.samples)).unwrap_or_default();
+    let samples =
+        data.map(|(data, _)| Samples { data, numbers: &numbers }).filter(|samples| !samples.numbers.is_empty());
+    if recipe.needs_data() && samples.is_none() {
+        let need = "this form of quantization needs calibration data: state --data, or --form dynamic";
+        return Err(Error::unfit(need));
+    }
+    let (network, notes) = rescaled(network, samples, recipe, progress)?;
+    check_names(&network, &recipe.keep)?;
+    let placed = place_by(&network, recipe, &[], &Exceptions::default());
+    if placed.layers.is_empty() {
+        return Err(nothing_to_do(&network, &placed));
+    }
+    let (observed, spared, rows) = Default::default();
+    let mut prepared = Prepared { network, recipe: recipe.clone(), placed, observed, spared, rows, notes };
+    if let Some(samples) = samples.filter(|_| recipe.form == Form::Static) {
+        prepared.observe(samples, progress)?;
+    }
+    Ok(prepared)
+}
+
+/// The same model in a form that quantizes better, and what was done.
+fn rescaled(
+    network: &Network,
+    samples: Option<Samples<'_>>,
+    recipe: &Recipe,
+    progress: &mut dyn Progress,
+) -> Result<(Network, Vec<String>), Error> {
     let mut network = network.clone();
     let mut notes = Vec::new();
     let facts = network.facts();
     rescale::gemm_of_products(&mut network.model.graph, &facts);
     rescale::plain_gemm(&mut network.model.graph);
-    let numbers = data.map(|(_, numbers)| spread(numbers, recipe.samples)).unwrap_or_default();
-    let samples =
-        data.map(|(data, _)| Samples { data, numbers: &numbers }).filter(|samples| !samples.numbers.is_empty());
-    let need = || Error::unfit("this form of quantization needs calibration data: state --data, or --form dynamic");
-    if recipe.needs_data() && samples.is_none() {
-        return Err(need());
-    }
     if recipe.equalize != Equalize::Off {
         let (pairs, replaced) = rescale::equalize(&mut network.model.graph, recipe.equalize == Equalize::All);
         if pairs > 0 {
@@ -81,28 +102,7 @@ pub fn prepare(
     if let (Some(alpha), Some(samples)) = (recipe.smooth, samples) {
         notes.push(smooth(&mut network, samples, alpha, progress)?);
     }
-    check_names(&network, &recipe.keep)?;
-    let mut chosen = placed(&network, recipe, &[], &Exceptions::default());
-    if chosen.layers.is_empty() {
-        return Err(nothing_to_do(&network, &chosen));
-    }
-    let (mut observed, mut rows, mut spared) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    if let Some(samples) = samples {
-        if recipe.form == Form::Static {
-            let values: Vec<ValueId> = chosen.classes.keys().copied().collect();
-            observed = observe::ranges(&network, &values, samples, choice(recipe), progress)?;
-            spared = uneven(&network, &chosen, &observed);
-            let note = |name: &String| format!("{name} stays float: what it joins is of very different sizes");
-            notes.extend(spared.iter().map(note));
-            chosen = placed(&network, recipe, &spared, &Exceptions::default());
-        }
-        if recipe.form == Form::Static && (recipe.rounding == Rounding::Adaround || recipe.bias_correction) {
-            let layers: Vec<&Layer> = chosen.layers.iter().collect();
-            let seen = observe::rows(&network, &layers, samples, ROWS, recipe.seed, progress)?;
-            rows = layers.iter().map(|layer| layer.node).zip(seen).collect();
-        }
-    }
-    Ok(Prepared { network, recipe: recipe.clone(), placed: chosen, observed, spared, rows, notes })
+    Ok((network, notes))
 }
 
 fn nothing_to_do(network: &Network, placed: &Placed) -> Error {
@@ -125,7 +125,7 @@ fn choice(recipe: &Recipe) -> Choice {
     Choice { calibration: scheme.calibration, levels, symmetric: scheme.symmetric }
 }
 
-fn placed(network: &Network, recipe: &Recipe, spared: &[String], exceptions: &Exceptions) -> Placed {
+fn place_by(network: &Network, recipe: &Recipe, spared: &[String], exceptions: &Exceptions) -> Placed {
     let keep = recipe.keep.iter().chain(spared).chain(&exceptions.float).cloned().collect();
     let elementwise = if exceptions.no_elementwise { Some(false) } else { recipe.elementwise };
     place(network.graph(), &network.facts(), &Wishes { keep, elementwise })
@@ -192,12 +192,29 @@ fn smooth(
 }
 
 impl Prepared {
+    /// Walks over the data: ranges of activations, and what layers multiply.
+    fn observe(&mut self, samples: Samples<'_>, progress: &mut dyn Progress) -> Result<(), Error> {
+        let (network, recipe) = (&self.network, &self.recipe);
+        let values: Vec<ValueId> = self.placed.classes.keys().copied().collect();
+        self.observed = observe::ranges(network, &values, samples, choice(recipe), progress)?;
+        self.spared = uneven(network, &self.placed, &self.observed);
+        let note = |name: &String| format!("{name} stays float: what it joins is of very different sizes");
+        self.notes.extend(self.spared.iter().map(note));
+        self.placed = place_by(network, recipe, &self.spared, &Exceptions::default());
+        if recipe.rounding == Rounding::Adaround || recipe.bias_correction {
+            let layers: Vec<&Layer> = self.placed.layers.iter().collect();
+            let seen = observe::rows(network, &layers, samples, ROWS, recipe.seed, progress)?;
+            self.rows = layers.iter().map(|layer| layer.node).zip(seen).collect();
+        }
+        Ok(())
+    }
+
     /// The model in integers, but for the exceptions.
     ///
     /// # Errors
     /// Where the graph cannot be written.
     pub fn quantized(&self, exceptions: &Exceptions, progress: &mut dyn Progress) -> Result<Quantized, Error> {
-        let placed = placed(&self.network, &self.recipe, &self.spared, exceptions);
+        let placed = place_by(&self.network, &self.recipe, &self.spared, exceptions);
         let mut made = match self.recipe.form {
             Form::Static => write::qdq(&self.network, &placed, &self.integers(&placed, exceptions, progress)?)?,
             Form::Dynamic => {

@@ -262,32 +262,21 @@ impl<'a> Writer<'a> {
         inputs: &mut BTreeMap<ValueId, [ValueId; 3]>,
     ) -> Result<(), Error> {
         let name = layer.name.clone();
-        let [quantized, scale, point] = match inputs.get(&layer.input) {
-            Some(made) => *made,
-            None => {
-                let of = self.graph.value(layer.input).name.clone();
-                let made =
-                    ["quantized", "scale", "zero_point"].map(|what| self.graph.add_value(&format!("{of}_{what}")));
-                self.node("DynamicQuantizeLinear", &[layer.input], &made, &of, vec![]);
-                inputs.insert(layer.input, made);
-                made
-            }
-        };
+        let [quantized, scale, point] = *inputs.entry(layer.input).or_insert_with(|| self.dynamic_input(layer.input));
         let Some(node) = self.graph.node(layer.node).cloned() else { return Ok(()) };
         let Some(output) = node.output(0) else { return Ok(()) };
         let is_conv = layer.kind == Kind::Conv;
         let weight_name = self.graph.value(layer.weight).name.clone();
         let weight = self.dynamic_weight(layer, &values.weights, &weight_name)?;
-        // ConvInteger takes no signed weights in ONNX Runtime: shifted, with the zero point in the middle.
         let mut operands = vec![quantized, weight, point];
-        if is_conv {
+        let sums = if is_conv {
+            // ConvInteger takes no signed weights in ONNX Runtime: shifted, with the zero point in the middle.
             operands.push(self.integers(&format!("{weight_name}_zero_point"), ElementType::U8, vec![], &[128])?);
-        }
-        let attributes: Vec<(&str, Attribute)> = match is_conv {
-            true => node.attributes.iter().map(|(name, value)| (name.as_str(), value.clone())).collect(),
-            false => vec![],
+            let attributes = node.attributes.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+            self.apply("ConvInteger", &operands, &name, attributes)
+        } else {
+            self.apply("MatMulInteger", &operands, &name, vec![])
         };
-        let sums = self.apply(if is_conv { "ConvInteger" } else { "MatMulInteger" }, &operands, &name, attributes);
         let sums = self.apply("Cast", &[sums], &name, vec![("to", Attribute::Int(ElementType::F32.to_onnx().into()))]);
         let scales: Vec<f32> = values.weights.affine.iter().map(|affine| affine.scale).collect();
         // Channels are the second dimension of a convolution's output and the last of a matrix.
@@ -308,6 +297,14 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A value in integers, their scale and their zero point.
+    fn dynamic_input(&mut self, value: ValueId) -> [ValueId; 3] {
+        let name = self.graph.value(value).name.clone();
+        let made = ["quantized", "scale", "zero_point"].map(|what| self.graph.add_value(&format!("{name}_{what}")));
+        self.node("DynamicQuantizeLinear", &[value], &made, &name, vec![]);
+        made
     }
 
     fn dynamic_weight(&mut self, layer: &Layer, weights: &IntegerWeights, name: &str) -> Result<ValueId, Error> {
