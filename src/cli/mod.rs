@@ -132,7 +132,13 @@ pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let cli = match parse(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => {
+            if let Some(hint) = left_out(&args) {
+                // Nobody may be left to read it.
+                let _ = writeln!(io::stderr(), "{hint}");
+            }
+            return usage(&error);
+        }
     };
     match cli.command.run() {
         Ok(code) => code,
@@ -156,6 +162,15 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
         command = command.name("selvedged").bin_name("selvedged").about("The roles of a Selvedge device");
     }
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Commands of the feature `compress`.
+const COMPRESS: [&str; 3] = ["quantize", "eval", "compare"];
+
+/// What to say of a command that there is, but not in this build.
+fn left_out(args: &[OsString]) -> Option<String> {
+    let name = args.get(1)?.to_str().filter(|name| COMPRESS.contains(name) && !cfg!(feature = "compress"))?;
+    Some(format!("{name} is left out of this build: cargo build --release --features compress"))
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
@@ -261,6 +276,17 @@ mod tests {
         assert!(parse_words("./selvedge ledger --last 5").is_ok());
         assert_eq!(parse_words("selvedge chek").unwrap_err().exit_code(), 2);
         assert_eq!(parse_words("selvedged").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_command_that_is_left_out_is_told_how_to_get() {
+        let told = left_out(&["selvedge".into(), "quantize".into()]);
+        assert_eq!(told.is_some_and(|told| told.contains("--features compress")), !cfg!(feature = "compress"));
+        assert_eq!(left_out(&["selvedge".into(), "quantise".into()]), None);
+        assert_eq!(left_out(&["selvedge".into()]), None);
+        for name in COMPRESS.iter().filter(|_| cfg!(feature = "compress")) {
+            assert!(Cli::command().find_subcommand(name).is_some(), "{name}");
+        }
     }
 
     #[test]
