@@ -30,7 +30,7 @@ pub use rustix::process::Signal;
 pub const ID: DeviceId = DeviceId([9; 16]);
 pub const GROUP: &str = "shop";
 /// How long anything may take that a test waits for.
-pub const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(90);
 
 /// Its directory and the processes that run now. Dropped, they are killed.
 pub struct Device {

@@ -267,16 +267,27 @@ async fn a_life(device: &mut Device, operator: &mut Operator, secrets: &mut Secr
     sleep(Duration::from_millis(2200)).await;
 }
 
-/// A fast machine lives that life before its state was told often enough to look at.
-async fn told_several_times(seen: &Seen) {
+/// A fast machine lives that life before its state was told often enough to look at. What is told is on disk before,
+/// and a busy disk may take ten seconds and more to sync.
+async fn told_several_times(seen: &Seen, device: &Device) {
     let often = |end: &str| seen.lock().unwrap().iter().filter(|(topic, _)| topic.ends_with(end)).count() >= 3;
-    for _ in 0..300 {
+    for _ in 0..1200 {
         if often("/status") && often("/metrics") {
             return;
         }
         sleep(Duration::from_millis(50)).await;
     }
-    panic!("the device does not tell its state every second");
+    let count = |end: &str| seen.lock().unwrap().iter().filter(|(topic, _)| topic.ends_with(end)).count();
+    let logs = ["link.log", "engine.log"].map(|name| {
+        let log = std::fs::read(device.path(name)).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(3000)..]).into_owned()
+    });
+    panic!(
+        "the device does not tell its state every second: {} times its status, {} times its metrics\n{}",
+        count("/status"),
+        count("/metrics"),
+        logs.join("\n")
+    );
 }
 
 async fn nothing_leaves(level: &str) {
@@ -288,7 +299,7 @@ async fn nothing_leaves(level: &str) {
     device.add_lookup();
     let mut secrets = Secrets::new();
     a_life(&mut device, &mut operator, &mut secrets).await;
-    told_several_times(&seen).await;
+    told_several_times(&seen, &device).await;
     assert!(device.end_link(Signal::TERM).success());
     assert!(device.end_engine(Signal::TERM).success());
     sleep(Duration::from_millis(200)).await;
