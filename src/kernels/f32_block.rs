@@ -264,25 +264,52 @@ tier!(
     (|a: f32, b: f32| a.max(b)), (|a: f32, b: f32| a.min(b))
 );
 
-impl Tier {
+/// The instructions that loops of floats are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Floats {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Floats {
+    /// Those of a tier that this CPU has.
     pub(super) fn of(isa: Isa) -> Result<Self, PackError> {
         if !isa.is_available() {
             return Err(PackError::Isa { isa });
         }
         Ok(match isa {
-            Isa::Scalar => scalar::TIER,
+            Isa::Scalar => Self::Scalar,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni => avx2::TIER,
+            Isa::Avx2 | Isa::AvxVnni => Self::Avx2,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::TIER,
+            Isa::Avx512Vnni => Self::Avx512,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::TIER,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => Self::Neon,
             #[cfg(target_arch = "x86_64")]
             Isa::Neon | Isa::Dotprod | Isa::I8mm => return Err(PackError::Isa { isa }),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => return Err(PackError::Isa { isa }),
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
             Isa::Neon | Isa::Dotprod | Isa::I8mm => return Err(PackError::Isa { isa }),
+        })
+    }
+}
+
+impl Tier {
+    pub(super) fn of(isa: Isa) -> Result<Self, PackError> {
+        Ok(match Floats::of(isa)? {
+            Floats::Scalar => scalar::TIER,
+            #[cfg(target_arch = "x86_64")]
+            Floats::Avx2 => avx2::TIER,
+            #[cfg(target_arch = "x86_64")]
+            Floats::Avx512 => avx512::TIER,
+            #[cfg(target_arch = "aarch64")]
+            Floats::Neon => neon::TIER,
         })
     }
 }

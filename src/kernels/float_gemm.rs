@@ -4,6 +4,7 @@
 //! Invariant: a sum is one fused multiplication and addition after another in the order of k, from zero. No tier adds in
 //! another order, so that all have the same bits.
 
+use super::f32_block::Floats;
 use super::here::{Loops, vectorized};
 use super::isa::Isa;
 use super::pack::PackError;
@@ -124,23 +125,14 @@ tier!(
 
 impl Tier {
     fn of(isa: Isa) -> Result<Self, PackError> {
-        if !isa.is_available() {
-            return Err(PackError::Isa { isa });
-        }
-        Ok(match isa {
-            Isa::Scalar => scalar::TIER,
+        Ok(match Floats::of(isa)? {
+            Floats::Scalar => scalar::TIER,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni => avx2::TIER,
+            Floats::Avx2 => avx2::TIER,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::TIER,
+            Floats::Avx512 => avx512::TIER,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::TIER,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Neon | Isa::Dotprod | Isa::I8mm => return Err(PackError::Isa { isa }),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => return Err(PackError::Isa { isa }),
-            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-            Isa::Neon | Isa::Dotprod | Isa::I8mm => return Err(PackError::Isa { isa }),
+            Floats::Neon => neon::TIER,
         })
     }
 }

@@ -290,6 +290,22 @@ async fn told_several_times(seen: &Seen, device: &Device) {
     );
 }
 
+/// With blanks for fractions of seconds: six digits a line, among which any five are sooner or later those of a secret.
+fn without_clock(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let is_clock = |at: &[u8]| {
+        at.iter().zip(b"00:00:00.").all(|(own, form)| if *form == b'0' { own.is_ascii_digit() } else { own == form })
+    };
+    for at in 0..bytes.len().saturating_sub(9) {
+        if is_clock(&bytes[at..at + 9]) {
+            bytes[at + 9..].iter_mut().take_while(|byte| byte.is_ascii_digit()).for_each(|byte| *byte = b' ');
+            // The seconds stand right before: `9.12345` would do as well.
+            bytes[at + 7] = b' ';
+        }
+    }
+    bytes
+}
+
 async fn nothing_leaves(level: &str) {
     let broker = Mosquitto::start();
     let proxy = Proxy::recording(broker.port()).await;
@@ -313,7 +329,7 @@ async fn nothing_leaves(level: &str) {
     }
     proxy.recorded().iter().for_each(|stream| scanner.assert_clean("the wire", stream));
     let kept = files(device.dir.path()).unwrap();
-    kept.iter().for_each(|(path, bytes)| scanner.assert_clean(&path.display().to_string(), bytes));
+    kept.iter().for_each(|(path, bytes)| scanner.assert_clean(&path.display().to_string(), &without_clock(bytes)));
 
     let name = |name: &str| kept.iter().any(|(path, bytes)| path.ends_with(name) && !bytes.is_empty());
     assert!(["engine.log", "link.log", "engine/journal.json", "link/egress.jsonl"].into_iter().all(name));

@@ -24,7 +24,7 @@ mod weights;
 mod work;
 mod write;
 
-pub use place::{Kept, name_of};
+pub use place::Kept;
 pub use range::Calibration;
 pub use recipe::{ActivationScheme, Equalize, Form, Recipe, Rounding};
 pub use report::{LayerReport, QuantizeReport, svg};

@@ -3,7 +3,7 @@
 //! Invariant: a placed graph fuses completely, here and in ONNX Runtime: a product's inputs are quantized, a convolution's
 //! output too; between a product and the ReLU or Clip behind it nothing is; what only moves values has one scale at both
 //! ends.
-//! Not here: with which scales (`calibrate`), writing it (`write`).
+//! Not here: with which scales (`observe`), writing it (`write`).
 
 use super::union::Union;
 use crate::onnx::graph::{Graph, Node, NodeId, Uses, ValueId, describe};
@@ -66,12 +66,13 @@ pub struct Wishes {
 
 impl Wishes {
     fn keeps(&self, name: &str) -> bool {
-        let fits = |wish: &String| match wish.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == wish,
-        };
-        self.keep.iter().any(fits)
+        self.keep.iter().any(|wish| is_named(name, wish))
     }
+}
+
+/// Whether a wish for a node means this one.
+pub fn is_named(name: &str, wish: &str) -> bool {
+    wish.strip_suffix('*').map_or(name == wish, |start| name.starts_with(start))
 }
 
 /// Chooses.

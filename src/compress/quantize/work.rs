@@ -2,7 +2,7 @@
 //! walk over the data.
 
 use super::observe::{self, Choice, Observed, Samples};
-use super::place::{Layer, Placed, Wishes, name_of, place};
+use super::place::{Layer, Placed, Wishes, is_named, name_of, place};
 use super::recipe::{Equalize, Form, Recipe, Rounding};
 use super::rescale;
 use super::rounding::{AdaRound, adaround, bias_correction};
@@ -13,6 +13,7 @@ use super::write::{self, Integers, LayerIntegers, Quantized};
 use crate::compress::data::Dataset;
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::{NodeId, ValueId};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Under which the recipe stands in the file.
@@ -32,9 +33,14 @@ pub struct Prepared {
     /// Nodes that stay float for what they hold.
     spared: Vec<String>,
     rows: BTreeMap<NodeId, Rows>,
+    /// Layers as they came out before: a search tries the same ones again and again, and AdaRound takes its time.
+    made: RefCell<BTreeMap<LayerKey, LayerIntegers>>,
     /// What was done before quantizing, for people.
     pub notes: Vec<String>,
 }
+
+/// What a layer's integers depend on: itself, its bits, and its input's scale (as bits) and zero point.
+type LayerKey = (NodeId, u32, Option<(u32, i32)>);
 
 /// Which layers deviate from the recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,8 +76,8 @@ pub fn prepare(
     if placed.layers.is_empty() {
         return Err(nothing_to_do(&network, &placed));
     }
-    let (observed, spared, rows) = Default::default();
-    let mut prepared = Prepared { network, recipe: recipe.clone(), placed, observed, spared, rows, notes };
+    let (observed, spared, rows, made) = Default::default();
+    let mut prepared = Prepared { network, recipe: recipe.clone(), placed, observed, spared, rows, made, notes };
     if let Some(samples) = samples.filter(|_| recipe.form == Form::Static) {
         prepared.observe(samples, progress)?;
     }
@@ -153,8 +159,7 @@ fn check_names(network: &Network, keep: &[String]) -> Result<(), Error> {
     let graph = network.graph();
     let names: Vec<String> = graph.nodes().map(|(_, node)| name_of(graph, node)).collect();
     for wish in keep {
-        let start = wish.strip_suffix('*');
-        if names.iter().any(|name| start.map_or(name == wish, |start| name.starts_with(start))) {
+        if names.iter().any(|name| is_named(name, wish)) {
             continue;
         }
         let nearest =
@@ -273,13 +278,21 @@ impl Prepared {
         let mut layers = Vec::new();
         for (done, layer) in placed.layers.iter().enumerate() {
             let input = placed.classes.get(&layer.input).and_then(|class| activations.get(class));
-            layers.push(self.layer(layer, exceptions, input)?);
+            let scheme = self.scheme(layer, exceptions);
+            let key = (layer.node, scheme.bits, input.map(|input| (input.scale.to_bits(), input.zero_point)));
+            let known = self.made.borrow().get(&key).cloned();
+            let integers = match known {
+                Some(integers) => integers,
+                None => self.layer(layer, &scheme, input)?,
+            };
+            self.made.borrow_mut().insert(key, integers.clone());
+            layers.push(integers);
             progress.at(done + 1);
         }
         Ok(layers)
     }
 
-    fn layer(&self, layer: &Layer, exceptions: &Exceptions, input: Option<&Affine>) -> Result<LayerIntegers, Error> {
+    fn layer(&self, layer: &Layer, scheme: &WeightScheme, input: Option<&Affine>) -> Result<LayerIntegers, Error> {
         let graph = self.network.graph();
         let unfit = || Error::unfit(format!("the weights of {:?} are no FLOAT tensor", layer.name));
         let matrix =
@@ -292,8 +305,7 @@ impl Prepared {
             (Some(bias), Some(input)) => bias.iter().map(|&bias| smallest_scale(bias, input.scale)).collect(),
             _ => vec![],
         };
-        let scheme = self.scheme(layer, exceptions);
-        let mut weights = IntegerWeights::nearest(&matrix, &scheme, &smallest);
+        let mut weights = IntegerWeights::nearest(&matrix, scheme, &smallest);
         if let (Some(rows), Some(input)) = (self.rows.get(&layer.node), input) {
             if self.recipe.rounding == Rounding::Adaround {
                 let how = AdaRound { iterations: self.recipe.iterations, seed: self.recipe.seed };

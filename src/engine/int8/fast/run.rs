@@ -167,35 +167,17 @@ impl Scope<'_> {
     }
 
     /// Image by image: pixels are rows, channels are columns.
-    fn images<T: Send>(
+    fn images<S: Sync, T: Send>(
         &self,
+        input: &[S],
         output: &mut [T],
         steps: [usize; 2],
         cost: usize,
-        run: impl Fn(&[u8], &mut TileMut<'_, T>) + Sync,
+        run: impl Fn(&[S], &mut TileMut<'_, T>) + Sync,
     ) {
         let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(self.stage.inputs[0]), self.shape(self.stage.output)) else {
             panic!("images")
         };
-        let input = self.bytes(self.stage.inputs[0]);
-        for (image, output) in output.chunks_exact_mut(m * oh * ow).enumerate().take(n) {
-            let input = &input[image * c * h * w..];
-            self.share(TileMut::new(output, oh * ow, m, m), steps, cost, |tile| run(input, tile));
-        }
-    }
-
-    /// As `images`, of floats.
-    fn float_images(
-        &self,
-        output: &mut [f32],
-        steps: [usize; 2],
-        cost: usize,
-        run: impl Fn(&[f32], &mut TileMut<'_, f32>) + Sync,
-    ) {
-        let (&[n, c, h, w], &[_, m, oh, ow]) = (self.shape(self.stage.inputs[0]), self.shape(self.stage.output)) else {
-            panic!("images")
-        };
-        let input = self.floats(self.stage.inputs[0]);
         for (image, output) in output.chunks_exact_mut(m * oh * ow).enumerate().take(n) {
             let input = &input[image * c * h * w..];
             self.share(TileMut::new(output, oh * ow, m, m), steps, cost, |tile| run(input, tile));
@@ -219,15 +201,21 @@ impl Scope<'_> {
             Kernel::Depthwise { depthwise, map } => {
                 let steps = [self.shape(self.stage.output)[3], depthwise.column_step()];
                 let cost = map.map.taps() * 2 + 8;
-                self.images(output, steps, cost, |input, tile| depthwise.run(input, &map.map, &map.padding, tile));
+                self.images(self.bytes(self.stage.inputs[0]), output, steps, cost, |input, tile| {
+                    depthwise.run(input, &map.map, &map.padding, tile)
+                });
             }
             Kernel::Binary { kernel, by } => self.binary(kernel, by, output),
             Kernel::Softmax { softmax, length } => self.softmax(softmax, *length, output),
             Kernel::MaxPool { pool, map } => {
-                self.images(output, [1, 64], map.taps() * 2, |input, tile| pool.run(input, map, tile));
+                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], map.taps() * 2, |input, tile| {
+                    pool.run(input, map, tile)
+                });
             }
             Kernel::AveragePool { pool, map } => {
-                self.images(output, [1, 64], map.taps() * 4, |input, tile| pool.run(input, map, tile));
+                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], map.taps() * 4, |input, tile| {
+                    pool.run(input, map, tile)
+                });
             }
             Kernel::GlobalAverage { pool } => {
                 let &[n, c, h, w] = self.shape(first) else { panic!("an image") };
@@ -238,7 +226,9 @@ impl Scope<'_> {
             }
             Kernel::Bilinear(resize) => {
                 let &[_, c, _, w] = self.shape(first) else { panic!("an image") };
-                self.images(output, [1, 64], 32, |input, tile| resize.run(input, w, c, tile));
+                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], 32, |input, tile| {
+                    resize.run(input, w, c, tile)
+                });
             }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
             Kernel::Move(moves) => self.move_bytes(moves, self.values(first), output),
@@ -276,7 +266,9 @@ impl Scope<'_> {
                 let by = end.by(self.dynamic_params(first).unwrap_or((1.0, *zero_point)));
                 let steps = [1, depthwise.column_step()];
                 let cost = map.taps() * 4 + 8;
-                self.images(output, steps, cost, |input, tile| depthwise.run(input, map, &by, tile));
+                self.images(self.bytes(self.stage.inputs[0]), output, steps, cost, |input, tile| {
+                    depthwise.run(input, map, &by, tile)
+                });
             }
             Kernel::Float(function) => {
                 let from = self.floats(first);
@@ -290,7 +282,9 @@ impl Scope<'_> {
             Kernel::FloatProducts(products) => self.float_products(products, scratch, output),
             Kernel::FloatPool { pool, map } => {
                 let steps = [1, 64];
-                self.float_images(output, steps, map.taps() * 4, |input, tile| pool.run(input, map, tile));
+                self.images(self.floats(self.stage.inputs[0]), output, steps, map.taps() * 4, |input, tile| {
+                    pool.run(input, map, tile)
+                });
             }
             Kernel::FloatMatMul { product, matrices } => self.float_mat_mul(product, matrices, output),
             Kernel::Rows { function, width } => self.rows(function, *width, output),
