@@ -5,7 +5,7 @@
 use super::Error;
 use crate::engine::{Ends, Model, Session, Shapes};
 use crate::onnx::graph::{Graph, Port, ValueId};
-use crate::onnx::normalise::normalise;
+use crate::onnx::normalise::{Norms, normalise_but};
 use crate::onnx::shapes::{self, Facts, InputShapes};
 use crate::onnx::{self, Limits};
 use crate::tensor::TensorSpec;
@@ -34,8 +34,20 @@ impl Network {
     /// # Errors
     /// When it is no model, or of a form that cannot be brought into ours.
     pub fn with_ends(file: &[u8], inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Result<Self, Error> {
+        Self::read(file, inputs, outputs, Norms::Folded)
+    }
+
+    /// The same with every BatchNormalization still there: to train and to prune.
+    ///
+    /// # Errors
+    /// As [`Network::with_ends`].
+    pub fn with_norms(file: &[u8], inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> Result<Self, Error> {
+        Self::read(file, inputs, outputs, Norms::Kept)
+    }
+
+    fn read(file: &[u8], inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>, norms: Norms) -> Result<Self, Error> {
         let mut model = onnx::Model::from_bytes(file, &Limits::default())?;
-        normalise(&mut model, &InputShapes::new())?;
+        normalise_but(&mut model, &InputShapes::new(), norms)?;
         Ok(Self { model, inputs, outputs })
     }
 

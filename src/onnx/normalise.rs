@@ -52,6 +52,23 @@ pub enum NormaliseError {
 /// Brings a model into the one form, and returns the types and shapes of its values. Inputs that
 /// `inputs` names get these shapes for good; others keep theirs, symbols included.
 pub fn normalise(model: &mut Model, inputs: &InputShapes) -> Result<Facts, NormaliseError> {
+    normalise_but(model, inputs, Norms::Folded)
+}
+
+/// What becomes of a BatchNormalization behind a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// Its factors go into the weights: to run.
+    Folded,
+    /// It stays a node: to train, and to prune by its scales.
+    Kept,
+}
+
+/// As [`normalise`], with a choice.
+///
+/// # Errors
+/// As [`normalise`].
+pub fn normalise_but(model: &mut Model, inputs: &InputShapes, norms: Norms) -> Result<Facts, NormaliseError> {
     let version = model.opsets.get("").copied().unwrap_or(OPSET);
     if version < OLDEST {
         return Err(NormaliseError::TooOld(version));
@@ -61,7 +78,7 @@ pub fn normalise(model: &mut Model, inputs: &InputShapes) -> Result<Facts, Norma
     let graph = &mut model.graph;
     let mut budget = fold::BUDGET;
     let mut facts = Folder::run(graph, inputs, &[], target, &mut budget)?;
-    if batch_norm::fold_into_conv(graph) > 0 {
+    if norms == Norms::Folded && batch_norm::fold_into_conv(graph) > 0 {
         facts = super::shapes::infer(graph, inputs);
     }
     graph.remove_dead();
