@@ -24,6 +24,8 @@ pub enum Error {
     Cycle(#[from] Cycle),
     #[error("a tensor of the model")]
     Tensor(#[from] SizeMismatch),
+    #[error("compute a training step")]
+    Compute(#[from] candle_core::Error),
     /// What, and what to do about it.
     #[error("{0}")]
     Unfit(String),

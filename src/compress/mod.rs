@@ -7,7 +7,7 @@
 //! ```text
 //! data    files -> samples, in parts            network   a file, its ends, its normalised graph
 //! probe   what tensors hold inside a model      score     how right answers are, with intervals
-//! quantize   float -> int8
+//! quantize   float -> int8                         train    gradients, steps, losses
 //! ```
 //!
 //! Rejected: an interpreter of our own for calibration. The engine computes the same values faster, for every operator
@@ -20,6 +20,9 @@ pub mod package;
 mod probe;
 pub mod quantize;
 pub mod score;
+#[cfg(test)]
+mod sketch;
+pub mod train;
 
 pub use error::Error;
 pub use network::Network;
@@ -30,6 +33,10 @@ pub trait Progress {
     fn step(&mut self, what: &str, total: usize);
     /// So many of them are done.
     fn at(&mut self, done: usize);
+    /// Whether the operator wants it to end, with the best so far.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

@@ -136,8 +136,7 @@ pub fn synthetic(specs: &[TensorSpec], ranges: &[(f32, f32)], seed: u64) -> Vec<
             let start = mix(seed ^ mix((number * specs.len() + at) as u64));
             let noise = |at: usize| (mix(start ^ at as u64) >> 40) as f32 / (1_u32 << 24) as f32;
             let count = spec.shape.iter().product::<usize>();
-            let real = matches!(spec.datatype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
-            let shaped = |value: f64| if real { value } else { value.round() };
+            let shaped = |value: f64| if spec.datatype.is_float() { value } else { value.round() };
             let values: Vec<f64> = (0..count).map(|at| shaped(f64::from(lo + (hi - lo) * noise(at)))).collect();
             super::data::tensor_of(spec.datatype, spec.shape.clone(), &values)
                 .or_else(|| super::data::tensor_of(spec.datatype, spec.shape.clone(), &vec![0.0; count]))

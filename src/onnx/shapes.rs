@@ -20,7 +20,7 @@ mod tests;
 mod windows;
 
 pub(crate) use contents::arithmetic;
-pub(crate) use layout::slice_bounds;
+pub use layout::slice_bounds;
 
 use super::graph::{Declared, Dim, Graph, Node, NodeId, Origin, ValueId};
 use super::tensor::{ElementType, Tensor};

@@ -66,6 +66,11 @@ impl DataType {
         }
     }
 
+    /// Whether it holds fractions.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Fp32 | Self::Fp64)
+    }
+
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|datatype| datatype.name() == name)
     }

@@ -117,7 +117,9 @@ pub(super) fn failed(error: Error, what: impl Into<String>) -> anyhow::Error {
         Error::Read(_) | Error::Normalise(_) | Error::Ends(_) => {
             "is this an ONNX file, whole? `selvedge inspect` says more"
         }
-        Error::Cycle(_) | Error::Tensor(_) => "this is a fault of Selvedge's: please report it with the model",
+        Error::Cycle(_) | Error::Tensor(_) | Error::Compute(_) => {
+            "this is a fault of Selvedge's: please report it with the model"
+        }
         Error::Stopped => "nothing was written",
     };
     advise(error, what, hint)

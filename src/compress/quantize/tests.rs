@@ -7,11 +7,9 @@ use crate::compress::data::{Dataset, Reading};
 use crate::compress::score::{self, Answers, Metric, Score};
 use crate::compress::{Error, Network, Silent};
 use crate::engine::{Report, Shapes};
-use crate::onnx::graph::{Attribute, Declared, Dim, Model, Node, Port, ValueId};
-use crate::onnx::normalise::OPSET;
+use crate::onnx::graph::{Attribute, Declared, Port, ValueId};
 use crate::onnx::{ElementType, Tensor};
 use crate::sys::ManualClock;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn vectors(name: &str) -> PathBuf {

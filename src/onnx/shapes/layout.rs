@@ -388,7 +388,7 @@ fn slice_length(start: i64, end: i64, step: i64, size: usize) -> Option<usize> {
 }
 
 /// Where a slice begins, and what it ends before.
-pub(crate) fn slice_bounds(start: i64, end: i64, step: i64, size: usize) -> Option<(i128, i128)> {
+pub fn slice_bounds(start: i64, end: i64, step: i64, size: usize) -> Option<(i128, i128)> {
     let size = i128::try_from(size).ok()?;
     let place = |at: i64| if at < 0 { i128::from(at) + size } else { i128::from(at) };
     match step {

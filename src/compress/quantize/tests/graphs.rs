@@ -1,74 +1,7 @@
 //! Small graphs by hand: every kind of neighbour, and what a reader of this code found.
 
 use super::*;
-
-struct Sketch(Model);
-
-impl Sketch {
-    fn new(inputs: &[(&str, &[usize])]) -> Self {
-        let mut model = Model { ir_version: 10, opsets: BTreeMap::from([(String::new(), OPSET)]), ..Model::default() };
-        for (name, shape) in inputs {
-            let shape = Some(shape.iter().map(|&size| Dim::Size(size)).collect());
-            model.graph.add_input(name, Some(Declared::Tensor { element: Some(ElementType::F32), shape }));
-        }
-        Self(model)
-    }
-
-    fn input(&self, at: usize) -> ValueId {
-        self.0.graph.inputs[at].value
-    }
-
-    /// Weights that look random, about 0.
-    fn weights(&mut self, shape: &[usize], size: f64) -> ValueId {
-        let count = shape.iter().product::<usize>();
-        let values: Vec<f64> =
-            (0..count).map(|i| ((i as f64 * 0.754_877 + count as f64 * 0.31).fract() - 0.5) * size).collect();
-        self.0.graph.add_constant("w", Tensor::from_f64s(ElementType::F32, shape.to_vec(), &values).unwrap())
-    }
-
-    fn node(&mut self, op: &str, inputs: &[ValueId], attributes: &[(&str, Attribute)]) -> ValueId {
-        let output = self.0.graph.add_value(&format!("{op}_out"));
-        self.0.graph.add_node(Node {
-            name: format!("{op}{}", output.index()),
-            op: op.into(),
-            domain: String::new(),
-            version: OPSET,
-            attributes: attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
-            inputs: inputs.iter().copied().map(Some).collect(),
-            outputs: vec![Some(output)],
-        });
-        output
-    }
-
-    fn conv(&mut self, input: ValueId, weights: &[usize], group: i64) -> ValueId {
-        let weight = self.weights(weights, 1.0);
-        let bias = self.weights(&weights[..1], 0.5);
-        let pads: Vec<i64> = weights[2..].iter().chain(&weights[2..]).map(|&size| size as i64 / 2).collect();
-        self.node("Conv", &[input, weight, bias], &[("group", Attribute::Int(group)), ("pads", Attribute::Ints(pads))])
-    }
-
-    fn network(mut self, output: ValueId) -> Network {
-        self.0.graph.outputs.push(Port {
-            name: "y".into(),
-            value: output,
-            declared: Some(Declared::Tensor { element: Some(ElementType::F32), shape: None }),
-        });
-        let file = prost::Message::encode_to_vec(&self.0.to_proto().unwrap());
-        Network::of_file(&file, &Shapes::new()).unwrap()
-    }
-}
-
-/// Random values for the first input, as a file of samples.
-fn noise(network: &Network, samples: usize) -> Dataset {
-    let spec = &network.inputs[0];
-    let count = spec.shape.iter().product::<usize>();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("noise.csv");
-    let value = |i: usize| format!("{:.5}", (i as f64 * 0.618_034).fract() * 2.0 - 1.0);
-    let line = |sample: usize| (0..count).map(|i| value(sample * count + i)).collect::<Vec<_>>().join(",");
-    std::fs::write(&path, (0..samples).map(|sample| line(sample) + "\n").collect::<String>()).unwrap();
-    Dataset::open(&path, &network.inputs, &Reading::default()).unwrap()
-}
+use crate::compress::sketch::{Sketch, noise};
 
 fn against_float(float: &Network, made: &Network, data: &Dataset) -> Score {
     let numbers = all(data);

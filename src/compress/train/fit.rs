@@ -1,0 +1,460 @@
+//! The loop: batches, losses, steps, and keeping the best.
+//!
+//! Invariant: the network that comes out is the best on the validation part, the one that went in included unless it is
+//! told otherwise; the same seed and data give the same network.
+
+use super::augment::Augment;
+use super::loss::{by_labels, logits};
+use super::optimise::{Method, Optimiser, Schedule};
+use super::program::{Mode, NoTap, Program, Run, Tap, computing, inputs_of};
+use super::weights::{Weight, weights};
+use crate::compress::data::{Dataset, Label, mix};
+use crate::compress::{Error, Network, Progress};
+use crate::onnx::graph::{NodeId, ValueId, describe};
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct Recipe {
+    pub epochs: usize,
+    pub batch: usize,
+    pub rate: f32,
+    pub method: Method,
+    pub weight_decay: f32,
+    pub schedule: Schedule,
+    /// Share of the way over which the rate rises.
+    pub warmup: f64,
+    pub label_smoothing: f32,
+    /// Gradients longer than this are shortened to it; 0 for never.
+    pub clip: f32,
+    pub augment: Augment,
+    pub parts: Parts,
+    pub seed: u64,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parts {
+    /// Every weight.
+    #[default]
+    All,
+    /// The last layer's weights alone.
+    Head,
+    /// No weight: only mean and variance of norms follow the new data.
+    Norms,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch: 32,
+            rate: 1e-3,
+            method: Method::AdamW,
+            weight_decay: 1e-4,
+            schedule: Schedule::Cosine,
+            warmup: 0.05,
+            label_smoothing: 0.0,
+            clip: 5.0,
+            augment: Augment::default(),
+            parts: Parts::All,
+            seed: 1,
+        }
+    }
+}
+
+impl Recipe {
+    /// # Errors
+    /// What is out of bounds, and what is expected.
+    pub fn check(&self) -> Result<(), Error> {
+        let within = |what: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::unfit(format!("{what} {value} is not from {low} to {high}"))),
+        };
+        within("epochs", self.epochs as f64, 0.0, 1e5)?;
+        within("a batch of", self.batch as f64, 1.0, 65536.0)?;
+        within("a learning rate of", f64::from(self.rate), 1e-12, 100.0)?;
+        within("weight decay", f64::from(self.weight_decay), 0.0, 10.0)?;
+        within("warmup", self.warmup, 0.0, 0.9)?;
+        within("label smoothing", f64::from(self.label_smoothing), 0.0, 0.9)?;
+        within("clip", f64::from(self.clip), 0.0, 1e9)
+    }
+}
+
+/// Samples that are trained on at once.
+#[derive(Debug)]
+pub struct Batch {
+    /// By sample, then by input.
+    pub inputs: Vec<Vec<Tensor>>,
+    pub labels: Vec<Option<Label>>,
+    /// In the data.
+    pub numbers: Vec<usize>,
+}
+
+/// What may be put into the loop: other losses, values changed on their way, weights held to a form.
+pub trait Guide: Tap {
+    /// Values from inside that the loss looks at.
+    fn wanted(&self) -> Vec<ValueId> {
+        Vec::new()
+    }
+
+    /// Variables of its own, each with the factor of its rate.
+    fn variables(&self) -> Vec<(Var, f32)> {
+        Vec::new()
+    }
+
+    /// The loss of a batch, beside that of its labels; `None` where labels have none.
+    ///
+    /// # Errors
+    /// What candle says.
+    fn loss(&mut self, _: &Batch, _: &Run, by_labels: Option<Tensor>) -> Result<Tensor, Error> {
+        by_labels.ok_or_else(|| Error::unfit("training needs a label for each sample: state --labels"))
+    }
+
+    /// After each step.
+    ///
+    /// # Errors
+    /// What candle says.
+    fn project(&mut self, _: &Program) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Labels alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plain;
+
+impl Tap for Plain {}
+impl Guide for Plain {}
+
+/// One walk over the training data.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Epoch {
+    /// Mean over the walk.
+    pub train_loss: f64,
+    /// After it.
+    pub validation_loss: f64,
+    pub rate: f32,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Trained {
+    pub network: Network,
+    /// Of the network that went in, on the validation part.
+    pub before: f64,
+    /// Of the network that came out.
+    pub after: f64,
+    pub epochs: Vec<Epoch>,
+    /// The operator stopped it: the best so far came out.
+    pub stopped: bool,
+}
+
+/// Data in the parts that training may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples<'a> {
+    pub data: &'a Dataset,
+    pub train: &'a [usize],
+    /// Chooses between epochs; never the test part.
+    pub validation: &'a [usize],
+}
+
+/// Trains.
+///
+/// # Errors
+/// When an operator's gradient is not known, labels do not fit, or the loss is no number: with the step and the layer.
+pub fn fit(
+    network: &Network,
+    samples: Samples<'_>,
+    recipe: &Recipe,
+    guide: &mut dyn Guide,
+    progress: &mut dyn Progress,
+) -> Result<Trained, Error> {
+    recipe.check()?;
+    if samples.train.is_empty() || samples.validation.is_empty() {
+        return Err(Error::unfit(
+            "there are no samples to train on, or none to choose by: give more, or another --split",
+        ));
+    }
+    let program = Program::new(network, &chosen(network, recipe.parts))?;
+    let before = evaluate(&program, samples, guide)?;
+    let mut fitting = Fitting::new(program, samples, recipe, guide, before);
+    for epoch in 0..recipe.epochs {
+        if progress.is_stopped() {
+            fitting.trained.stopped = true;
+            break;
+        }
+        fitting.epoch(epoch, progress)?;
+    }
+    Ok(fitting.trained)
+}
+
+/// Which weights are trained.
+pub fn chosen(network: &Network, parts: Parts) -> impl Fn(&Weight) -> bool {
+    let graph = network.graph();
+    let place: BTreeMap<NodeId, usize> = graph.order().unwrap_or_default().into_iter().zip(0..).collect();
+    let is_product =
+        |weight: &&Weight| graph.node(weight.node).is_some_and(|node| matches!(&*node.op, "Conv" | "Gemm" | "MatMul"));
+    let head = weights(graph).iter().filter(is_product).filter_map(|weight| place.get(&weight.node).copied()).max();
+    move |weight| match parts {
+        Parts::All => true,
+        Parts::Head => place.get(&weight.node).copied() >= head,
+        Parts::Norms => false,
+    }
+}
+
+struct Fitting<'a> {
+    program: Program,
+    samples: Samples<'a>,
+    recipe: &'a Recipe,
+    guide: &'a mut dyn Guide,
+    optimiser: Optimiser,
+    logits: Option<(ValueId, bool)>,
+    step: usize,
+    trained: Trained,
+}
+
+impl<'a> Fitting<'a> {
+    fn new(program: Program, samples: Samples<'a>, recipe: &'a Recipe, guide: &'a mut dyn Guide, before: f64) -> Self {
+        let mut optimiser = Optimiser::new(recipe.method, recipe.weight_decay);
+        program.variables().values().for_each(|variable| optimiser.add(variable, 1.0));
+        guide.variables().iter().for_each(|(variable, factor)| optimiser.add(variable, *factor));
+        let network = program.network().clone();
+        let logits = logits(&network);
+        let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false };
+        Self { program, samples, recipe, guide, optimiser, logits, step: 0, trained }
+    }
+
+    fn epoch(&mut self, epoch: usize, progress: &mut dyn Progress) -> Result<(), Error> {
+        let numbers = shuffled(self.samples.train, mix(self.recipe.seed ^ mix(epoch as u64)));
+        // A norm of one sample has no variance to learn by.
+        let whole = numbers.len() > self.recipe.batch;
+        let batches: Vec<&[usize]> =
+            numbers.chunks(self.recipe.batch).filter(|batch| !whole || batch.len() > 1).collect();
+        progress.step(&format!("epoch {} of {}", epoch + 1, self.recipe.epochs), batches.len());
+        let (mut sum, mut rate) = (0.0, 0.0);
+        for (at, numbers) in batches.iter().enumerate() {
+            let done = (epoch as f64 + at as f64 / batches.len() as f64) / self.recipe.epochs as f64;
+            let share = self.recipe.schedule.share(done, self.recipe.warmup);
+            // The first step of a warm-up would be none at all.
+            rate = (f64::from(self.recipe.rate) * share.max(1e-3)) as f32;
+            sum += self.batch(numbers, epoch, rate)?;
+            progress.at(at + 1);
+            if progress.is_stopped() {
+                self.trained.stopped = true;
+                break;
+            }
+        }
+        let validation_loss = evaluate(&self.program, self.samples, self.guide)?;
+        self.trained.epochs.push(Epoch { train_loss: sum / batches.len().max(1) as f64, validation_loss, rate });
+        if validation_loss <= self.trained.after || !self.trained.after.is_finite() {
+            self.trained.after = validation_loss;
+            self.trained.network = self.program.finish()?;
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, numbers: &[usize], epoch: usize, rate: f32) -> Result<f64, Error> {
+        let seed = mix(self.recipe.seed ^ mix(0x5eed ^ epoch as u64));
+        let batch = read(self.samples.data, numbers, &self.recipe.augment, seed)?;
+        let mut wanted = self.guide.wanted();
+        wanted.extend(self.logits.map(|(value, _)| value));
+        let run = self.program.run(&batch.inputs, Mode::Training, &wanted, self.guide)?;
+        let labelled = labelled(&batch, &run, self.logits, self.recipe.label_smoothing)?;
+        let loss = self.guide.loss(&batch, &run, labelled)?;
+        let value = f64::from(loss.to_scalar::<f32>().map_err(computing)?);
+        self.step += 1;
+        if !value.is_finite() {
+            return Err(self.not_finite(&batch, value));
+        }
+        let gradients = loss.backward().map_err(computing)?;
+        let clip = self.clip(&gradients, &batch)?;
+        self.optimiser.step(&gradients, rate, clip).map_err(computing)?;
+        self.program.move_norms(&run.moments, 0.1);
+        self.guide.project(&self.program)?;
+        Ok(value)
+    }
+
+    fn clip(&mut self, gradients: &candle_core::backprop::GradStore, batch: &Batch) -> Result<f32, Error> {
+        let norm = self.optimiser.norm(gradients).map_err(computing)?;
+        if !norm.is_finite() {
+            return Err(self.not_finite(batch, norm));
+        }
+        let most = f64::from(self.recipe.clip);
+        Ok(if most > 0.0 && norm > most { (most / norm) as f32 } else { 1.0 })
+    }
+
+    /// Says where the first value that is no number stands.
+    fn not_finite(&mut self, batch: &Batch, value: f64) -> Error {
+        let mut find = Find { at: None };
+        let run = self.program.run(&batch.inputs, Mode::Training, &[], &mut find);
+        let graph = self.program.network().graph();
+        let place = match find.at.and_then(|value| graph.producer(value)) {
+            Some((_, node)) => format!("first in what {} gives", describe(node)),
+            None if run.is_err() => "and the model no longer runs".into(),
+            None => "in the loss or its gradient".into(),
+        };
+        Error::unfit(format!(
+            "the loss is {value} at step {}, {place}: train with a lower --rate (it is {}), or a smaller --clip",
+            self.step, self.recipe.rate
+        ))
+    }
+}
+
+struct Find {
+    at: Option<ValueId>,
+}
+
+impl Tap for Find {
+    fn value(&mut self, value: ValueId, tensor: Tensor) -> candle_core::Result<Tensor> {
+        if self.at.is_none() && tensor.dtype() == candle_core::DType::F32 {
+            let finite = super::ops::values(&tensor)?.iter().all(|value| value.is_finite());
+            self.at = (!finite).then_some(value);
+        }
+        Ok(tensor)
+    }
+}
+
+fn labelled(
+    batch: &Batch,
+    run: &Run,
+    logits: Option<(ValueId, bool)>,
+    smoothing: f32,
+) -> Result<Option<Tensor>, Error> {
+    let Some((value, is_log)) = logits.filter(|_| batch.labels.iter().all(Option::is_some)) else { return Ok(None) };
+    by_labels(run.value(value).map_err(computing)?, is_log, &batch.labels, smoothing).map(Some)
+}
+
+/// Reads samples, changed as is asked for.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn read(data: &Dataset, numbers: &[usize], augment: &Augment, seed: u64) -> Result<Batch, Error> {
+    let mut batch = Batch { inputs: Vec::new(), labels: Vec::new(), numbers: numbers.to_vec() };
+    for &number in numbers {
+        let sample = data.sample(number)?;
+        let mut inputs = inputs_of(&sample)?;
+        if !augment.is_none()
+            && let Some(first) = inputs.first_mut()
+        {
+            let mut values = super::ops::values(first).map_err(computing)?;
+            augment.change(&mut values, first.dims(), mix(seed ^ number as u64));
+            *first = Tensor::from_vec(values, first.dims(), &Device::Cpu).map_err(computing)?;
+        }
+        batch.inputs.push(inputs);
+        batch.labels.push(sample.label);
+    }
+    Ok(batch)
+}
+
+/// The mean loss over the validation part, as inference has it.
+fn evaluate(program: &Program, samples: Samples<'_>, guide: &mut dyn Guide) -> Result<f64, Error> {
+    mean_loss(program, samples.data, samples.validation, guide)
+}
+
+/// The mean loss of a program over samples.
+///
+/// # Errors
+/// When a sample does not run, or has no label that fits.
+pub fn mean_loss(program: &Program, data: &Dataset, numbers: &[usize], guide: &mut dyn Guide) -> Result<f64, Error> {
+    const BATCH: usize = 64;
+    let logits = logits(program.network());
+    let mut wanted = guide.wanted();
+    wanted.extend(logits.map(|(value, _)| value));
+    let mut sum = 0.0;
+    for numbers in numbers.chunks(BATCH) {
+        let batch = read(data, numbers, &Augment::default(), 0)?;
+        let run = program.run(&batch.inputs, Mode::Inference, &wanted, guide)?;
+        let labelled = labelled(&batch, &run, logits, 0.0)?;
+        let loss = guide.loss(&batch, &run, labelled)?.detach();
+        sum += f64::from(loss.to_scalar::<f32>().map_err(computing)?) * numbers.len() as f64;
+    }
+    Ok(sum / numbers.len().max(1) as f64)
+}
+
+/// The mean loss of a network over samples, by labels.
+///
+/// # Errors
+/// As [`mean_loss`].
+pub fn loss_of(network: &Network, data: &Dataset, numbers: &[usize]) -> Result<f64, Error> {
+    let program = Program::new(network, &|_| false)?;
+    mean_loss(&program, data, numbers, &mut Plain)
+}
+
+/// Gradients of the loss by labels.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients {
+    /// Mean over samples, by weight.
+    pub mean: BTreeMap<ValueId, Vec<f32>>,
+    /// Mean of squares over samples: the diagonal of the empirical Fisher information.
+    pub square: BTreeMap<ValueId, Vec<f32>>,
+}
+
+/// One sample at a time, with norms as inference has them.
+///
+/// # Errors
+/// As [`fit`].
+pub fn gradients(
+    network: &Network,
+    data: &Dataset,
+    numbers: &[usize],
+    progress: &mut dyn Progress,
+) -> Result<Gradients, Error> {
+    let program = Program::new(network, &|_| true)?;
+    let logits = logits(network);
+    let wanted: Vec<ValueId> = logits.map(|(value, _)| value).into_iter().collect();
+    let mut gradients = Gradients::default();
+    progress.step("gradients", numbers.len());
+    for (at, &number) in numbers.iter().enumerate() {
+        let batch = read(data, &[number], &Augment::default(), 0)?;
+        let run = program.run(&batch.inputs, Mode::Inference, &wanted, &mut NoTap)?;
+        let loss = labelled(&batch, &run, logits, 0.0)?
+            .ok_or_else(|| Error::unfit("gradients need a label for each sample: state --labels"))?;
+        let found = loss.backward().map_err(computing)?;
+        for (value, variable) in program.variables() {
+            let Some(gradient) = found.get(variable) else { continue };
+            let gradient = super::ops::values(gradient).map_err(computing)?;
+            let zeros = || vec![0.0; gradient.len()];
+            let (mean, square) = (
+                gradients.mean.entry(*value).or_insert_with(zeros),
+                gradients.square.entry(*value).or_insert_with(zeros),
+            );
+            let share = 1.0 / numbers.len() as f32;
+            mean.iter_mut().zip(&gradient).for_each(|(mean, g)| *mean += share * g);
+            square.iter_mut().zip(&gradient).for_each(|(square, g)| *square += share * g * g);
+        }
+        progress.at(at + 1);
+    }
+    Ok(gradients)
+}
+
+/// Lets norms take the moments of data without training: after channels were removed, theirs are no longer true.
+///
+/// # Errors
+/// As [`fit`].
+pub fn settle_norms(network: &Network, data: &Dataset, numbers: &[usize], seed: u64) -> Result<Network, Error> {
+    const BATCH: usize = 64;
+    let mut program = Program::new(network, &|_| false)?;
+    for (at, numbers) in shuffled(numbers, seed).chunks(BATCH).enumerate() {
+        if numbers.len() == 1 && at > 0 {
+            break;
+        }
+        let batch = read(data, numbers, &Augment::default(), 0)?;
+        let run = program.run(&batch.inputs, Mode::Training, &[], &mut NoTap)?;
+        // The mean over all batches so far.
+        program.move_norms(&run.moments, 1.0 / (at + 1) as f32);
+    }
+    program.finish()
+}
+
+/// In another order, by the seed.
+pub fn shuffled(numbers: &[usize], seed: u64) -> Vec<usize> {
+    let mut keyed: Vec<(u64, usize)> = numbers.iter().map(|&number| (mix(seed ^ mix(number as u64)), number)).collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(_, number)| number).collect()
+}

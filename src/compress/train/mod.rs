@@ -1,0 +1,32 @@
+//! Training: gradients through ONNX graphs, on candle's tensors.
+//!
+//! Invariant: the model that is trained is the model that is deployed: the same nodes, read from and written to the same
+//! graph.
+//! Not here: what distillation, pruning and quantization-aware training put into the loop.
+//!
+//! ```text
+//! ops        operators with gradients      interpret   one ONNX node
+//! program    a network's nodes, in order   loss        what is made small
+//! optimise   steps                         fit         the loop
+//! augment    changed copies of images         weights     which constants they are
+//! ```
+//!
+//! Rejected: candle-onnx (most models fail on missing operators), burn (code generation only).
+
+mod augment;
+pub mod fit;
+mod interpret;
+pub mod loss;
+mod ops;
+mod optimise;
+mod program;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use augment::Augment;
+pub use fit::{Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit};
+pub use ops::{apply, fake, values};
+pub use optimise::{Method, Schedule};
+pub use program::{Mode, NoTap, Program, Run, Tap};
+pub use weights::{Weight, weights};
