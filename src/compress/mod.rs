@@ -18,6 +18,7 @@ mod error;
 pub mod network;
 pub mod package;
 mod probe;
+pub mod prune;
 pub mod quantize;
 pub mod score;
 #[cfg(test)]

@@ -1,21 +1,19 @@
 //! `selvedge quantize`: a float model and some data -> an int8 model that keeps its answers.
 
+use super::output::{OutArgs, commit, judged};
 use super::{Bar, DataArgs, Opened, eval, failed, network};
-use crate::bundle::ModelName;
-use crate::cli::advise;
 use crate::cli::model_file::{ModelArgs, Source};
 use crate::cli::{Align, Table, bytes, print};
 use crate::compress::data::Part;
-use crate::compress::package::{self, Base};
 use crate::compress::quantize::{
     ActivationScheme, Bounds, Calibration, Equalize, Form, Judge, Outcome, Prepared, QuantizeReport, Recipe, Rounding,
     WeightScheme, prepare, search, svg, unjudged,
 };
 use crate::compress::score::{self, Metric, Score};
 use crate::compress::{Network, Progress as _};
-use crate::sys::{Disk as _, RealClock, RealDisk};
-use anyhow::{Context as _, anyhow, bail};
-use std::path::{Path, PathBuf};
+use crate::sys::RealClock;
+use anyhow::bail;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Make a float model an int8 one, by your own data (post-training quantization).
@@ -33,9 +31,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// Where to: a name with .onnx is a file, any other a model's directory with manifest and golden samples.
-    #[arg(long, value_name = "PATH")]
-    out: PathBuf,
+    #[command(flatten)]
+    out: OutArgs,
     /// What becomes integers.
     #[arg(long, value_enum, default_value = "static")]
     form: Form,
@@ -103,12 +100,6 @@ pub struct Args {
     /// A picture of what each layer lost: SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// The model's name in a directory, where it has none yet.
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Golden samples out of your data, which then leaves with the model; noise otherwise.
-    #[arg(long, requires = "data")]
-    golden_from_data: bool,
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -150,29 +141,6 @@ impl Args {
         }
     }
 
-    fn is_file(&self) -> bool {
-        self.out.extension().is_some_and(|extension| extension == "onnx")
-    }
-
-    /// Before hours of work.
-    fn check_out(&self, source: &Source) -> anyhow::Result<()> {
-        if self.is_file() {
-            return Ok(());
-        }
-        let what = "make a model's directory";
-        if source.bundle.is_none() {
-            let hint = "state --name, or an --out that ends with .onnx";
-            let name = self.name.as_deref().ok_or_else(|| advise(anyhow!("it has no name yet"), what, hint))?;
-            ModelName::new(name)?;
-        }
-        let is_empty = std::fs::read_dir(&self.out).map_or(true, |mut entries| entries.next().is_none());
-        if !is_empty {
-            let hint = "name a new directory, or remove that one";
-            return Err(advise(anyhow!("there is something in {}", self.out.display()), what, hint));
-        }
-        Ok(())
-    }
-
     fn bounds(&self) -> anyhow::Result<Bounds> {
         let numbers = [self.max_drop, self.max_latency].into_iter().flatten();
         if numbers.into_iter().any(|bound| !bound.is_finite() || bound < 0.0) {
@@ -209,7 +177,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bounds = args.bounds()?;
     args.recipe().check()?;
     let source = args.model.open(None)?;
-    args.check_out(&source)?;
+    args.out.check(&source)?;
     let opened = args.data.open(&source)?;
     let float = network(&source)?;
     let mut bar = Bar::new(args.json);
@@ -241,11 +209,11 @@ fn work(
     let report = QuantizeReport::new(&prepared, &outcome, looked, bar).map_err(|error| failed(error, what()))?;
     let made = &outcome.quantized.network;
     let judged = match opened {
-        Some(opened) => Some(judged(args, float, made, opened, bar)?),
+        Some(opened) => Some(judged(args.metric, float, made, opened, bar)?),
         None => None,
     };
     let onnx = made.encode().map_err(|error| failed(error, what()))?;
-    write(args, source, made, &onnx, opened)?;
+    args.out.write(source, made, &onnx, &args.data, opened)?;
     if let Some(path) = &args.plot {
         commit(path, svg(&report, &format!("{}, quantized", source.path)).as_bytes())?;
     }
@@ -276,62 +244,11 @@ fn searched(
     Ok((outcome, Some(scores)))
 }
 
-fn judged(args: &Args, float: &Network, made: &Network, opened: &Opened, bar: &mut Bar) -> anyhow::Result<[Score; 2]> {
-    let numbers = opened.part(Part::Test);
-    let fault = |error| failed(error, "judge by the test part");
-    bar.step("judging", numbers.len());
-    let reference = score::answers(float, &opened.data, &numbers, bar).map_err(fault)?;
-    let answers = score::answers(made, &opened.data, &numbers, bar).map_err(fault)?;
-    let metric = args.metric.unwrap_or_else(|| Metric::fitting(&opened.data, reference.values()));
-    let score = |answers| score::score(metric, answers, &opened.data, &numbers, Some(&reference)).map_err(fault);
-    Ok([score(&reference)?, score(&answers)?])
-}
-
-fn write(args: &Args, source: &Source, made: &Network, onnx: &[u8], opened: Option<&Opened>) -> anyhow::Result<()> {
-    if args.is_file() {
-        // A directory's golden answers show that it runs.
-        made.session().map_err(|error| failed(error, "load what came out"))?;
-        return commit(&args.out, onnx);
-    }
-    let samples = match opened {
-        Some(opened) => {
-            let numbers = opened.part(Part::Test);
-            let samples = numbers.iter().take(package::GOLDEN).map(|&number| opened.data.sample(number));
-            samples.collect::<Result<Vec<_>, _>>()?
-        }
-        None => Vec::new(),
-    };
-    let golden = match args.golden_from_data {
-        true => package::of_samples(&samples),
-        false => package::synthetic(&made.inputs, &package::ranges(&samples), args.data.seed()),
-    };
-    let name;
-    let base = match &source.bundle {
-        Some(bundle) => Base::Next(bundle),
-        None => {
-            name = ModelName::new(args.name.as_deref().unwrap_or_default())?;
-            Base::Named(&name)
-        }
-    };
-    let files = package::package(made, base, &golden).map_err(|error| failed(error, "make a model's directory"))?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("make the directory {}", args.out.display()))?;
-    // The manifest last: without it the directory is none.
-    for (file, contents) in files.iter().filter(|(file, _)| *file != "manifest.toml") {
-        commit(&args.out.join(file), contents)?;
-    }
-    commit(&args.out.join("manifest.toml"), &files["manifest.toml"])
-}
-
-/// Whole or not at all.
-fn commit(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
-    RealDisk.commit(path, contents).with_context(|| format!("write {}", path.display()))
-}
-
 fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
     let pair =
         |scores: &Option<[Score; 2]>| scores.map(|[float, int8]| serde_json::json!({ "float": float, "int8": int8 }));
     let value = serde_json::json!({
-        "out": args.out,
+        "out": args.out.out,
         "recipe": args.recipe(),
         "float-bytes": done.float_bytes,
         "bytes": done.bytes,
@@ -395,5 +312,5 @@ fn text(args: &Args, done: &Done) -> String {
     for broken in &done.broken {
         text += &format!("NOT KEPT: {broken}\n");
     }
-    text + &format!("wrote {}\n", args.out.display())
+    text + &format!("wrote {}\n", args.out.out.display())
 }
