@@ -75,6 +75,8 @@ enum Command {
     #[cfg(feature = "compress")]
     Quantize(Box<compress::quantize::Args>),
     #[cfg(feature = "compress")]
+    Prune(Box<compress::prune::Args>),
+    #[cfg(feature = "compress")]
     Eval(compress::eval::Args),
     #[cfg(feature = "compress")]
     Compare(compress::compare::Args),
@@ -104,6 +106,8 @@ impl Command {
             Self::Gc(args) => run(succeed(gc::run(args))),
             #[cfg(feature = "compress")]
             Self::Quantize(args) => compress::quantize::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Prune(args) => compress::prune::run(&args),
             #[cfg(feature = "compress")]
             Self::Eval(args) => compress::eval::run(&args),
             #[cfg(feature = "compress")]
@@ -165,7 +169,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 /// Commands of the feature `compress`.
-const COMPRESS: [&str; 3] = ["quantize", "eval", "compare"];
+const COMPRESS: [&str; 4] = ["quantize", "prune", "eval", "compare"];
 
 /// What to say of a command that there is, but not in this build.
 fn left_out(args: &[OsString]) -> Option<String> {

@@ -97,6 +97,11 @@ impl Answers {
         self.0.is_empty()
     }
 
+    /// Each sample's first output.
+    pub fn each(&self) -> &[Vec<f64>] {
+        &self.0
+    }
+
     /// Values of one sample's first output.
     pub fn values(&self) -> usize {
         self.0.first().map_or(0, Vec::len)

@@ -108,7 +108,7 @@ fn compared(
 }
 
 /// Medians of runs in turn, so that whatever else the machine does meets both.
-fn latencies(networks: &[Network; 2], data: &Dataset, number: usize) -> anyhow::Result<[f64; 2]> {
+pub(super) fn latencies(networks: &[Network; 2], data: &Dataset, number: usize) -> anyhow::Result<[f64; 2]> {
     const RUNS: usize = 51;
     let clock = RealClock::new();
     let sample = data.sample(number)?;

@@ -3,6 +3,7 @@
 pub(super) mod compare;
 pub(super) mod eval;
 mod output;
+pub(super) mod prune;
 pub(super) mod quantize;
 
 use super::model_file::Source;

@@ -49,6 +49,8 @@ pub struct Group {
     pub units: Vec<usize>,
     /// Along the first maker's axis, those that stay included.
     pub channels: usize,
+    /// The first maker's weights, and the axis that counts channels.
+    pub weights: (ValueId, usize),
 }
 
 /// Channels that cannot be removed.
@@ -95,7 +97,8 @@ pub fn groups(graph: &Graph, followed: &mut Followed, ignored: impl Fn(&str) -> 
         }
         let known: Vec<usize> =
             free.iter().filter_map(|id| of_unit.get(id).map(|&unit| found.units[unit].group)).collect();
-        let group = known.first().copied().unwrap_or_else(|| found.open(node.op.contains("Conv"), ids.len()));
+        let group =
+            known.first().copied().unwrap_or_else(|| found.open(node.op.contains("Conv"), ids.len(), (value, axis)));
         for other in known.into_iter().filter(|&other| other != group) {
             found.join(other, group);
         }
@@ -113,9 +116,9 @@ pub fn groups(graph: &Graph, followed: &mut Followed, ignored: impl Fn(&str) -> 
 }
 
 impl Groups {
-    fn open(&mut self, convolves: bool, channels: usize) -> usize {
+    fn open(&mut self, convolves: bool, channels: usize, weights: (ValueId, usize)) -> usize {
         let kind = if convolves { Kind::Filters } else { Kind::Neurons };
-        self.groups.push(Group { makers: Vec::new(), kind, units: Vec::new(), channels });
+        self.groups.push(Group { makers: Vec::new(), kind, units: Vec::new(), channels, weights });
         self.groups.len() - 1
     }
 
@@ -144,6 +147,20 @@ impl Groups {
             if group.kind == Kind::Neurons && group.units.iter().all(wide) {
                 group.kind = Kind::Heads;
             }
+        }
+    }
+
+    /// Groups of one kind alone.
+    pub fn keep_only(&mut self, kind: Kind) {
+        let wanted: Vec<bool> = self.groups.iter().map(|group| group.kind == kind).collect();
+        self.groups.retain(|group| group.kind == kind);
+        let mut number = 0;
+        let numbers: Vec<usize> = wanted.iter().map(|&kept| (number, number += usize::from(kept)).0).collect();
+        self.units.retain(|unit| wanted[unit.group]);
+        self.groups.iter_mut().for_each(|group| group.units.clear());
+        for (at, unit) in self.units.iter_mut().enumerate() {
+            unit.group = numbers[unit.group];
+            self.groups[unit.group].units.push(at);
         }
     }
 

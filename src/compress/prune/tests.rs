@@ -2,9 +2,11 @@
 
 use super::follow::{Role, follow};
 use super::groups::{Groups, groups};
-use super::remove::{removed, settle, zeroed};
-use crate::compress::Network;
-use crate::compress::data::{Dataset, Reading};
+use super::*;
+use crate::compress::data::{Dataset, Part, Reading, Shares, Split};
+use crate::compress::score::{self, Metric};
+use crate::compress::train::Samples;
+use crate::compress::{Network, Silent};
 use crate::engine::{Ends, Shapes};
 use crate::onnx::graph::ValueId;
 use crate::tensor::Tensor;
@@ -105,4 +107,220 @@ fn removal_finds_what_a_person_would_and_answers_as_onnxruntime_with_zeros() {
             }
         }
     }
+}
+
+/// The digits' network with data.
+struct Digits {
+    network: Network,
+    data: Dataset,
+    train: Vec<usize>,
+    validation: Vec<usize>,
+    test: Vec<usize>,
+}
+
+impl Digits {
+    fn new() -> Self {
+        let network = network("digits.onnx");
+        let reading = Reading { scale: Some(1.0 / 16.0), ..Reading::default() };
+        let data = Dataset::open(&vectors("train.npz"), &network.inputs, &reading).unwrap();
+        let split = Split::new(data.len(), 1, Shares { train: 50, validation: 25 });
+        let [train, validation, test] = [Part::Train, Part::Validation, Part::Test].map(|part| split.part(part));
+        Self { network, data, train, validation, test }
+    }
+
+    fn prune(&self, change: impl FnOnce(&mut Recipe)) -> Result<Outcome, Error> {
+        let mut recipe = Recipe { epochs: 0, samples: 64, ..Recipe::default() };
+        change(&mut recipe);
+        let samples = Samples { data: &self.data, train: &self.train, validation: &self.validation };
+        prune(&self.network, &recipe, Some(samples), None, &mut Silent)
+    }
+
+    /// Right answers on data that decided nothing, percent.
+    fn right(&self, network: &Network) -> f64 {
+        let answers = score::answers(network, &self.data, &self.test, &mut Silent).unwrap();
+        score::score(Metric::Top1, &answers, &self.data, &self.test, None).unwrap().value
+    }
+}
+
+#[test]
+fn fine_tuning_brings_back_what_half_of_the_channels_knew() {
+    let digits = Digits::new();
+    let before = digits.right(&digits.network);
+    let cut = digits.prune(|_| ()).unwrap();
+    let tuned = digits.prune(|recipe| recipe.epochs = 4).unwrap();
+    assert_eq!(cut.after, tuned.after);
+    assert!(cut.after.macs * 3 < cut.before.macs && cut.after.bytes * 2 < cut.before.bytes, "{:?}", cut.after);
+    let [cut, tuned] = [&cut, &tuned].map(|outcome| digits.right(&outcome.network));
+    assert!(tuned > cut && tuned > before - 3.0, "{before} to {cut}, fine-tuned {tuned}");
+    // The same again.
+    let again = digits.prune(|recipe| recipe.epochs = 4).unwrap().network.encode().unwrap();
+    assert_eq!(again, digits.prune(|recipe| recipe.epochs = 4).unwrap().network.encode().unwrap());
+}
+
+#[test]
+fn what_looks_at_data_loses_less_than_chance() {
+    let digits = Digits::new();
+    let loss = |measure| {
+        let outcome = digits.prune(|recipe| (recipe.measure, recipe.target) = (measure, Target::Ratio(0.3))).unwrap();
+        outcome.loss.unwrap()[1]
+    };
+    let chance: f64 = (1..=5)
+        .map(|seed| {
+            let random = digits.prune(|recipe| {
+                (recipe.measure, recipe.target, recipe.seed) = (Measure::Random, Target::Ratio(0.3), seed);
+            });
+            random.unwrap().loss.unwrap()[1]
+        })
+        .sum::<f64>()
+        / 5.0;
+    for measure in [Measure::ActivationVariance, Measure::Taylor, Measure::Fisher] {
+        let own = loss(measure);
+        assert!(own < chance, "{measure:?}: {own} beside {chance}");
+    }
+}
+
+#[test]
+fn targets_are_kept_and_channels_are_multiples() {
+    let digits = Digits::new();
+    let full = Cost::of(&digits.network).unwrap();
+    let targets = [
+        Target::Macs(full.macs / 3),
+        Target::Parameters(full.parameters / 4),
+        Target::Bytes(full.bytes / 2),
+        Target::Ratio(0.4),
+    ];
+    for scope in [Scope::Local, Scope::Global] {
+        for target in targets {
+            let outcome =
+                digits.prune(|recipe| (recipe.target, recipe.scope, recipe.multiple) = (target, scope, 4)).unwrap();
+            let after = outcome.after;
+            match target {
+                Target::Macs(most) => assert!(after.macs <= most && after.macs * 3 > most, "{after:?}"),
+                Target::Parameters(most) => {
+                    assert!(after.parameters <= most && after.parameters * 3 > most, "{after:?}")
+                }
+                Target::Bytes(most) => assert!(after.bytes <= most && after.bytes * 3 > most, "{after:?}"),
+                Target::Ratio(_) | Target::Latency(_) => assert!(after.macs < full.macs),
+            }
+            assert!(outcome.report.groups.iter().all(|group| group.after % 4 == 0 && group.after > 0));
+        }
+    }
+    let unreachable = digits.prune(|recipe| recipe.target = Target::Macs(100)).unwrap_err();
+    assert!(unreachable.to_string().contains("cannot be reached"), "{unreachable}");
+    let reached = digits.prune(|recipe| recipe.target = Target::Macs(u64::MAX)).unwrap_err();
+    assert!(reached.to_string().contains("reached already"), "{reached}");
+}
+
+#[test]
+fn a_report_of_a_device_bounds_the_time() {
+    let digits = Digits::new();
+    let report =
+        br#"{"layers": [{"node": "conv1", "ms": 1.0}, {"node": "conv2", "ms": 4.0}, {"node": "conv3", "ms": 4.0},
+        {"node": null, "ms": 0.5}, {"node": "dense", "ms": 0.5}]}"#;
+    let times = Times::of_report(report, &digits.network).unwrap();
+    assert!((times.estimate(&digits.network) - 10.0).abs() < 1e-9);
+    let recipe = Recipe { target: Target::Latency(4.0), ..Recipe::default() };
+    let outcome = prune(&digits.network, &recipe, None, Some(&times), &mut Silent).unwrap();
+    let left = times.estimate(&outcome.network);
+    assert!((2.5..=4.0).contains(&left), "{left}");
+    // By hand: each layer's share of the multiplications that it had.
+    let weights = |network: &Network, name: &str| {
+        let value = by_name(network, name).unwrap();
+        network.graph().constant(value).unwrap().len() as f64
+    };
+    let ratio = |name: &str| weights(&outcome.network, name) / weights(&digits.network, name);
+    let names: Vec<String> = ["conv1", "conv2", "conv3", "dense"].map(|name| weight_of(&digits.network, name)).to_vec();
+    let by_hand = 0.5 + ratio(&names[0]) + 4.0 * ratio(&names[1]) + 4.0 * ratio(&names[2]) + 0.5 * ratio(&names[3]);
+    assert!((left - by_hand).abs() < 1e-9, "{left} and {by_hand}");
+    for bad in [&b"{}"[..], b"nothing", br#"{"layers": [{"node": "other", "ms": 1}]}"#, br#"{"layers": [{"ms": -1}]}"#]
+    {
+        assert!(Times::of_report(bad, &digits.network).is_err());
+    }
+    assert!(prune(&digits.network, &recipe, None, None, &mut Silent).unwrap_err().to_string().contains("--report"));
+}
+
+fn weight_of(network: &Network, node: &str) -> String {
+    let (_, node) = network.graph().nodes().find(|(_, own)| own.name == node).unwrap();
+    network.graph().value(node.input(1).unwrap()).name.clone()
+}
+
+#[test]
+fn the_stop_rule_keeps_the_smallest_that_is_good_enough() {
+    let digits = Digits::new();
+    let ask = |rise| {
+        digits.prune(|recipe| {
+            (recipe.target, recipe.steps, recipe.measure) = (Target::Ratio(0.85), 6, Measure::Taylor);
+            (recipe.schedule, recipe.max_loss_rise, recipe.epochs) = (Schedule::Linear, Some(rise), 1);
+        })
+    };
+    let (strict, loose) = (ask(0.01).unwrap(), ask(0.3).unwrap());
+    for (outcome, rise) in [(&strict, 0.01), (&loose, 0.3)] {
+        let [before, after] = outcome.loss.unwrap();
+        assert!(after <= before + rise, "{before} to {after}");
+        let kept = outcome.report.steps.iter().filter(|step| step.kept).map(|step| step.cost.parameters);
+        assert_eq!(kept.last().unwrap_or(outcome.before.parameters), outcome.after.parameters);
+        assert_eq!(outcome.broken.is_empty(), outcome.report.steps.iter().all(|step| step.kept));
+    }
+    assert!(loose.after.parameters < strict.after.parameters, "{:?} {:?}", loose.after, strict.after);
+    assert_eq!(strict.broken.len(), 1);
+}
+
+#[test]
+fn single_weights_stay_zero_while_the_rest_learns() {
+    let digits = Digits::new();
+    let zeros = |network: &Network| {
+        let graph = network.graph();
+        let values = graph.values().filter_map(|(id, _)| graph.constant(id)?.to_f64s()).flatten();
+        values.filter(|&value| value == 0.0).count() as f64
+    };
+    let outcome = |epochs, measure, scope| {
+        let outcome = digits.prune(|recipe| {
+            (recipe.what, recipe.measure, recipe.scope) = (What::Weights, measure, scope);
+            (recipe.target, recipe.steps, recipe.epochs) = (Target::Ratio(0.9), 3, epochs);
+        });
+        outcome.unwrap()
+    };
+    for (measure, scope) in [(Measure::L1, Scope::Local), (Measure::Taylor, Scope::Global)] {
+        let (cut, tuned) = (outcome(0, measure, scope), outcome(2, measure, scope));
+        let share = |outcome: &Outcome| zeros(&outcome.network) / outcome.before.parameters as f64;
+        assert!(
+            (share(&cut) - 0.9).abs() < 0.02 && (share(&tuned) - 0.9).abs() < 0.02,
+            "{} {}",
+            share(&cut),
+            share(&tuned)
+        );
+        let [cut, tuned] = [&cut, &tuned].map(|outcome| outcome.loss.unwrap()[1]);
+        assert!(tuned < cut * 0.7, "{measure:?}: {cut} to {tuned}");
+    }
+    let half = outcome_of(&digits, Target::Parameters(5000));
+    assert!(half.after.nonzero.abs_diff(5000) < 10, "{:?}", half.after);
+}
+
+fn outcome_of(digits: &Digits, target: Target) -> Outcome {
+    digits.prune(|recipe| (recipe.what, recipe.target) = (What::Weights, target)).unwrap()
+}
+
+#[test]
+fn what_is_ignored_or_not_asked_for_stays_and_what_cannot_be_done_is_said() {
+    let digits = Digits::new();
+    let outcome = digits.prune(|recipe| recipe.ignore = vec!["conv*".into()]).unwrap_err();
+    assert!(outcome.to_string().contains("ignored"), "{outcome}");
+    let one = digits.prune(|recipe| recipe.ignore = vec!["conv1".into()]).unwrap();
+    assert!(one.report.stays.iter().any(|stays| stays.node == "conv1" && stays.why.contains("ignored")));
+    assert!(one.report.groups.iter().all(|group| group.makers != ["conv1"]));
+    let refused = |change: fn(&mut Recipe), expected: &str| {
+        let told = digits.prune(change).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    };
+    refused(|recipe| recipe.what = What::Neurons, "nothing to remove");
+    refused(|recipe| recipe.measure = Measure::BnScale, "no batch normalisation");
+    refused(|recipe| recipe.target = Target::Ratio(1.5), "between 0 and 1");
+    refused(|recipe| (recipe.what, recipe.target) = (What::Weights, Target::Macs(1)), "zeros save neither");
+    let heads = network("prune/transformer.onnx");
+    let recipe = Recipe { what: What::Heads, target: Target::Ratio(0.4), ..Recipe::default() };
+    let outcome = prune(&heads, &recipe, None, None, &mut Silent).unwrap();
+    assert_eq!(outcome.report.groups.len(), 1);
+    assert_eq!((outcome.report.groups[0].before, outcome.report.groups[0].after), (12, 8));
+    let recipe = Recipe { measure: Measure::Fisher, ..recipe };
+    assert!(prune(&heads, &recipe, None, None, &mut Silent).unwrap_err().to_string().contains("--data"));
 }

@@ -1,0 +1,105 @@
+//! Which units go.
+//!
+//! Invariant: at least one unit of each group stays; with a multiple, so many channels stay as it divides, or all.
+
+use super::groups::Groups;
+use crate::compress::Error;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Among whom units are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Each group loses the same share.
+    Local,
+    /// The least important of all go.
+    Global,
+}
+
+/// How much of a group may go, and what has to be left.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub scope: Scope,
+    /// Share of a group's units that may go at once.
+    pub most: f64,
+    pub multiple: usize,
+}
+
+/// Units that go when `share` of all is asked for.
+pub fn chosen(groups: &Groups, importance: &[f64], terms: Terms, share: f64) -> BTreeSet<usize> {
+    let least_first = |units: &[usize]| {
+        let mut units = units.to_vec();
+        units.sort_by(|&a, &b| importance[a].total_cmp(&importance[b]).then(a.cmp(&b)));
+        units
+    };
+    let limit = |count: usize| ((count as f64 * terms.most) as usize).min(count.saturating_sub(1));
+    let mut gone = BTreeSet::new();
+    match terms.scope {
+        Scope::Local => {
+            for group in &groups.groups {
+                let count = ((group.units.len() as f64 * share).round() as usize).min(limit(group.units.len()));
+                gone.extend(least_first(&group.units).into_iter().take(count));
+            }
+        }
+        Scope::Global => {
+            let all = least_first(&(0..groups.units.len()).collect::<Vec<_>>());
+            let mut left: Vec<usize> = groups.groups.iter().map(|group| limit(group.units.len())).collect();
+            for unit in all.into_iter().take((groups.units.len() as f64 * share).round() as usize) {
+                let left = &mut left[groups.units[unit].group];
+                if *left > 0 {
+                    *left -= 1;
+                    gone.insert(unit);
+                }
+            }
+        }
+    }
+    for group in &groups.groups {
+        round(groups, group.channels, &least_first(&group.units), terms.multiple, &mut gone);
+    }
+    gone
+}
+
+/// Gives units back, the most important first, until so many channels stay as the multiple divides.
+fn round(groups: &Groups, channels: usize, least_first: &[usize], multiple: usize, gone: &mut BTreeSet<usize>) {
+    let going = least_first.iter().filter(|unit| gone.contains(unit));
+    let mut left = channels.saturating_sub(going.map(|&unit| groups.width(unit)).sum());
+    for unit in least_first.iter().rev() {
+        if left.is_multiple_of(multiple.max(1)) {
+            return;
+        }
+        if gone.remove(unit) {
+            left += groups.width(*unit);
+        }
+    }
+}
+
+/// The smallest share whose cost is at most `target`, and what goes; `cost` of all that may go otherwise.
+///
+/// # Errors
+/// As `cost` does; `Ok(Err(least))` where even the largest share costs more.
+pub fn to_target(
+    groups: &Groups,
+    importance: &[f64],
+    terms: Terms,
+    target: f64,
+    mut cost: impl FnMut(&BTreeSet<usize>) -> Result<f64, Error>,
+) -> Result<Result<BTreeSet<usize>, f64>, Error> {
+    const STEPS: usize = 14;
+    let mut best = chosen(groups, importance, terms, 1.0);
+    let least = cost(&best)?;
+    if least > target {
+        return Ok(Err(least));
+    }
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..STEPS {
+        let middle = f64::midpoint(low, high);
+        let going = chosen(groups, importance, terms, middle);
+        if cost(&going)? <= target {
+            (high, best) = (middle, going);
+        } else {
+            low = middle;
+        }
+    }
+    Ok(Ok(best))
+}

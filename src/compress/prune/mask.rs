@@ -1,0 +1,109 @@
+//! Single weights at zero, and kept there while the rest is trained.
+//!
+//! Invariant: what is zero stays zero in later steps; biases and normalisations are left alone.
+
+use super::follow::Followed;
+use super::importance::{Evidence, Measure, random};
+use super::{Recipe, Scope};
+use crate::compress::train::{Guide, Program, Tap};
+use crate::compress::{Error, Network};
+use crate::onnx::Tensor;
+use crate::onnx::graph::ValueId;
+use candle_core::{Device, Tensor as Values};
+use std::collections::BTreeMap;
+
+/// By weights: whether each is kept.
+#[derive(Debug, Clone, Default)]
+pub struct Masks(pub BTreeMap<ValueId, Vec<bool>>);
+
+/// Weights of products that may be masked.
+pub fn candidates(network: &Network, followed: &Followed, ignored: impl Fn(&str) -> bool) -> Vec<ValueId> {
+    let graph = network.graph();
+    let named = |node| graph.node(node).is_some_and(|node| ignored(&node.name));
+    let is_matrix = |value| graph.constant(value).is_some_and(|tensor| tensor.shape().len() >= 2);
+    let makers = followed.makers.iter().filter(|(node, value, _)| !named(*node) && is_matrix(*value));
+    let mut values: Vec<ValueId> = makers.map(|&(_, value, _)| value).collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+/// Zeroes `share` of the weights, those that matter least; returns what is kept.
+///
+/// # Errors
+/// When the measure lacks gradients, or a weight is no FLOAT.
+pub fn masked(
+    network: &Network,
+    values: &[ValueId],
+    recipe: &Recipe,
+    evidence: Evidence<'_>,
+    share: f64,
+) -> Result<(Network, Masks), Error> {
+    let mut all = BTreeMap::new();
+    for &value in values {
+        all.insert(value, figures(network, value, recipe, evidence)?);
+    }
+    let bound = |figures: &mut Vec<f64>| {
+        let count = ((figures.len() as f64 * share).round() as usize).min(figures.len().saturating_sub(1));
+        figures.sort_by(f64::total_cmp);
+        figures.get(count).copied().unwrap_or(0.0)
+    };
+    let together = match recipe.scope {
+        Scope::Global => Some(bound(&mut all.values().flatten().copied().collect())),
+        Scope::Local => None,
+    };
+    let mut network = network.clone();
+    let mut masks = Masks::default();
+    for (value, figures) in all {
+        let bound = together.unwrap_or_else(|| bound(&mut figures.clone()));
+        let mask: Vec<bool> = figures.iter().map(|&figure| figure >= bound && figure > 0.0).collect();
+        let graph = &mut network.model.graph;
+        let Some(tensor) = graph.constant(value).cloned() else { continue };
+        let weights = tensor.to_f64s().unwrap_or_default();
+        let kept: Vec<f64> =
+            weights.iter().zip(&mask).map(|(&weight, &kept)| if kept { weight } else { 0.0 }).collect();
+        if let Some(new) = Tensor::from_f64s(tensor.element(), tensor.shape().to_vec(), &kept) {
+            graph.set_constant(value, new);
+        }
+        masks.0.insert(value, mask);
+    }
+    Ok((network, masks))
+}
+
+fn figures(network: &Network, value: ValueId, recipe: &Recipe, evidence: Evidence<'_>) -> Result<Vec<f64>, Error> {
+    let name = || network.graph().value(value).name.clone();
+    let weights = network.graph().constant(value).and_then(Tensor::to_f64s);
+    let weights = weights.ok_or_else(|| Error::unfit(format!("weights {:?} are no floats", name())))?;
+    let with = |gradients: Option<&BTreeMap<ValueId, Vec<f32>>>, term: fn(f64, f64) -> f64| {
+        let gradients = gradients.and_then(|gradients| gradients.get(&value));
+        let gradients = gradients.ok_or_else(|| Error::unfit(format!("weights {:?} have no gradient", name())))?;
+        Ok(weights.iter().zip(gradients).map(|(&weight, &gradient)| term(weight, f64::from(gradient))).collect())
+    };
+    match recipe.measure {
+        Measure::Taylor => with(evidence.gradients, |weight, gradient| (weight * gradient).abs()),
+        Measure::Fisher => with(evidence.squares, |weight, square| 0.5 * weight * weight * square),
+        Measure::Random => {
+            let figure = |(at, &weight): (usize, &f64)| {
+                if weight == 0.0 { 0.0 } else { random(recipe.seed ^ value.index() as u64, at) }
+            };
+            Ok(weights.iter().enumerate().map(figure).collect())
+        }
+        _ => Ok(weights.iter().map(|weight| weight.abs()).collect()),
+    }
+}
+
+impl Tap for &Masks {}
+
+/// What is masked is zero again after each step.
+impl Guide for &Masks {
+    fn project(&mut self, program: &Program) -> Result<(), Error> {
+        let failed = |error: candle_core::Error| Error::unfit(format!("mask weights: {error}"));
+        for (value, variable) in program.variables() {
+            let Some(mask) = self.0.get(value) else { continue };
+            let mask: Vec<f32> = mask.iter().map(|&kept| f32::from(u8::from(kept))).collect();
+            let mask = Values::from_vec(mask, variable.dims(), &Device::Cpu).map_err(failed)?;
+            variable.as_tensor().mul(&mask).and_then(|masked| variable.set(&masked.detach())).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
