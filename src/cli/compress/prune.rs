@@ -20,7 +20,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   selvedge prune float.onnx --data train.npz --ratio 0.5 --multiple 8 --out small.onnx
   selvedge prune float.onnx --data images/ --target-macs 50000000 --measure taylor --scope global --steps 5 --out small.onnx
-  selvedge prune float.onnx --data images/ --ratio 0.9 --steps 10 --max-loss-rise 0.02 --out small.onnx   as far as it may
+  selvedge prune float.onnx --data images/ --steps 10 --max-loss-rise 0.02 --out small.onnx               as far as it may
   selvedge prune float.onnx --data images/ --target-latency 12 --report board.json --out small.onnx
   selvedge prune float.onnx --data images/ --what weights --ratio 0.8 --out sparse.onnx                   zeros
 
@@ -41,7 +41,7 @@ pub struct Args {
     /// The same share of each group, or the least important of all.
     #[arg(long, value_enum, default_value = "local")]
     scope: Scope,
-    /// Share of the channels (or single weights) that goes.
+    /// Share of the channels (or single weights) that goes; 0.5 where no target is stated, or all that the stop rule allows.
     #[arg(long, value_name = "SHARE", group = "target")]
     ratio: Option<f64>,
     /// Multiplications of an inference that may be left.
@@ -121,7 +121,14 @@ impl Args {
             self.target_bytes.map(Target::Bytes),
             self.target_latency.map(Target::Latency),
         ];
-        counts.into_iter().flatten().next().unwrap_or(Target::Ratio(self.ratio.unwrap_or(0.5)))
+        let stated = counts.into_iter().flatten().next().or(self.ratio.map(Target::Ratio));
+        stated.unwrap_or(Target::Ratio(if self.is_open() { 0.95 } else { 0.5 }))
+    }
+
+    /// As far as the stop rule lets it: that it stops is no fault.
+    fn is_open(&self) -> bool {
+        let stated = [self.target_macs, self.target_parameters, self.target_bytes].iter().any(Option::is_some);
+        self.max_loss_rise.is_some() && !stated && self.target_latency.is_none() && self.ratio.is_none()
     }
 
     fn times(&self, network: &Network) -> anyhow::Result<Option<Times>> {
@@ -182,7 +189,10 @@ fn work(args: &Args, recipe: Recipe, source: &Source, opened: Option<&Opened>, b
         train,
         validation,
     });
-    let outcome = prune(&network, &recipe, samples, times.as_ref(), bar).map_err(|error| failed(error, what()))?;
+    let mut outcome = prune(&network, &recipe, samples, times.as_ref(), bar).map_err(|error| failed(error, what()))?;
+    if args.is_open() {
+        outcome.broken.clear();
+    }
     let judged = match opened {
         Some(opened) => Some(judged(args.metric, &network, &outcome.network, opened, bar)?),
         None => None,

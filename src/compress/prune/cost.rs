@@ -104,10 +104,13 @@ impl Times {
                 None => times.rest += layer.ms,
             }
         }
-        if times.nodes.values().map(|(ms, ..)| ms).sum::<f64>() <= times.rest {
-            return Err(Error::unfit(
-                "most of the report's time is in layers that this model does not have: measure this very model",
-            ));
+        let multiplies = sizes.iter().filter(|(_, (macs, _))| *macs > 0.0);
+        let (found, all) = multiplies
+            .fold((0, 0), |(found, all), (name, _)| (found + usize::from(times.nodes.contains_key(name)), all + 1));
+        if found * 2 < all || found == 0 {
+            return Err(Error::unfit(format!(
+                "the report knows {found} of this model's {all} layers: measure this very model, or the one quantized from it"
+            )));
         }
         Ok(times)
     }
