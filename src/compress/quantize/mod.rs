@@ -1,7 +1,7 @@
-//! Post-training quantization: float weights and activations -> integers, by data.
+//! Quantization: float weights and activations -> integers, by data; after training, or with more of it (`qat`).
 //!
 //! Invariant: without an accuracy bound what is asked for is done; with one, the result keeps it or says that it cannot.
-//! Not here: training (quantization-aware), files.
+//! Not here: files.
 //!
 //! ```text
 //! prepare -> place -> observe -> scales, rounding, biases -> write -> judge, and give layers back to float
@@ -9,6 +9,7 @@
 
 mod observe;
 mod place;
+mod qat;
 mod range;
 mod recipe;
 mod report;
@@ -25,6 +26,7 @@ mod work;
 mod write;
 
 pub use place::Kept;
+pub use qat::{Qat, Scales, qat};
 pub use range::Calibration;
 pub use recipe::{ActivationScheme, Equalize, Form, Recipe, Rounding};
 pub use report::{LayerReport, QuantizeReport, svg};

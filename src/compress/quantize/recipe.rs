@@ -45,7 +45,7 @@ pub enum Equalize {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ActivationScheme {
-    /// 8 or 16.
+    /// 8 or 16; 4 in simulation: a byte each, cut off at 16 levels.
     pub bits: u32,
     pub symmetric: bool,
     /// Signed levels: -128 to 127.
@@ -108,7 +108,7 @@ impl Recipe {
     pub fn check(&self) -> Result<(), Error> {
         let require = |good: bool, problem: &str| good.then_some(()).ok_or_else(|| Error::unfit(problem));
         require([2, 3, 4, 8].contains(&self.weights.bits), "weights take 8, 4, 3 or 2 bits")?;
-        require([8, 16].contains(&self.activations.bits), "activations take 8 or 16 bits")?;
+        require([4, 8, 16].contains(&self.activations.bits), "activations take 8 or 16 bits, or 4 in simulation")?;
         require(self.samples > 0, "at least one sample has to calibrate")?;
         require(self.iterations <= 1_000_000, "AdaRound takes at most 1,000,000 iterations")?;
         require(self.smooth.is_none_or(|alpha| (0.0..=1.0).contains(&alpha)), "SmoothQuant's alpha is from 0 to 1")?;

@@ -30,14 +30,21 @@ impl Levels {
         Self { element: ElementType::I8, min: -max, max }
     }
 
-    /// Of activations of 8 or 16 bits, signed or not.
+    /// Of activations of 2 to 8, or 16 bits, signed or not; up to 8 in a byte each.
     pub fn of_activations(bits: u32, signed: bool) -> Self {
-        match (bits > 8, signed) {
-            (false, false) => Self { element: ElementType::U8, min: 0, max: 255 },
-            (false, true) => Self { element: ElementType::I8, min: -128, max: 127 },
-            (true, false) => Self { element: ElementType::U16, min: 0, max: 65535 },
-            (true, true) => Self { element: ElementType::I16, min: -32768, max: 32767 },
-        }
+        let element = match (bits > 8, signed) {
+            (false, false) => ElementType::U8,
+            (false, true) => ElementType::I8,
+            (true, false) => ElementType::U16,
+            (true, true) => ElementType::I16,
+        };
+        let half = 1 << (bits.clamp(2, 16) - 1);
+        if signed { Self { element, min: -half, max: half - 1 } } else { Self { element, min: 0, max: 2 * half - 1 } }
+    }
+
+    /// Whether the type has more levels than these: values have to be cut off before they are rounded.
+    pub fn is_part(&self) -> bool {
+        self.element.range().is_some_and(|(min, max)| i128::from(self.min) > min || i128::from(self.max) < max)
     }
 }
 

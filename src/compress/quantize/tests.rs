@@ -1,6 +1,7 @@
 //! Promises of quantization, on a trained network; `graphs` on small ones with every kind of neighbour.
 
 mod graphs;
+mod learning;
 
 use super::*;
 use crate::compress::data::{Dataset, Reading};

@@ -76,10 +76,26 @@ pub struct IntegerWeights {
 impl IntegerWeights {
     /// Each weight to its nearest level. `smallest` is what a row's scale must be at least, for its bias.
     pub fn nearest(matrix: &Matrix, scheme: &WeightScheme, smallest: &[f32]) -> Self {
-        let affine = scales(matrix, scheme, smallest);
+        Self::by(matrix, scales(matrix, scheme, smallest))
+    }
+
+    /// By scales that are known: one, or one for each row.
+    pub fn by(matrix: &Matrix, affine: Vec<Affine>) -> Self {
         let of = |row: usize| affine[row.min(affine.len() - 1)];
         let levels = (0..matrix.rows).flat_map(|row| matrix.row(row).iter().map(move |&value| of(row).quantize(value)));
-        Self { levels: levels.collect(), affine: affine.clone() }
+        let levels = levels.collect();
+        Self { levels, affine }
+    }
+
+    /// The same with other scales, but where a bias needs larger ones.
+    pub fn rescaled(&self, matrix: &Matrix, scales: &[f32], smallest: &[f32]) -> Self {
+        let least = |at: usize| match scales.len() {
+            1 => smallest.iter().copied().fold(0.0, f32::max),
+            _ => smallest.get(at).copied().unwrap_or(0.0),
+        };
+        let scaled =
+            |(at, (affine, &scale)): (usize, (&Affine, &f32))| Affine { scale: scale.max(least(at)), ..*affine };
+        Self::by(matrix, self.affine.iter().zip(scales).enumerate().map(scaled).collect())
     }
 
     pub fn of_row(&self, row: usize) -> Affine {
@@ -93,7 +109,8 @@ impl IntegerWeights {
     }
 }
 
-fn scales(matrix: &Matrix, scheme: &WeightScheme, smallest: &[f32]) -> Vec<Affine> {
+/// One, or one for each row.
+pub fn scales(matrix: &Matrix, scheme: &WeightScheme, smallest: &[f32]) -> Vec<Affine> {
     let one = |values: &[f32], least: f32| {
         let mut made = best(values, scheme);
         if values.iter().all(|&value| value == 0.0) && least > 0.0 {

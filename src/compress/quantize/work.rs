@@ -35,6 +35,8 @@ pub struct Prepared {
     rows: BTreeMap<NodeId, Rows>,
     /// Layers as they came out before: a search tries the same ones again and again, and AdaRound takes its time.
     made: RefCell<BTreeMap<LayerKey, LayerIntegers>>,
+    /// Scales of weights that training has learnt, by layer: one, or one for each channel.
+    pub learnt: BTreeMap<NodeId, Vec<f32>>,
     /// What was done before quantizing, for people.
     pub notes: Vec<String>,
 }
@@ -76,9 +78,10 @@ pub fn prepare(
     if placed.layers.is_empty() {
         return Err(nothing_to_do(&network, &placed));
     }
-    let (observed, spared, rows, made) = Default::default();
-    let mut prepared = Prepared { network, recipe: recipe.clone(), placed, observed, spared, rows, made, notes };
-    if let Some(samples) = samples.filter(|_| recipe.form == Form::Static) {
+    let (observed, spared, rows, made, learnt) = Default::default();
+    let recipe = recipe.clone();
+    let mut prepared = Prepared { network, recipe, placed, observed, spared, rows, made, learnt, notes };
+    if let Some(samples) = samples.filter(|_| prepared.recipe.form == Form::Static) {
         prepared.observe(samples, progress)?;
     }
     Ok(prepared)
@@ -219,7 +222,7 @@ impl Prepared {
     /// # Errors
     /// Where the graph cannot be written.
     pub fn quantized(&self, exceptions: &Exceptions, progress: &mut dyn Progress) -> Result<Quantized, Error> {
-        let placed = place_by(&self.network, &self.recipe, &self.spared, exceptions);
+        let placed = self.placed_but(exceptions);
         let mut made = match self.recipe.form {
             Form::Static => write::qdq(&self.network, &placed, &self.integers(&placed, exceptions, progress)?)?,
             Form::Dynamic => {
@@ -238,12 +241,8 @@ impl Prepared {
         Ok(made)
     }
 
-    fn integers(
-        &self,
-        placed: &Placed,
-        exceptions: &Exceptions,
-        progress: &mut dyn Progress,
-    ) -> Result<Integers, Error> {
+    /// How each class of activations is quantized.
+    pub(super) fn activations(&self, placed: &Placed) -> BTreeMap<usize, Affine> {
         let scheme = &self.recipe.activations;
         let levels = Levels::of_activations(scheme.bits, scheme.signed);
         let mut ranges = BTreeMap::<usize, Range>::new();
@@ -255,8 +254,18 @@ impl Prepared {
         let affine = |range: Range| {
             if scheme.symmetric { Affine::symmetric(range, levels) } else { Affine::of_range(range, levels) }
         };
-        let activations: BTreeMap<usize, Affine> =
-            ranges.into_iter().map(|(class, range)| (class, affine(range))).collect();
+        ranges.into_iter().map(|(class, range)| (class, affine(range))).collect()
+    }
+
+    fn integers(
+        &self,
+        placed: &Placed,
+        exceptions: &Exceptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Integers, Error> {
+        let scheme = &self.recipe.activations;
+        let levels = Levels::of_activations(scheme.bits, scheme.signed);
+        let activations = self.activations(placed);
         let graph = self.network.graph();
         let constant = |&(node, input): &(NodeId, usize)| {
             let values = graph.constant(graph.node(node)?.input(input)?)?.to_f32s()?;
@@ -306,6 +315,9 @@ impl Prepared {
             _ => vec![],
         };
         let mut weights = IntegerWeights::nearest(&matrix, scheme, &smallest);
+        if let Some(learnt) = self.learnt.get(&layer.node).filter(|_| scheme.bits == self.recipe.weights.bits) {
+            weights = weights.rescaled(&matrix, learnt, &smallest);
+        }
         if let (Some(rows), Some(input)) = (self.rows.get(&layer.node), input) {
             if self.recipe.rounding == Rounding::Adaround {
                 let how = AdaRound { iterations: self.recipe.iterations, seed: self.recipe.seed };
@@ -322,7 +334,18 @@ impl Prepared {
         Ok(LayerIntegers { weights, bias })
     }
 
-    fn scheme(&self, layer: &Layer, exceptions: &Exceptions) -> WeightScheme {
+    /// What is quantized, but for the exceptions.
+    pub(super) fn placed_but(&self, exceptions: &Exceptions) -> Placed {
+        place_by(&self.network, &self.recipe, &self.spared, exceptions)
+    }
+
+    /// Weights are others now: what was learnt from data about the old ones is void.
+    pub(super) fn forget_rows(&mut self) {
+        self.rows.clear();
+        self.made.borrow_mut().clear();
+    }
+
+    pub(super) fn scheme(&self, layer: &Layer, exceptions: &Exceptions) -> WeightScheme {
         let bits = exceptions.bits.get(&layer.name).copied().unwrap_or(self.recipe.weights.bits);
         // Few levels: outliers are worth cutting.
         let least_squares = self.recipe.weights.least_squares || bits <= 4;

@@ -232,9 +232,18 @@ impl<'a> Writer<'a> {
         let parameters = self.parameters(&name, &[*affine])?;
         let placeholder = self.graph.add_value(&format!("{name}_DequantizeLinear_output"));
         self.graph.replace_uses(value, placeholder);
-        let quantized = self.apply("QuantizeLinear", &[value, parameters[0], parameters[1]], &name, vec![]);
+        let cut = if affine.levels.is_part() { self.cut(value, affine, &name) } else { value };
+        let quantized = self.apply("QuantizeLinear", &[cut, parameters[0], parameters[1]], &name, vec![]);
         self.node("DequantizeLinear", &[quantized, parameters[0], parameters[1]], &[placeholder], &name, vec![]);
         Ok(placeholder)
+    }
+
+    /// Levels of fewer bits than the type has: what is beyond them is cut off here.
+    fn cut(&mut self, value: ValueId, affine: &Affine, name: &str) -> ValueId {
+        let range = affine.range();
+        let [lo, hi] = [("lowest", range.lo), ("highest", range.hi)]
+            .map(|(what, bound)| self.graph.add_constant(&format!("{name}_{what}"), Tensor::scalar_f32(bound)));
+        self.apply("Clip", &[value, lo, hi], name, vec![])
     }
 
     /// For that reader alone.

@@ -115,6 +115,9 @@ pub trait Guide: Tap {
         by_labels.ok_or_else(|| Error::unfit("training needs a label for each sample: state --labels"))
     }
 
+    /// The network as it is now is the best so far.
+    fn keep(&mut self) {}
+
     /// After each step.
     ///
     /// # Errors
@@ -255,6 +258,7 @@ impl<'a> Fitting<'a> {
         if validation_loss <= self.trained.after || !self.trained.after.is_finite() {
             self.trained.after = validation_loss;
             self.trained.network = self.program.finish()?;
+            self.guide.keep();
         }
         Ok(())
     }

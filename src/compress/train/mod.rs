@@ -25,7 +25,7 @@ mod tests;
 mod weights;
 
 pub use augment::Augment;
-pub use fit::{Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit};
+pub use fit::{Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit, read};
 pub use ops::{apply, fake, values};
 pub use optimise::{Method, Schedule};
 pub use program::{Mode, NoTap, Program, Run, Tap};
