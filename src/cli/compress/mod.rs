@@ -5,6 +5,8 @@ pub(super) mod eval;
 mod output;
 pub(super) mod prune;
 pub(super) mod quantize;
+#[allow(dead_code, reason = "the commands that train come next")]
+mod training;
 
 use super::model_file::Source;
 use super::{advise, plain};
@@ -12,7 +14,12 @@ use crate::compress::data::{DataError, Dataset, Part, Reading, Shares, Split};
 use crate::compress::score::{self, Metric};
 use crate::compress::{Error, Network, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The data.
 #[derive(Debug, clap::Args)]
@@ -129,7 +136,11 @@ pub(super) fn failed(error: Error, what: impl Into<String>) -> anyhow::Error {
 
 /// A bar with the time left, on a terminal.
 #[derive(Debug)]
-pub(super) struct Bar(ProgressBar);
+pub(super) struct Bar {
+    bar: ProgressBar,
+    /// The operator wants what is best so far.
+    stopped: Arc<AtomicBool>,
+}
 
 impl Bar {
     pub fn new(quiet: bool) -> Self {
@@ -137,22 +148,55 @@ impl Bar {
         let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos}/{len}  {eta} left");
         let bar = ProgressBar::with_draw_target(Some(0), target);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self(bar)
+        Self { bar, stopped: Arc::default() }
+    }
+
+    /// From here on a first Ctrl-C ends the work with the best so far, a second one at once.
+    ///
+    /// # Errors
+    /// When the system does not let us hear of it.
+    #[allow(dead_code, reason = "the commands that train come next")]
+    pub fn catch_interrupt(&self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let interrupts = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
+        let (bar, stopped) = (self.bar.clone(), Arc::clone(&self.stopped));
+        std::thread::Builder::new()
+            .name("interrupt".into())
+            .spawn(move || runtime.block_on(listen(interrupts, &bar, &stopped)))?;
+        Ok(())
     }
 
     pub fn clear(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+}
+
+async fn listen(mut interrupts: Signal, bar: &ProgressBar, stopped: &AtomicBool) {
+    /// What a shell says of a program that Ctrl-C ended.
+    const INTERRUPTED: i32 = 130;
+    while interrupts.recv().await.is_some() {
+        if stopped.swap(true, Ordering::Relaxed) {
+            exit(INTERRUPTED);
+        }
+        // Nobody may be left to read it.
+        bar.suspend(|| {
+            let _ = writeln!(std::io::stderr(), "stopping: the best so far is kept; Ctrl-C again ends at once");
+        });
     }
 }
 
 impl Progress for Bar {
     fn step(&mut self, what: &str, total: usize) {
-        self.0.reset();
-        self.0.set_length(total as u64);
-        self.0.set_message(plain(what));
+        self.bar.reset();
+        self.bar.set_length(total as u64);
+        self.bar.set_message(plain(what));
     }
 
     fn at(&mut self, done: usize) {
-        self.0.set_position(done as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 }
