@@ -155,7 +155,6 @@ impl Bar {
     ///
     /// # Errors
     /// When the system does not let us hear of it.
-    #[allow(dead_code, reason = "the commands that train come next")]
     pub fn catch_interrupt(&self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let interrupts = runtime.block_on(async { signal(SignalKind::interrupt()) })?;

@@ -1,28 +1,31 @@
 //! `selvedge quantize`: a float model and some data -> an int8 model that keeps its answers.
 
 use super::output::{OutArgs, commit, judged};
+use super::training::TrainArgs;
 use super::{Bar, DataArgs, Opened, eval, failed, network};
 use crate::cli::model_file::{ModelArgs, Source};
 use crate::cli::{Align, Table, bytes, print};
 use crate::compress::data::Part;
 use crate::compress::quantize::{
     ActivationScheme, Bounds, Calibration, Equalize, Form, Judge, Outcome, Prepared, QuantizeReport, Recipe, Rounding,
-    WeightScheme, prepare, search, svg, unjudged,
+    Scales, Training, WeightScheme, prepare, qat, search, svg, unjudged,
 };
 use crate::compress::score::{self, Metric, Score};
+use crate::compress::train::Samples;
 use crate::compress::{Network, Progress as _};
 use crate::sys::RealClock;
 use anyhow::bail;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Make a float model an int8 one, by your own data (post-training quantization).
+/// Make a float model an int8 one, by your own data: after training, or with more of it (--qat).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   selvedge quantize float.onnx --data images/ --out int8.onnx
   selvedge quantize float.onnx --data train.npz --max-drop 0.5 --out int8.onnx   gives layers back to float
   selvedge quantize float.onnx --data train.npz --low-bits 4 --max-bytes 40000 --rounding adaround --out small.onnx
   selvedge quantize float.onnx --form dynamic --out int8.onnx                     without data
+  selvedge quantize float.onnx --data train.npz --bits 3 --qat --epochs 20 --out small.onnx
   selvedge quantize models/mine --data images/ --out next/                        a model's directory, ready to publish
 
 Exit status: 0 written, 1 not (nothing is half-written), 3 written, but a bound is not kept.")]
@@ -45,7 +48,7 @@ pub struct Args {
     /// Weights with a zero point.
     #[arg(long)]
     affine_weights: bool,
-    /// Bits of activations: 8 or 16.
+    /// Bits of activations: 8 or 16; 4 in simulation.
     #[arg(long, value_name = "N", default_value_t = 8)]
     activation_bits: u32,
     /// Activations with the zero point in the middle.
@@ -100,6 +103,14 @@ pub struct Args {
     /// A picture of what each layer lost: SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Train the model with the rounding in the loop (quantization-aware training); needs labels.
+    #[arg(long, requires = "data")]
+    qat: bool,
+    /// Where scales come from while it is trained.
+    #[arg(long, value_enum, default_value = "recomputed", requires = "qat")]
+    scales: Scales,
+    #[command(flatten)]
+    training: TrainArgs,
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -114,8 +125,15 @@ fn parse_yes(text: &str) -> Result<bool, String> {
 }
 
 impl Args {
-    fn recipe(&self) -> Recipe {
-        Recipe {
+    fn recipe(&self) -> anyhow::Result<Recipe> {
+        let qat = match self.qat {
+            true => Some(Training { scales: self.scales, training: self.training.recipe(self.data.seed())? }),
+            false if self.training.epochs.or(self.training.rate.map(|_| 1)).is_some() => {
+                bail!("--epochs and --rate are of training: add --qat")
+            }
+            false => None,
+        };
+        let recipe = Recipe {
             form: self.form,
             weights: WeightScheme {
                 bits: self.bits,
@@ -137,8 +155,11 @@ impl Args {
             samples: self.samples,
             keep: self.keep.clone(),
             elementwise: self.elementwise,
+            qat,
             seed: self.data.seed(),
-        }
+        };
+        recipe.check()?;
+        Ok(recipe)
     }
 
     fn bounds(&self) -> anyhow::Result<Bounds> {
@@ -175,16 +196,19 @@ struct Done {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bounds = args.bounds()?;
-    args.recipe().check()?;
+    let recipe = args.recipe()?;
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let opened = args.data.open(&source)?;
     let float = network(&source)?;
     let mut bar = Bar::new(args.json);
-    let done = work(args, bounds, &source, &float, opened.as_ref(), &mut bar);
+    if recipe.qat.is_some() {
+        bar.catch_interrupt()?;
+    }
+    let done = work(args, bounds, &source, &float, opened.as_ref(), &recipe, &mut bar);
     bar.clear();
     let done = done?;
-    print(&if args.json { json(args, &done)? } else { text(args, &done) })?;
+    print(&if args.json { json(args, &recipe, &done)? } else { text(args, &done) })?;
     Ok(if done.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
@@ -194,12 +218,18 @@ fn work(
     source: &Source,
     float: &Network,
     opened: Option<&Opened>,
+    recipe: &Recipe,
     bar: &mut Bar,
 ) -> anyhow::Result<Done> {
     let what = || format!("quantize {}", source.path);
     let train = opened.map(|opened| (&opened.data, opened.part(Part::Train)));
     let calibrating = train.as_ref().map(|(data, numbers)| (*data, &numbers[..]));
-    let prepared = prepare(float, calibrating, &args.recipe(), bar).map_err(|error| failed(error, what()))?;
+    let mut prepared = prepare(float, calibrating, recipe, bar).map_err(|error| failed(error, what()))?;
+    if let (Some(training), Some(opened)) = (&recipe.qat, opened) {
+        let (train, validation) = (opened.part(Part::Train), opened.part(Part::Validation));
+        let samples = Samples { data: &opened.data, train: &train, validation: &validation };
+        qat(&mut prepared, samples, training, bar).map_err(|error| failed(error, what()))?;
+    }
     let (outcome, validated) = match opened {
         Some(opened) => searched(args, bounds, float, opened, &prepared, bar)?,
         None => (unjudged(&prepared, bar).map_err(|error| failed(error, what()))?, None),
@@ -244,12 +274,12 @@ fn searched(
     Ok((outcome, Some(scores)))
 }
 
-fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
+fn json(args: &Args, recipe: &Recipe, done: &Done) -> anyhow::Result<String> {
     let pair =
         |scores: &Option<[Score; 2]>| scores.map(|[float, int8]| serde_json::json!({ "float": float, "int8": int8 }));
     let value = serde_json::json!({
         "out": args.out.out,
-        "recipe": args.recipe(),
+        "recipe": recipe,
         "float-bytes": done.float_bytes,
         "bytes": done.bytes,
         "validation": pair(&done.validated),

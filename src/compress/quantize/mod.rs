@@ -28,7 +28,7 @@ mod write;
 pub use place::Kept;
 pub use qat::{Qat, Scales, qat};
 pub use range::Calibration;
-pub use recipe::{ActivationScheme, Equalize, Form, Recipe, Rounding};
+pub use recipe::{ActivationScheme, Equalize, Form, Recipe, Rounding, Training};
 pub use report::{LayerReport, QuantizeReport, svg};
 pub use scheme::{Affine, Levels, Range};
 pub use search::{Bounds, Judge, Outcome, search, unjudged};

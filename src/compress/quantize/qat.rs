@@ -8,11 +8,12 @@
 //! activations then are too (LSQ: Esser et al. 2020, arXiv:1902.08153).
 
 use super::place::Layer;
+use super::recipe::Training;
 use super::scheme::{Affine, Levels};
 use super::weights::{Matrix, WeightScheme, scales, transposed};
 use super::work::{Exceptions, Prepared};
 use crate::compress::train::fake::Fake;
-use crate::compress::train::{Guide, Recipe, Samples, Tap, Trained, apply, fit, values};
+use crate::compress::train::{Guide, Samples, Tap, Trained, apply, fit, values};
 use crate::compress::{Error, Progress};
 use crate::onnx::graph::{NodeId, ValueId};
 use candle_core::{Device, Result as Computed, Tensor, Var};
@@ -199,12 +200,15 @@ impl Guide for Qat {
 pub fn qat(
     prepared: &mut Prepared,
     samples: Samples<'_>,
-    recipe: &Recipe,
-    how: Scales,
+    training: &Training,
     progress: &mut dyn Progress,
 ) -> Result<Trained, Error> {
-    let mut guide = Qat::new(prepared, &Exceptions::default(), how)?;
-    let trained = fit(&prepared.network, samples, recipe, &mut guide, progress)?;
+    let mut guide = Qat::new(prepared, &Exceptions::default(), training.scales)?;
+    let trained = fit(&prepared.network, samples, &training.training, &mut guide, progress)?;
     guide.finish(prepared, trained.network.clone())?;
+    prepared.recipe.qat = Some(training.clone());
+    let epochs = trained.epochs.len();
+    let note = format!("trained {epochs} epochs with the rounding: loss {:.4} to {:.4}", trained.before, trained.after);
+    prepared.notes.push(note);
     Ok(trained)
 }

@@ -2,9 +2,10 @@
 //!
 //! Invariant: the defaults are what suits int8 kernels: symmetric weights by channel, affine unsigned activations.
 
+use super::qat::Scales;
 use super::range::Calibration;
 use super::weights::WeightScheme;
-use crate::compress::Error;
+use crate::compress::{Error, train};
 use serde::{Deserialize, Serialize};
 
 /// The form that comes out.
@@ -80,7 +81,17 @@ pub struct Recipe {
     pub keep: Vec<String>,
     /// Sums, products and concatenations of activations in integers too; by default unless this is a transformer.
     pub elementwise: Option<bool>,
+    /// Training with the rounding in the loop; `None` for none.
+    pub qat: Option<Training>,
     pub seed: u64,
+}
+
+/// Quantization-aware training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Training {
+    pub scales: Scales,
+    pub training: train::Recipe,
 }
 
 impl Default for Recipe {
@@ -97,6 +108,7 @@ impl Default for Recipe {
             samples: 512,
             keep: Vec::new(),
             elementwise: None,
+            qat: None,
             seed: 1,
         }
     }
@@ -117,6 +129,8 @@ impl Recipe {
         }
         let dynamic = self.form == Form::Dynamic && !self.weights.symmetric;
         require(!dynamic, "the dynamic form takes symmetric weights")?;
+        let trained = self.qat.is_some() && self.form != Form::Static;
+        require(!trained, "training with the rounding in the loop is for the static form")?;
         let learnt = self.rounding == Rounding::Adaround && self.form != Form::Static;
         require(!learnt, "AdaRound is for the static form: it rounds by what quantized inputs do")
     }

@@ -10,7 +10,7 @@ fn learnt(case: &Case, recipe: &Recipe, how: Scales) -> Network {
     let samples = train::Samples { data: &case.train, train: &train, validation: &validation };
     let mut prepared = case.prepared(recipe);
     let training = train::Recipe { epochs: 5, rate: 2e-3, ..train::Recipe::default() };
-    let trained = qat(&mut prepared, samples, &training, how, &mut Silent).unwrap();
+    let trained = qat(&mut prepared, samples, &Training { scales: how, training }, &mut Silent).unwrap();
     assert!(trained.after <= trained.before, "{how:?}: {} to {}", trained.before, trained.after);
     prepared.quantized(&Exceptions::default(), &mut Silent).unwrap().network
 }
