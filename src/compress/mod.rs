@@ -8,6 +8,7 @@
 //! data    files -> samples, in parts            network   a file, its ends, its normalised graph
 //! probe   what tensors hold inside a model      score     how right answers are, with intervals
 //! quantize   float -> int8                         train    gradients, steps, losses
+//! prune      fewer channels, or weights at zero
 //! ```
 //!
 //! Rejected: an interpreter of our own for calibration. The engine computes the same values faster, for every operator

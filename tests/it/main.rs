@@ -24,6 +24,8 @@ mod mqtt;
 mod operator;
 mod privacy;
 mod program;
+#[cfg(feature = "compress")]
+mod prune;
 mod secrets;
 mod serve;
 mod status;

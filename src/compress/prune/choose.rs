@@ -1,6 +1,7 @@
 //! Which units go.
 //!
-//! Invariant: at least one unit of each group stays; with a multiple, so many channels stay as it divides, or all.
+//! Invariant: of what lies along any axis at least one unit stays; with a multiple, so many channels of a group stay as it
+//! divides, or all, unless that one is among those that were given back.
 
 use super::groups::Groups;
 use crate::compress::Error;
@@ -56,6 +57,11 @@ pub fn chosen(groups: &Groups, importance: &[f64], terms: Terms, share: f64) -> 
     }
     for group in &groups.groups {
         round(groups, group.channels, &least_first(&group.units), terms.multiple, &mut gone);
+    }
+    for axis in groups.axes.iter().filter(|axis| !axis.is_empty()) {
+        if axis.iter().all(|unit| gone.contains(unit)) {
+            least_first(axis).last().map(|unit| gone.remove(unit));
+        }
     }
     gone
 }

@@ -54,6 +54,11 @@ impl Followed {
         self.axes.get(value.index())?.get(axis)?.ids()
     }
 
+    /// Of every axis that bears any.
+    pub fn all_ids(&self) -> impl Iterator<Item = &Arc<[Id]>> {
+        self.axes.iter().flatten().filter_map(Axis::ids)
+    }
+
     pub fn axes(&self, value: ValueId) -> &[Axis] {
         self.axes.get(value.index()).map_or(&[], Vec::as_slice)
     }

@@ -7,7 +7,7 @@ use super::follow::{Followed, Role};
 use super::ids::{Axis, Id};
 use crate::onnx::graph::{Graph, Origin, ValueId};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Positions along an axis of a constant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Groups {
     pub units: Vec<Unit>,
     pub groups: Vec<Group>,
     pub stays: Vec<Stays>,
+    /// Units along each axis that has nothing else: one of them stays.
+    pub axes: Vec<Vec<usize>>,
 }
 
 /// Finds all units; each name of `ignored` keeps that node's channels.
@@ -76,6 +78,12 @@ pub fn groups(graph: &Graph, followed: &mut Followed, ignored: impl Fn(&str) -> 
         let name = graph.node(node).map_or("", |node| &node.name);
         if let Some(ids) = followed.ids(value, axis).cloned().filter(|_| ignored(name)) {
             followed.classes.freeze(&ids, "it is ignored, as asked for");
+        }
+    }
+    for (_, value, axis) in followed.makers.clone() {
+        let Some(ids) = followed.ids(value, axis).cloned() else { continue };
+        if ids.iter().all(|&id| followed.classes.find(id) == followed.classes.find(ids[0])) {
+            followed.classes.freeze(&ids, "all its channels hang together");
         }
     }
     let mut slices = slices(graph, followed);
@@ -111,8 +119,21 @@ pub fn groups(graph: &Graph, followed: &mut Followed, ignored: impl Fn(&str) -> 
             });
         }
     }
+    found.axes = axes(followed, &of_unit);
     found.close();
     found
+}
+
+/// Distinct sets of units along axes on which nothing else stays.
+fn axes(followed: &Followed, of_unit: &BTreeMap<Id, usize>) -> Vec<Vec<usize>> {
+    let all = followed.all_ids().filter_map(|ids| {
+        let units = ids.iter().map(|&id| of_unit.get(&followed.classes.find(id)).copied());
+        let mut units = units.collect::<Option<Vec<usize>>>()?;
+        units.sort_unstable();
+        units.dedup();
+        Some(units)
+    });
+    all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl Groups {
@@ -152,16 +173,20 @@ impl Groups {
 
     /// Groups of one kind alone.
     pub fn keep_only(&mut self, kind: Kind) {
-        let wanted: Vec<bool> = self.groups.iter().map(|group| group.kind == kind).collect();
-        self.groups.retain(|group| group.kind == kind);
-        let mut number = 0;
-        let numbers: Vec<usize> = wanted.iter().map(|&kept| (number, number += usize::from(kept)).0).collect();
-        self.units.retain(|unit| wanted[unit.group]);
-        self.groups.iter_mut().for_each(|group| group.units.clear());
-        for (at, unit) in self.units.iter_mut().enumerate() {
-            unit.group = numbers[unit.group];
-            self.groups[unit.group].units.push(at);
+        let mut left = Self { stays: std::mem::take(&mut self.stays), ..Self::default() };
+        let mut numbers = BTreeMap::new();
+        for group in self.groups.iter().filter(|group| group.kind == kind) {
+            for &unit in &group.units {
+                numbers.insert(unit, left.units.len());
+                left.units.push(Unit { group: left.groups.len(), ..self.units[unit].clone() });
+            }
+            let units = group.units.iter().map(|unit| numbers[unit]).collect();
+            left.groups.push(Group { units, ..group.clone() });
         }
+        // Where one of another kind stands beside them, something stays in any case.
+        let renamed = |axis: &Vec<usize>| axis.iter().map(|unit| numbers.get(unit).copied()).collect::<Option<_>>();
+        left.axes = self.axes.iter().filter_map(renamed).collect();
+        *self = left;
     }
 
     /// Positions of the unit along the axis that its first maker makes.

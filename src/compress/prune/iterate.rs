@@ -93,7 +93,7 @@ pub fn prune(
     let mut search = Search::new(rule, recipe.schedule, recipe.steps);
     while let Some(share) = search.share() {
         if progress.is_stopped() {
-            return Err(Error::Stopped);
+            break;
         }
         let tried = pruning.step(&best, search.reached(), share, progress)?;
         let loss = pruning.judge(&tried, progress)?;
@@ -104,7 +104,12 @@ pub fn prune(
         }
     }
     let mut broken = Vec::new();
-    if !search.is_whole() {
+    if progress.is_stopped() {
+        if search.reached() == 0.0 {
+            return Err(Error::Stopped);
+        }
+        broken.push(format!("stopped after {:.0} % of the way to the target", search.reached() * 100.0));
+    } else if !search.is_whole() {
         let percent = search.reached() * 100.0;
         broken.push(format!("the loss rises too much: {percent:.0} % of the way to the target was gone"));
     }
@@ -361,9 +366,6 @@ impl<'a> Pruning<'a> {
             Some(mut masks) => fit(&network, samples, &recipe, &mut masks, progress)?,
             None => fit(&network, samples, &recipe, &mut Plain, progress)?,
         };
-        if trained.stopped {
-            return Err(Error::Stopped);
-        }
         Ok(trained.network)
     }
 

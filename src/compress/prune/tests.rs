@@ -324,3 +324,18 @@ fn what_is_ignored_or_not_asked_for_stays_and_what_cannot_be_done_is_said() {
     let recipe = Recipe { measure: Measure::Fisher, ..recipe };
     assert!(prune(&heads, &recipe, None, None, &mut Silent).unwrap_err().to_string().contains("--data"));
 }
+
+#[test]
+fn no_axis_loses_everything_whatever_is_asked_for() {
+    for name in ["split", "concat", "shuffle", "grouped", "squeeze", "decoder", "residual", "transformer-fused"] {
+        let network = network(&format!("prune/{name}.onnx"));
+        let x = array(&format!("{name}.x"));
+        for (scope, seed) in [(Scope::Global, 1), (Scope::Global, 2), (Scope::Local, 3)] {
+            let target = Target::Ratio(0.97);
+            let recipe = Recipe { target, scope, seed, most: 0.999, measure: Measure::Random, ..Recipe::default() };
+            let outcome = prune(&network, &recipe, None, None, &mut Silent).unwrap();
+            assert!(outcome.after.parameters < outcome.before.parameters, "{name}");
+            assert!(answer(&outcome.network, &x).iter().all(|value| value.is_finite()), "{name}");
+        }
+    }
+}
