@@ -208,10 +208,12 @@ fn activations(
     for (&(value, axis), channels) in statistics {
         let Some(ids) = followed.ids(value, axis) else { continue };
         for (id, channel) in ids.iter().zip(channels) {
-            let figure = match measure {
-                Measure::ActivationVariance => channel.variance(),
-                Measure::ActivationZeros => 1.0 - channel.zeros(),
-                _ => channel.mean_abs(),
+            let figure = if measure == Measure::ActivationVariance {
+                channel.variance()
+            } else if measure == Measure::ActivationZeros {
+                1.0 - channel.zeros()
+            } else {
+                channel.mean_abs()
             };
             if let Some(own) = found.get_mut(&followed.classes.find(*id)) {
                 *own.entry((value, axis)).or_default() += figure;

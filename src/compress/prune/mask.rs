@@ -88,7 +88,10 @@ fn figures(network: &Network, value: ValueId, recipe: &Recipe, evidence: Evidenc
             };
             Ok(weights.iter().enumerate().map(figure).collect())
         }
-        _ => Ok(weights.iter().map(|weight| weight.abs()).collect()),
+        Measure::BnScale | Measure::ActivationMean | Measure::ActivationVariance | Measure::ActivationZeros => {
+            Err(Error::unfit("this measure is of channels, not of single weights"))
+        }
+        Measure::L1 | Measure::L2 => Ok(weights.iter().map(|weight| weight.abs()).collect()),
     }
 }
 

@@ -257,8 +257,8 @@ fn the_stop_rule_keeps_the_smallest_that_is_good_enough() {
     for (outcome, rise) in [(&strict, 0.01), (&loose, 0.3)] {
         let [before, after] = outcome.loss.unwrap();
         assert!(after <= before + rise, "{before} to {after}");
-        let kept = outcome.report.steps.iter().filter(|step| step.kept).map(|step| step.cost.parameters);
-        assert_eq!(kept.last().unwrap_or(outcome.before.parameters), outcome.after.parameters);
+        let mut kept = outcome.report.steps.iter().filter(|step| step.kept).map(|step| step.cost.parameters);
+        assert_eq!(kept.next_back().unwrap_or(outcome.before.parameters), outcome.after.parameters);
         assert_eq!(outcome.broken.is_empty(), outcome.report.steps.iter().all(|step| step.kept));
     }
     assert!(loose.after.parameters < strict.after.parameters, "{:?} {:?}", loose.after, strict.after);
@@ -337,5 +337,31 @@ fn no_axis_loses_everything_whatever_is_asked_for() {
             assert!(outcome.after.parameters < outcome.before.parameters, "{name}");
             assert!(answer(&outcome.network, &x).iter().all(|value| value.is_finite()), "{name}");
         }
+    }
+}
+
+#[test]
+fn zeros_cost_on_the_wire_at_most_a_fifth_more_than_a_bitmap_and_values() {
+    let digits = Digits::new();
+    let wire = |bytes: &[u8]| crate::bundle::cut(bytes).unwrap().iter().map(|cut| cut.wire.len()).sum::<usize>();
+    for share in [0.5, 0.8, 0.9] {
+        let network = outcome_of(&digits, Target::Ratio(share)).network;
+        let graph = network.graph();
+        let (mut floats, mut levels) = (Vec::new(), Vec::new());
+        for (id, _) in graph.values() {
+            let Some(values) = graph.constant(id).filter(|tensor| tensor.shape().len() >= 2).and_then(|t| t.to_f32s())
+            else {
+                continue;
+            };
+            let most = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+            levels.extend(values.iter().map(|value| (value / most * 127.0).round() as i8 as u8));
+            floats.extend(values);
+        }
+        let bitmap = floats.len() / 8;
+        let ideal = bitmap + 4 * floats.iter().filter(|&&value| value != 0.0).count();
+        let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert!(floats.len() > 15_000 && wire(&bytes) * 5 < ideal * 6, "{share}: {} for {ideal}", wire(&bytes));
+        let ideal = bitmap + levels.iter().filter(|&&level| level != 0).count();
+        assert!(wire(&levels) * 5 < ideal * 6, "{share}: {} for {ideal}", wire(&levels));
     }
 }
