@@ -1,6 +1,7 @@
 //! `selvedge prune`: a float model and some data -> the fewest weights that still answer right.
 
 use super::output::{OutArgs, judged};
+use super::training::TrainArgs;
 use super::{Bar, DataArgs, Opened, eval, failed};
 use crate::cli::model_file::{ModelArgs, Source, end_of};
 use crate::cli::{Align, Table, advise, bytes, plain, print};
@@ -73,13 +74,7 @@ pub struct Args {
     steps: usize,
     /// How much of the way each step goes.
     #[arg(long, value_enum, default_value = "cubic")]
-    schedule: Schedule,
-    /// Epochs of fine-tuning after each step; 5, or 0 where there are no labels.
-    #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
-    /// Learning rate of fine-tuning.
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
-    rate: f32,
+    pace: Schedule,
     /// Samples that activations and gradients are looked at with.
     #[arg(long, value_name = "N", default_value_t = 256)]
     samples: usize,
@@ -92,11 +87,16 @@ pub struct Args {
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// Of fine-tuning.
+    #[command(flatten)]
+    tuning: TrainArgs,
 }
 
 impl Args {
-    fn recipe(&self, labelled: bool) -> Recipe {
-        Recipe {
+    fn recipe(&self, labelled: bool) -> anyhow::Result<Recipe> {
+        let mut tuning = self.tuning.recipe(self.data.seed())?;
+        tuning.epochs = self.tuning.epochs.unwrap_or(if labelled { 5 } else { 0 });
+        let recipe = Recipe {
             what: self.what,
             measure: self.measure.unwrap_or(if labelled { Measure::Taylor } else { Measure::L2 }),
             scope: self.scope,
@@ -105,13 +105,14 @@ impl Args {
             multiple: self.multiple,
             most: self.most,
             steps: self.steps,
-            schedule: self.schedule,
-            epochs: self.epochs.unwrap_or(if labelled { 5 } else { 0 }),
-            rate: self.rate,
+            schedule: self.pace,
+            tuning,
             samples: self.samples,
             max_loss_rise: self.max_loss_rise,
             seed: self.data.seed(),
-        }
+        };
+        recipe.check()?;
+        Ok(recipe)
     }
 
     fn target(&self) -> Target {
@@ -160,18 +161,19 @@ struct Done {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.recipe(true).check()?;
+    args.recipe(true)?;
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let opened = args.data.open(&source)?;
     let labelled = opened.as_ref().is_some_and(|opened| opened.data.is_labelled());
-    let recipe = args.recipe(labelled);
-    if recipe.epochs > 0 && !labelled {
+    let recipe = args.recipe(labelled)?;
+    if recipe.tuning.epochs > 0 && !labelled {
         bail!(
             "--epochs: fine-tuning needs data with a label for each sample: state --data, and --labels where it has none"
         );
     }
     let mut bar = Bar::new(args.json);
+    bar.catch_interrupt()?;
     let done = work(args, recipe, &source, opened.as_ref(), &mut bar);
     bar.clear();
     let done = done?;

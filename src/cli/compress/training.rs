@@ -6,7 +6,7 @@ use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(in crate::cli) struct TrainArgs {
-    /// Walks over the training part; 10 by default, 60 for `distil`.
+    /// Walks over the training part; 10 by default, 60 for `distil`, 5 for `prune` after each step.
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
     /// Samples a step.

@@ -13,7 +13,7 @@ use super::{Recipe, Target, What, loss};
 use crate::compress::package::synthetic;
 use crate::compress::score::{self, Answers};
 use crate::compress::train::fit::{gradients, settle_norms};
-use crate::compress::train::{self, Gradients, Plain, Samples, fit};
+use crate::compress::train::{Gradients, Plain, Samples, fit};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::ValueId;
 use serde::Serialize;
@@ -353,18 +353,13 @@ impl<'a> Pruning<'a> {
         let has_norms = network.graph().nodes().any(|(_, node)| node.is("BatchNormalization"));
         let network =
             if has_norms { settle_norms(&network, samples.data, samples.train, self.recipe.seed)? } else { network };
-        if self.recipe.epochs == 0 {
+        if self.recipe.tuning.epochs == 0 {
             return Ok(network);
         }
-        let recipe = train::Recipe {
-            epochs: self.recipe.epochs,
-            rate: self.recipe.rate,
-            seed: self.recipe.seed,
-            ..train::Recipe::default()
-        };
+        let recipe = &self.recipe.tuning;
         let trained = match masks {
-            Some(mut masks) => fit(&network, samples, &recipe, &mut masks, progress)?,
-            None => fit(&network, samples, &recipe, &mut Plain, progress)?,
+            Some(mut masks) => fit(&network, samples, recipe, &mut masks, progress)?,
+            None => fit(&network, samples, recipe, &mut Plain, progress)?,
         };
         Ok(trained.network)
     }

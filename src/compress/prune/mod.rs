@@ -39,7 +39,7 @@ pub use remove::{removed, settle, zeroed};
 pub use schedule::{Rule, Schedule, Search};
 pub use statistics::{Statistics, statistics};
 
-use crate::compress::Error;
+use crate::compress::{Error, train};
 use serde::{Deserialize, Serialize};
 
 /// What goes.
@@ -91,10 +91,8 @@ pub struct Recipe {
     /// 1: all at once.
     pub steps: usize,
     pub schedule: Schedule,
-    /// Of fine-tuning after each step.
-    pub epochs: usize,
-    /// The learning rate of that.
-    pub rate: f32,
+    /// Fine-tuning after each step; by its seed, that of all else.
+    pub tuning: train::Recipe,
     /// Samples that activations and gradients are looked at with.
     pub samples: usize,
     /// ε of the stop rule.
@@ -114,8 +112,7 @@ impl Default for Recipe {
             most: 0.9,
             steps: 1,
             schedule: Schedule::default(),
-            epochs: 5,
-            rate: 1e-3,
+            tuning: train::Recipe { epochs: 5, ..train::Recipe::default() },
             samples: 256,
             max_loss_rise: None,
             seed: 1,
@@ -130,7 +127,7 @@ impl Recipe {
         let require = |fits: bool, what: &str| if fits { Ok(()) } else { Err(Error::unfit(what)) };
         require((1..=1024).contains(&self.multiple), "a multiple is from 1 to 1024")?;
         require((1..=1000).contains(&self.steps), "pruning takes 1 to 1000 steps")?;
-        require(self.epochs <= 100_000, "fine-tuning takes at most 100,000 epochs a step")?;
+        self.tuning.check()?;
         require(self.most > 0.0 && self.most < 1.0, "the largest share of a group is between 0 and 1")?;
         require(self.samples > 0, "at least one sample is looked at")?;
         let rise = self.max_loss_rise.unwrap_or(0.0);

@@ -129,7 +129,8 @@ impl Digits {
     }
 
     fn prune(&self, change: impl FnOnce(&mut Recipe)) -> Result<Outcome, Error> {
-        let mut recipe = Recipe { epochs: 0, samples: 64, ..Recipe::default() };
+        let mut recipe = Recipe { samples: 64, ..Recipe::default() };
+        recipe.tuning.epochs = 0;
         change(&mut recipe);
         let samples = Samples { data: &self.data, train: &self.train, validation: &self.validation };
         prune(&self.network, &recipe, Some(samples), None, &mut Silent)
@@ -147,14 +148,14 @@ fn fine_tuning_brings_back_what_half_of_the_channels_knew() {
     let digits = Digits::new();
     let before = digits.right(&digits.network);
     let cut = digits.prune(|_| ()).unwrap();
-    let tuned = digits.prune(|recipe| recipe.epochs = 4).unwrap();
+    let tuned = digits.prune(|recipe| recipe.tuning.epochs = 4).unwrap();
     assert_eq!(cut.after, tuned.after);
     assert!(cut.after.macs * 3 < cut.before.macs && cut.after.bytes * 2 < cut.before.bytes, "{:?}", cut.after);
     let [cut, tuned] = [&cut, &tuned].map(|outcome| digits.right(&outcome.network));
     assert!(tuned > cut && tuned > before - 3.0, "{before} to {cut}, fine-tuned {tuned}");
     // The same again.
-    let again = digits.prune(|recipe| recipe.epochs = 4).unwrap().network.encode().unwrap();
-    assert_eq!(again, digits.prune(|recipe| recipe.epochs = 4).unwrap().network.encode().unwrap());
+    let again = digits.prune(|recipe| recipe.tuning.epochs = 4).unwrap().network.encode().unwrap();
+    assert_eq!(again, digits.prune(|recipe| recipe.tuning.epochs = 4).unwrap().network.encode().unwrap());
 }
 
 #[test]
@@ -250,7 +251,7 @@ fn the_stop_rule_keeps_the_smallest_that_is_good_enough() {
     let ask = |rise| {
         digits.prune(|recipe| {
             (recipe.target, recipe.steps, recipe.measure) = (Target::Ratio(0.85), 6, Measure::Taylor);
-            (recipe.schedule, recipe.max_loss_rise, recipe.epochs) = (Schedule::Linear, Some(rise), 1);
+            (recipe.schedule, recipe.max_loss_rise, recipe.tuning.epochs) = (Schedule::Linear, Some(rise), 1);
         })
     };
     let (strict, loose) = (ask(0.01).unwrap(), ask(0.3).unwrap());
@@ -276,7 +277,7 @@ fn single_weights_stay_zero_while_the_rest_learns() {
     let outcome = |epochs, measure, scope| {
         let outcome = digits.prune(|recipe| {
             (recipe.what, recipe.measure, recipe.scope) = (What::Weights, measure, scope);
-            (recipe.target, recipe.steps, recipe.epochs) = (Target::Ratio(0.9), 3, epochs);
+            (recipe.target, recipe.steps, recipe.tuning.epochs) = (Target::Ratio(0.9), 3, epochs);
         });
         outcome.unwrap()
     };
