@@ -16,6 +16,7 @@
 
 pub mod data;
 mod error;
+pub mod finetune;
 pub mod network;
 pub mod package;
 mod probe;

@@ -8,6 +8,7 @@ use crate::tensor::{DataType, Tensor, TensorSpec};
 use npyz::{DType, NpyFile, TypeChar};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 type Named = (String, Tensor);
 
@@ -129,7 +130,7 @@ pub(super) fn of_named(
         Some(array) => of_labels(&array).map_err(|problem| form(path, problem))?,
         None => vec![None; samples],
     };
-    let rows = Rows::Arrays { arrays: found, scale: reading.scale.unwrap_or(1.0) };
+    let rows = Arc::new(Rows::Arrays { arrays: found, scale: reading.scale.unwrap_or(1.0) });
     Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes: reading.classes.clone() })
 }
 

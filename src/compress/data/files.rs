@@ -8,6 +8,7 @@ use crate::tensor::{Tensor, TensorSpec};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageReader, Limits};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
 const SOUNDS: [&str; 1] = ["wav"];
@@ -55,7 +56,7 @@ pub(super) fn open(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resu
         (all, given) if all == files.len() => given.clone().unwrap_or(Preprocess::Audio(AudioPreprocess::default())),
         _ => return Err(form(path, "images and sounds are mixed in it")),
     };
-    let rows = Rows::Files(Folder { files, preprocess: expected });
+    let rows = Arc::new(Rows::Files(Folder { files, preprocess: expected }));
     Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
 }
 

@@ -24,6 +24,7 @@ pub use split::{Part, Shares, Split};
 use crate::bundle::Preprocess;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is asked of a model, and what it should answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,12 +72,12 @@ const MAX_BYTES: u64 = 4 << 30;
 /// Of samples, and of files in a folder.
 const MAX_SAMPLES: usize = 10_000_000;
 
-/// Samples by number.
-#[derive(Debug)]
+/// Samples by number; a copy shares them.
+#[derive(Debug, Clone)]
 pub struct Dataset {
     path: PathBuf,
     specs: Vec<TensorSpec>,
-    rows: Rows,
+    rows: Arc<Rows>,
     labels: Vec<Option<Label>>,
     /// Names of classes, where the data tells them.
     classes: Vec<String>,
@@ -90,6 +91,8 @@ enum Rows {
         scale: f32,
     },
     Files(files::Folder),
+    /// One after the other.
+    Joined(Box<[Dataset; 2]>),
 }
 
 impl Dataset {
@@ -131,10 +134,23 @@ impl Dataset {
     }
 
     pub fn len(&self) -> usize {
-        match &self.rows {
+        match &*self.rows {
             Rows::Arrays { arrays, .. } => arrays.first().and_then(|array| array.shape().first()).copied().unwrap_or(0),
             Rows::Files(folder) => folder.len(),
+            Rows::Joined(both) => both[0].len() + both[1].len(),
         }
+    }
+
+    /// This data and then that, for the same model.
+    ///
+    /// # Errors
+    /// When one has labels and the other has none, or their classes differ.
+    pub fn joined(&self, other: &Self) -> Result<Self, DataError> {
+        if self.is_labelled() != other.is_labelled() || self.classes != other.classes {
+            return Err(form(&other.path, format!("it has other labels or classes than {}", self.path.display())));
+        }
+        let labels = [&self.labels[..], &other.labels].concat();
+        Ok(Self { labels, rows: Arc::new(Rows::Joined(Box::new([self.clone(), other.clone()]))), ..self.clone() })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -160,7 +176,11 @@ impl Dataset {
     /// # Errors
     /// When its file cannot be read, or a value is not finite.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
-        let inputs = match &self.rows {
+        let inputs = match &*self.rows {
+            Rows::Joined(both) => {
+                let first = both[0].len();
+                return if index < first { both[0].sample(index) } else { both[1].sample(index - first) };
+            }
             Rows::Arrays { arrays, scale } => {
                 let row = |(array, spec): (&Tensor, &TensorSpec)| arrays::row(array, index, spec, *scale);
                 arrays.iter().zip(&self.specs).map(row).collect::<Result<Vec<_>, _>>()

@@ -4,6 +4,7 @@ use super::{DataError, Dataset, Label, Reading, Rows, form, tensor_of};
 use crate::tensor::TensorSpec;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 const LABELS: [&str; 3] = ["label", "class", "target"];
 
@@ -51,7 +52,7 @@ pub(super) fn csv(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resul
         Some(_) => of_words(path, &labels, &reading.classes)?,
         None => (vec![None; samples], reading.classes.clone()),
     };
-    let rows = Rows::Arrays { arrays: vec![array], scale: 1.0 };
+    let rows = Arc::new(Rows::Arrays { arrays: vec![array], scale: 1.0 });
     Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
 }
 
