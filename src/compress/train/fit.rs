@@ -118,6 +118,14 @@ pub trait Guide: Tap {
     /// The network as it is now is the best so far.
     fn keep(&mut self) {}
 
+    /// The loss that chooses between epochs: without what only guides on the way.
+    ///
+    /// # Errors
+    /// What candle says.
+    fn judged(&mut self, batch: &Batch, run: &Run, by_labels: Option<Tensor>) -> Result<Tensor, Error> {
+        self.loss(batch, run, by_labels)
+    }
+
     /// After each step.
     ///
     /// # Errors
@@ -375,7 +383,7 @@ pub fn mean_loss(program: &Program, data: &Dataset, numbers: &[usize], guide: &m
         let batch = read(data, numbers, &Augment::default(), 0)?;
         let run = program.run(&batch.inputs, Mode::Inference, &wanted, guide)?;
         let labelled = labelled(&batch, &run, logits, 0.0)?;
-        let loss = guide.loss(&batch, &run, labelled)?.detach();
+        let loss = guide.judged(&batch, &run, labelled)?.detach();
         sum += f64::from(loss.to_scalar::<f32>().map_err(computing)?) * numbers.len() as f64;
     }
     Ok(sum / numbers.len().max(1) as f64)
