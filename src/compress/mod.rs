@@ -7,14 +7,16 @@
 //! ```text
 //! data    files -> samples, in parts            network   a file, its ends, its normalised graph
 //! probe   what tensors hold inside a model      score     how right answers are, with intervals
-//! quantize   float -> int8                         train    gradients, steps, losses
-//! prune      fewer channels, or weights at zero
+//! quantize   float -> int8                      train     gradients, steps, losses
+//! prune      fewer channels, or weights at zero     distil    a small network learns from a large one
+//! finetune   new data without forgetting the old
 //! ```
 //!
 //! Rejected: an interpreter of our own for calibration. The engine computes the same values faster, for every operator
 //! that it serves; only training needs gradients.
 
 pub mod data;
+pub mod distil;
 mod error;
 pub mod finetune;
 pub mod network;
