@@ -17,7 +17,9 @@ use super::gemm::Finish;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::numbers::Numbers;
-use super::pack::{Lines, PackError, Requant, WeightView, check_multipliers, check_reach, converts, fits, spread};
+use super::pack::{
+    Lines, PackError, Requant, WeightView, check_multipliers, check_reach, converts, fits, fits_words, spread,
+};
 use super::storage::Storage;
 use super::tile::TileMut;
 #[cfg(target_arch = "x86_64")]
@@ -272,7 +274,8 @@ impl Depthwise {
         let multipliers = spread("multipliers", spec.requant.multipliers, channels, 1.0)?;
         spec.requant.check()?;
         check_multipliers(&multipliers)?;
-        let fits = converts(&check_reach(&view, &zeros, &bias)?, &multipliers) && fits(&view, &zeros);
+        let reaches = check_reach(&view, &zeros, &bias)?;
+        let fits = converts(&reaches, &multipliers) && fits(&view, &zeros);
         let tier = if fits { tier } else { &depthwise_scalar::TIER };
         let mut made = Self {
             tier,
@@ -281,7 +284,7 @@ impl Depthwise {
             kernel: spec.kernel,
             slots: slots(tier.grouping, spec.kernel),
             blocks: Vec::new(),
-            finish: Finish::new(&spec.requant, storage),
+            finish: Finish::new(&spec.requant, storage, fits_words(&reaches, &multipliers)),
             table: spec.requant.table.map(|table| Box::new(*table)),
             has_paired_minimum: false,
         };

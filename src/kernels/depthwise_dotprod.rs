@@ -11,7 +11,7 @@ use std::arch::asm;
 
 use super::depthwise::{DepthwiseTier, General, Grouping, Line};
 use super::depthwise_neon::{load_bias, store_16};
-use super::neon::End;
+use super::requant_neon::End;
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Quad,

@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::depthwise::{Block, DepthwiseTier, General, Grouping, Line};
-use super::neon::{End, load_16, quantize_16, store};
+use super::requant_neon::{End, load_16, quantize_16, store};
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Single,
@@ -179,7 +179,7 @@ fn widen(acc: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4]
 pub(super) unsafe fn store_16(block: &Block<'_>, end: &End, pixel: usize, acc: [int32x4_t; 4]) {
     // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel, and no more is stored.
     unsafe {
-        let bytes = quantize_16(end, acc, load_16(block.multipliers));
+        let bytes = quantize_16::<false>(end, acc, load_16(block.multipliers));
         store(block.output.add(pixel * block.row_stride), block.channels, bytes);
     }
 }

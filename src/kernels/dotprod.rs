@@ -8,9 +8,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::gemm::{Call, Tier, by_rows};
-use super::neon::finish_16;
+use super::gemm::{Call, Tier};
 use super::pack::Pack;
+use super::requant_neon::{End, Place, finish, load_sums, next_weights};
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 4 },
@@ -25,13 +25,21 @@ pub(super) static TIER: Tier = Tier {
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
-    by_rows!(
-        call, row,
-        4 => i8_gemm_4x16c4_sdot::<4>(call, row),
-        3 => i8_gemm_4x16c4_sdot::<3>(call, row),
-        2 => i8_gemm_4x16c4_sdot::<2>(call, row),
-        1 => i8_gemm_4x16c4_sdot::<1>(call, row),
-    );
+    let whole = call.rows / 4;
+    // SAFETY: tiles of four rows, and then one of what is left, are the call's.
+    unsafe {
+        if whole > 0 && call.offsets.is_null() {
+            i8_gemm_4x16c4_sdot::<4, true>(call, 0, whole);
+        } else if whole > 0 {
+            i8_gemm_4x16c4_sdot::<4, false>(call, 0, whole);
+        }
+        match call.rows % 4 {
+            0 => {}
+            1 => i8_gemm_4x16c4_sdot::<1, false>(call, whole * 4, 1),
+            2 => i8_gemm_4x16c4_sdot::<2, false>(call, whole * 4, 1),
+            _ => i8_gemm_4x16c4_sdot::<3, false>(call, whole * 4, 1),
+        }
+    }
 }
 
 /// `acc[i] += Σ w[4i + k]·a[4·lane + k]`, k below 4.
@@ -49,58 +57,75 @@ macro_rules! sdot_lane {
 
 /// One group of four input channels: 16 columns, `MR` rows.
 macro_rules! group {
-    ($acc:ident, $a:ident, $weights:ident, $lane:literal) => {{
-        let w =
-            [vld1q_s8($weights), vld1q_s8($weights.add(16)), vld1q_s8($weights.add(32)), vld1q_s8($weights.add(48))];
+    ($acc:ident, $a:ident, $weights:ident, $lane:literal, $registers:ident) => {{
+        let w = next_weights!($registers, $weights);
         for r in 0..MR {
-            sdot_lane!($acc[r][0], w[0], $a[r], $lane);
-            sdot_lane!($acc[r][1], w[1], $a[r], $lane);
-            sdot_lane!($acc[r][2], w[2], $a[r], $lane);
-            sdot_lane!($acc[r][3], w[3], $a[r], $lane);
+            sdot_lane!($acc[r][0][0], w[0], $a[r], $lane);
+            sdot_lane!($acc[r][0][1], w[1], $a[r], $lane);
+            sdot_lane!($acc[r][1][0], w[2], $a[r], $lane);
+            sdot_lane!($acc[r][1][1], w[3], $a[r], $lane);
         }
-        $weights = $weights.add(64);
     }};
 }
 
+/// Tiles of `MR` rows. `DIRECT` where it is known that rows go without a map.
+///
 /// # Safety
-/// The contract of [`Call`], of whose rows are `MR` from `row`.
+/// The contract of [`Call`], of whose rows are `tiles * MR` from `row`.
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn i8_gemm_4x16c4_sdot<const MR: usize>(call: &Call<'_>, row: usize) {
+unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const DIRECT: bool>(call: &Call<'_>, row: usize, tiles: usize) {
+    let end = End::new(call.finish);
     // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 4` readable
     // bytes; the strip has 64 bytes for each tap and group.
     unsafe {
-        let mut acc = [[vdupq_n_s32(0); 4]; MR];
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (j, acc) in acc.iter_mut().enumerate() {
-                *acc = vld1q_s32(call.init.add((row + r) * call.init_stride + j * 4));
+        let mut place = Place::new(call, row, 16);
+        let mut init = call.init.add(row * call.init_stride);
+        let mut input: *const i8 = call.input.wrapping_add(row * call.input_stride).cast();
+        for _ in 0..tiles {
+            let mut acc = [[[vdupq_n_s32(0); 2]; 2]; MR];
+            for r in 0..MR {
+                acc[r] = load_sums::<2>(init);
+                init = init.wrapping_add(call.init_stride);
             }
-        }
-        let mut weights = call.weights;
-        for tap in 0..call.taps {
-            let mut pixels = [std::ptr::null::<i8>(); MR];
-            for (r, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = call.pixel(row + r, tap).cast();
-            }
-            let mut a = [vdupq_n_s8(0); MR];
-            for _ in 0..call.groups / 4 {
-                for r in 0..MR {
-                    a[r] = vld1q_s8(pixels[r]);
-                    pixels[r] = pixels[r].add(16);
+            let mut weights = call.weights;
+            for tap in 0..if DIRECT { 1 } else { call.taps } {
+                let mut pixels = [input; MR];
+                if DIRECT || call.offsets.is_null() {
+                    for r in 0..MR {
+                        pixels[r] = input;
+                        input = input.wrapping_add(call.input_stride);
+                    }
+                } else {
+                    pixels = std::array::from_fn(|r| call.pixel(place.row + r, tap).cast());
                 }
-                group!(acc, a, weights, 0);
-                group!(acc, a, weights, 1);
-                group!(acc, a, weights, 2);
-                group!(acc, a, weights, 3);
-            }
-            for _ in 0..call.groups % 4 {
-                for r in 0..MR {
-                    a[r] = vreinterpretq_s8_s32(vdupq_n_s32(pixels[r].cast::<i32>().read_unaligned()));
-                    pixels[r] = pixels[r].add(4);
+                let mut a = [vdupq_n_s8(0); MR];
+                for _ in 0..call.groups / 4 {
+                    for r in 0..MR {
+                        a[r] = vld1q_s8(pixels[r]);
+                        pixels[r] = pixels[r].add(16);
+                    }
+                    group!(acc, a, weights, 0, even);
+                    group!(acc, a, weights, 1, odd);
+                    group!(acc, a, weights, 2, even);
+                    group!(acc, a, weights, 3, odd);
                 }
-                group!(acc, a, weights, 0);
+                if call.groups & 2 != 0 {
+                    for r in 0..MR {
+                        a[r] = vcombine_s8(vld1_s8(pixels[r]), vdup_n_s8(0));
+                        pixels[r] = pixels[r].add(8);
+                    }
+                    group!(acc, a, weights, 0, even);
+                    group!(acc, a, weights, 1, odd);
+                }
+                if call.groups & 1 != 0 {
+                    for r in 0..MR {
+                        a[r] = vreinterpretq_s8_s32(vdupq_n_s32(pixels[r].cast::<i32>().read_unaligned()));
+                    }
+                    group!(acc, a, weights, 0, even);
+                }
             }
+            finish::<MR, 2>(call, &end, &mut place, acc);
         }
-        finish_16(call, row, acc);
     }
 }

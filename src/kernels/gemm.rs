@@ -10,7 +10,7 @@ use super::elementwise::look_up_in_place;
 use super::here::Here;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
-use super::pack::{Pack, PackError, Packed, Requant, WeightView, converts};
+use super::pack::{Pack, PackError, Packed, Requant, WeightView, converts, fits_words};
 use super::round::requantize;
 use super::scalar;
 use super::shared::SharedWeights;
@@ -92,14 +92,19 @@ pub(super) struct Finish {
     /// Bounds as stored.
     pub lo: u8,
     pub hi: u8,
+    /// Results are far from leaving 16 bits, bounds are those of a byte, and the zero point is even.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "for kernels that gain by it"))]
+    pub plain: bool,
     requant: [i8; 3],
     storage: Storage,
 }
 
 impl Finish {
-    pub(super) fn new(requant: &Requant<'_>, storage: Storage) -> Self {
+    /// Whether results [fit into words](super::pack::fits_words) is the caller's to say.
+    pub(super) fn new(requant: &Requant<'_>, storage: Storage, fits_words: bool) -> Self {
         let Requant { zero_point, lo, hi, .. } = *requant;
         Self {
+            plain: fits_words && zero_point % 2 == 0 && (lo, hi) == (i8::MIN, i8::MAX),
             zero_point: i16::from(zero_point) + storage.offset() as i16,
             lo: storage.byte(lo),
             hi: storage.byte(hi),
@@ -277,9 +282,9 @@ impl Gemm {
         Ok(Self {
             tier,
             storage,
-            packed,
             input_zero_point: spec.input_zero_point,
-            finish: Finish::new(&spec.requant, storage),
+            finish: Finish::new(&spec.requant, storage, packed.fits_words),
+            packed,
             table: spec.requant.table.map(|table| Box::new(*table)),
             here: Here::plain(storage),
             of_activations: false,
@@ -322,6 +327,7 @@ impl Gemm {
         let multipliers = made.packed.multipliers.clone();
         made.packed = Packed::blank(made.tier.pack, [n, 1, k], right == 0);
         made.packed.converts = converts(&vec![reach; n], &multipliers);
+        made.finish = Finish::new(requant, storage, fits_words(&vec![reach; n], &multipliers));
         made.packed.multipliers = multipliers;
         made.packed.zero_points.fill(i32::from(right));
         made.of_activations = true;

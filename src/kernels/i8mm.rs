@@ -10,8 +10,8 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::gemm::{Call, Tier, by_rows};
-use super::neon::finish_16;
 use super::pack::Pack;
+use super::requant_neon::{End, Place, finish};
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 8 },
@@ -66,7 +66,7 @@ macro_rules! group {
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>, row: usize) {
-    let last = call.rows - 1;
+    let (last, end) = (call.rows - 1, End::new(call.finish));
     // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 8` readable
     // bytes; the strip has 128 bytes for each tap and group; `last` and all below are the call's rows.
     unsafe {
@@ -102,7 +102,7 @@ unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>, row: usize) 
             }
         }
         for (p, acc) in acc.into_iter().enumerate() {
-            finish_pair(call, row + 2 * p, acc);
+            finish_pair(call, &end, row + 2 * p, acc);
         }
     }
 }
@@ -113,16 +113,22 @@ unsafe fn i8_gemm_4x16c8_smmla<const PAIRS: usize>(call: &Call<'_>, row: usize) 
 /// The contract of [`Call`]; `row` is one of its rows.
 /// (Always inlined, or else accumulators go through memory; only functions without own features can be.)
 #[inline(always)]
-unsafe fn finish_pair(call: &Call<'_>, row: usize, acc: [int32x4_t; 8]) {
+unsafe fn finish_pair(call: &Call<'_>, end: &End, row: usize, acc: [int32x4_t; 8]) {
     // SAFETY: `row` is the call's; the next one is finished only if it is too.
     unsafe {
         let acc = acc.map(|acc| vreinterpretq_s64_s32(acc));
-        let upper = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip1q_s64(acc[2 * j], acc[2 * j + 1])));
-        let lower = std::array::from_fn(|j| vreinterpretq_s32_s64(vzip2q_s64(acc[2 * j], acc[2 * j + 1])));
+        let upper = |j: usize| vreinterpretq_s32_s64(vzip1q_s64(acc[2 * j], acc[2 * j + 1]));
+        let lower = |j: usize| vreinterpretq_s32_s64(vzip2q_s64(acc[2 * j], acc[2 * j + 1]));
+        let upper = [[upper(0), upper(1)], [upper(2), upper(3)]];
         if row + 1 < call.rows {
-            finish_16(call, row, [upper, lower]);
+            finish::<2, 2>(
+                call,
+                end,
+                &mut Place::new(call, row, 16),
+                [upper, [[lower(0), lower(1)], [lower(2), lower(3)]]],
+            );
         } else {
-            finish_16(call, row, [upper]);
+            finish::<1, 2>(call, end, &mut Place::new(call, row, 16), [upper]);
         }
     }
 }

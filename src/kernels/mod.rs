@@ -52,6 +52,8 @@ mod neon;
 mod numbers;
 mod pack;
 mod pool;
+#[cfg(target_arch = "aarch64")]
+mod requant_neon;
 mod resize;
 mod round;
 mod scalar;

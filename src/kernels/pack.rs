@@ -221,6 +221,8 @@ pub(super) struct Packed {
     pub has_paired_minimum: bool,
     /// Sums times multipliers stay within 32 bits, as kernels that requantize want them.
     pub converts: bool,
+    /// They stay within 16 bits, zero point and all.
+    pub fits_words: bool,
 }
 
 /// The dimensions of a tier's packing.
@@ -250,6 +252,7 @@ impl Packed {
         let mut packed = Self::blank(pack, [n, taps, k], folds);
         packed.multipliers[..n].copy_from_slice(&multipliers);
         packed.converts = converts(&reaches, &multipliers);
+        packed.fits_words = fits_words(&reaches, &multipliers);
         if view.is_by_rows() && zeros.iter().all(|&zero| zero == 0) {
             packed.fill_rows(pack, view, 0, zero_point);
             packed.bias.iter_mut().zip(&bias).for_each(|(to, bias)| *to = to.wrapping_add(*bias));
@@ -278,6 +281,7 @@ impl Packed {
             zero_points: if folds { Vec::new() } else { vec![0; strips * pack.nr] },
             has_paired_minimum: false,
             converts: true,
+            fits_words: false,
         }
     }
 
@@ -316,6 +320,10 @@ impl Packed {
             for (group, packed) in packed.chunks_exact_mut(nr * kr).enumerate().take(self.groups) {
                 let rows = group * kr..view.k.min((group + 1) * kr);
                 match (nr, kr) {
+                    (16, 2) if columns.len() == nr && rows.len() == kr => {
+                        let rows = std::array::from_fn(|i| &row(rows.start + i)[columns.clone()]);
+                        interleave::<16, 2>(rows, packed, view.flip);
+                    }
                     (16, 4) if columns.len() == nr && rows.len() == kr => {
                         let rows = std::array::from_fn(|i| &row(rows.start + i)[columns.clone()]);
                         interleave::<16, 4>(rows, packed, view.flip);
@@ -380,13 +388,15 @@ impl Packed {
             sum = line.iter().fold(sum, |sum, &weight| sum.wrapping_add(i32::from(weight)));
             let to = &mut self.weights.values_mut()[start + tap * tap_bytes..];
             match kr {
+                2 => spread_out::<2>(line, nr, to),
                 4 => spread_out::<4>(line, nr, to),
                 8 => spread_out::<8>(line, nr, to),
                 _ => spread_out::<16>(line, nr, to),
             }
-            if kr == 16 {
-                let both = |group: &[i8]| group.iter().zip(group.iter().skip(8)).any(|pair| pair == (&-128, &-128));
-                self.has_paired_minimum |= line.chunks(16).any(both);
+            // The kernel for pairs adds up the products of two groups in 16 bits.
+            if kr == 2 {
+                let both = |groups: &[i8]| groups.iter().zip(groups.iter().skip(2)).any(|pair| pair == (&-128, &-128));
+                self.has_paired_minimum |= line.chunks(4).any(both);
             }
         }
         sum
@@ -444,8 +454,16 @@ pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> 
 /// Whether sums that reach so far, times their multipliers, are numbers that 32 bits hold. They are in any model that
 /// makes sense: others would be bounds alone.
 pub(super) fn converts(reaches: &[i64], multipliers: &[f32]) -> bool {
-    let most = f64::from(1 << 30);
-    reaches.iter().zip(multipliers).all(|(&reach, &m)| reach as f64 * f64::from(m.abs()) < most)
+    stay_below(1 << 30, reaches, multipliers)
+}
+
+/// Whether they are numbers that 16 bits hold, and hold still when a zero point is added.
+pub(super) fn fits_words(reaches: &[i64], multipliers: &[f32]) -> bool {
+    stay_below(32_000, reaches, multipliers)
+}
+
+fn stay_below(most: i32, reaches: &[i64], multipliers: &[f32]) -> bool {
+    reaches.iter().zip(multipliers).all(|(&reach, &m)| reach as f64 * f64::from(m.abs()) < f64::from(most))
 }
 
 /// By output channel: the sum of weights less their zero point, each without its sign.

@@ -3,14 +3,15 @@
 use super::guard::Guarded;
 use super::*;
 
-/// Powers of two make ties; others make none.
+/// Powers of two make ties; others make none. By turns some are so large that results leave 16 bits, or none.
 pub fn multipliers(rng: &mut Lcg, n: usize, k: usize) -> Vec<f32> {
     let typical = 1.0 / (k as f32 * 40.0 + 1.0);
+    let large = if rng.below(2) == 0 { 0.5 } else { typical / 3.0 };
     (0..n)
         .map(|i| match i % 3 {
             0 => typical.log2().round().exp2(),
             1 => typical * (1.0 + rng.below(1000) as f32 / 500.0),
-            _ => 0.5,
+            _ => large,
         })
         .collect()
 }
