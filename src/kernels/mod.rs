@@ -63,6 +63,8 @@ mod storage;
 mod threads;
 mod tile;
 mod transpose;
+#[cfg(target_arch = "aarch64")]
+mod transpose_neon;
 mod walk;
 mod wide;
 mod winograd;

@@ -1,6 +1,7 @@
 //! Matrices of bytes with rows and columns exchanged, eight by eight in registers: NCHW to NHWC and back.
 
 /// Bytes of 8 by 8, each row a word whose first byte is its lowest: exchanges halves, then quarters, then bytes.
+#[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
     const MASKS: [u64; 3] = [0x0000_0000_FFFF_FFFF, 0x0000_FFFF_0000_FFFF, 0x00FF_00FF_00FF_00FF];
@@ -16,6 +17,24 @@ fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
     }
     rows
 }
+
+/// `to[c][r] = from[r][c] ^ flip` where rows and columns are multiples of eight.
+#[cfg(not(target_arch = "aarch64"))]
+fn whole_blocks(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
+    let all = u64::from(flip) * 0x0101_0101_0101_0101;
+    for r in (0..rows).step_by(8) {
+        for c in (0..columns).step_by(8) {
+            let row = |i: usize| from[(r + i) * strides[0] + c..].first_chunk().copied().unwrap_or_default();
+            let turned = transpose_8x8(std::array::from_fn(|i| u64::from_le_bytes(row(i))));
+            for (i, word) in turned.into_iter().enumerate() {
+                to[(c + i) * strides[1] + r..][..8].copy_from_slice(&(word ^ all).to_le_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+use super::transpose_neon::whole_blocks;
 
 /// Two or four rows that fill the output by turns, in loops that compilers make of vectors; three gain nothing so. Whether
 /// that is what was asked for.
@@ -58,17 +77,8 @@ pub fn part(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &
     if takes_turns(from, [rows, columns], strides, to, |value| value ^ flip) {
         return;
     }
-    let all = u64::from(flip) * 0x0101_0101_0101_0101;
     let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
-    for r in (0..whole_rows).step_by(8) {
-        for c in (0..whole_columns).step_by(8) {
-            let row = |i: usize| from[(r + i) * strides[0] + c..].first_chunk().copied().unwrap_or_default();
-            let turned = transpose_8x8(std::array::from_fn(|i| u64::from_le_bytes(row(i))));
-            for (i, word) in turned.into_iter().enumerate() {
-                to[(c + i) * strides[1] + r..][..8].copy_from_slice(&(word ^ all).to_le_bytes());
-            }
-        }
-    }
+    whole_blocks(from, [whole_rows, whole_columns], strides, to, flip);
     let mut one = |r: usize, c: usize| to[c * strides[1] + r] = from[r * strides[0] + c] ^ flip;
     for r in 0..rows {
         let first = if r < whole_rows { whole_columns } else { 0 };
@@ -142,6 +152,12 @@ mod tests {
             part(&from, [pixels, channels], [channels, pixels], &mut wanted, 0);
             assert_eq!(to, wanted, "{pixels} pixels of {channels} channels");
         }
+    }
+
+    #[test]
+    #[should_panic]
+    fn what_is_too_short_is_refused() {
+        part(&[0; 8 * 9 - 2], [8, 8], [9, 8], &mut [0; 64], 0);
     }
 
     #[test]
