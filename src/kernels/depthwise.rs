@@ -97,7 +97,7 @@ pub(super) struct DepthwiseTier {
 /// What kernels share. Their contract: `weights` points to `groups` groups of a block; `bias` and `multipliers` hold a
 /// value for each of its channels, in its order of accumulators; `output` is writable for `channels` bytes at each of
 /// `pixels` rows, `row_stride` apart, and `channels` is at most the block's width.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Block<'a> {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Arm's vectors have one width"))]
     pub lanes: usize,
@@ -162,10 +162,32 @@ pub(super) struct Line<'a> {
 /// Rows and columns of the largest window that slides.
 const MAX_SIDE: usize = 5;
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    /// Nowhere as yet; `padding` begins at the block's channels.
+    fn new(block: Block<'a>, map: &Indirection, padding: *const u8) -> Self {
+        let g = map.geometry();
+        let (rows, steps) = ([padding; MAX_SIDE], [0; MAX_SIDE]);
+        Self { block, rows, steps, padding, first: 0, width: g.input[1], stride: g.stride[1] }
+    }
+
+    /// To the windows from one output pixel on; `data` begins at the block's channels.
+    fn go_to(&mut self, map: &Indirection, pixel: usize, data: *const u8) {
+        let (g, width) = (map.geometry(), map.output()[1]);
+        let y = pixel / width;
+        self.first = ((pixel - y * width) * g.stride[1]).wrapping_sub(g.pads[1]);
+        let mut row = (y * g.stride[0]).wrapping_sub(g.pads[0]);
+        for tap in 0..g.kernel[0] {
+            (self.rows[tap], self.steps[tap]) = match row < g.input[0] {
+                true => (data.wrapping_add(row * g.row_stride), g.pixel_stride),
+                false => (self.padding, 0),
+            };
+            row = row.wrapping_add(g.dilation[0]);
+        }
+    }
+
     /// The columns of the windows, from the first on: where the block's channels lie in each row.
     #[inline(always)]
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code, reason = "no vectors"))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other tiers have their own"))]
     pub(super) fn columns<const SIDE: usize>(&self) -> impl FnMut() -> [*const u8; SIDE] {
         let (padding, width, mut column) = (self.padding, self.width, self.first);
         let steps: [usize; SIDE] = std::array::from_fn(|y| self.steps[y]);
@@ -367,13 +389,27 @@ impl Depthwise {
         assert!(columns.end <= self.channels, "columns {columns:?} of {} channels", self.channels);
         assert!(columns.start.is_multiple_of(self.column_step()), "column {} is inside of a block", columns.start);
         map.check(input, padding, self.reach());
-        for block in self.blocks.iter().filter(|block| columns.contains(&block.first)) {
-            let channels = (columns.end - block.first).min(block.lanes * 16);
+        let sliding = self.sliding(map);
+        for packed in self.blocks.iter().filter(|block| columns.contains(&block.first)) {
+            let channels = (columns.end - packed.first).min(packed.lanes * 16);
+            let data = input[packed.first..].as_ptr();
+            let padding = padding.get(packed.first..).unwrap_or(&[]).as_ptr();
+            let mut line = Line::new(self.block_of(packed, channels, output), map, padding);
             for run in runs(map, rows.clone()) {
-                // SAFETY: the pixels are the tile's; `map.check` found what they read to be inside of the slices.
-                unsafe { self.call(block, channels, run.clone(), input, map, padding, output) };
+                line.block.pixels = run.len();
+                line.block.output = output.pointer(run.start, packed.first);
+                // SAFETY: the pixels are the tile's; `map.check` found what they read to be inside of the slices. All taps
+                // of a line are one pixel apart, by the map; `new` found the tier on this CPU.
+                unsafe {
+                    if let Some(kernel) = sliding {
+                        line.go_to(map, run.start, data);
+                        kernel(&line);
+                    } else {
+                        self.tap_by_tap(line.block, &map.offsets[run.start * map.taps()..], map.taps(), data, padding);
+                    }
+                }
                 if let Some(table) = &self.table {
-                    let columns = block.first..block.first + channels;
+                    let columns = packed.first..packed.first + channels;
                     output.pieces(run, columns, |values| look_up_in_place(table, values));
                 }
             }
@@ -391,71 +427,47 @@ impl Depthwise {
         kernel.filter(|_| g.dilation[1] == 1 && g.stride[1] <= 2 && !self.has_paired_minimum)
     }
 
-    /// # Safety
-    /// `map.check` passed for the width of all blocks; `run` is in the tile and in a line of the map.
-    #[allow(clippy::too_many_arguments, reason = "what `run` checked, as it is")]
-    unsafe fn call(
-        &self,
-        packed: &Packed,
-        channels: usize,
-        run: Range<usize>,
-        input: &[u8],
-        map: &Indirection,
-        padding: &[u8],
-        output: &mut TileMut<'_, u8>,
-    ) {
-        let block = Block {
+    /// What kernels share, for one block, but for the pixels and where they go.
+    fn block_of<'a>(&'a self, packed: &Packed, channels: usize, output: &TileMut<'_, u8>) -> Block<'a> {
+        Block {
             lanes: packed.lanes,
             channels,
-            pixels: run.len(),
+            pixels: 0,
             groups: self.slots.len() / self.tier.grouping.width(),
             weights: packed.weights.as_ptr(),
             bias: packed.bias.as_ptr(),
             multipliers: packed.multipliers.as_ptr(),
             finish: &self.finish,
             row_stride: output.row_stride(),
-            output: output.pointer(run.start, packed.first),
-        };
-        let offsets = &map.offsets[run.start * map.taps()..];
-        let (data, padding) = (input[packed.first..].as_ptr(), padding.get(packed.first..).unwrap_or(&[]).as_ptr());
-        if let Some(kernel) = self.sliding(map) {
-            let line = line(block, run.start, map, data, padding);
-            // SAFETY: all taps of a line are one pixel apart, by the map; `new` found the tier on this CPU.
-            return unsafe { kernel(&line) };
+            output: std::ptr::null_mut(),
         }
-        let taps = map.taps();
-        let call = General { block, slots: self.slots.as_ptr(), input: data, padding, offsets: offsets.as_ptr(), taps };
+    }
+
+    /// # Safety
+    /// The contract of [`General`], of which these are the parts.
+    unsafe fn tap_by_tap(&self, block: Block<'_>, offsets: &[u32], taps: usize, input: *const u8, padding: *const u8) {
+        let call = General { block, slots: self.slots.as_ptr(), input, padding, offsets: offsets.as_ptr(), taps };
         let kernel = self.tier.paired_minimum.filter(|_| self.has_paired_minimum).unwrap_or(self.tier.general);
-        // SAFETY: as above.
+        // SAFETY: as said.
         unsafe { kernel(&call, self.storage) }
     }
 }
 
-/// A line's windows from one output pixel on; `data` and `padding` begin at the block's channels.
-fn line<'a>(block: Block<'a>, pixel: usize, map: &Indirection, data: *const u8, padding: *const u8) -> Line<'a> {
-    let (g, width) = (map.geometry(), map.output()[1]);
-    let (y, x) = (pixel / width, pixel % width);
-    let (mut rows, mut steps) = ([padding; MAX_SIDE], [0; MAX_SIDE]);
-    for tap in 0..g.kernel[0] {
-        let row = (y * g.stride[0] + tap * g.dilation[0]).checked_sub(g.pads[0]).filter(|&row| row < g.input[0]);
-        if let Some(row) = row {
-            (rows[tap], steps[tap]) = (data.wrapping_add(row * g.row_stride), g.pixel_stride);
-        }
-    }
-    let first = (x * g.stride[1]).wrapping_sub(g.pads[1]);
-    Line { block, rows, steps, padding, first, width: g.input[1], stride: g.stride[1] }
-}
-
 /// The taps in the order of the groups. Groups of four take the columns of a window, so that these can slide; of 5x5 they
-/// leave the last row, of which four taps in a group slide as well, and one that they have left behind.
+/// leave the last row, of which four taps in a group slide as well, and one that they have left behind. Single taps of
+/// such windows go two by two along each row, and the last column comes behind them.
 fn slots(grouping: Grouping, [height, width]: [usize; 2]) -> Vec<u16> {
-    let side = if grouping == Grouping::Quad && height == width { height } else { 0 };
+    let side = if height == width && [3, 5].contains(&height) { height as u16 } else { 0 };
     let mut slots: Vec<u16> = Vec::new();
-    match side {
-        3 => (0..3).for_each(|x| slots.extend([x, x + 3, x + 6, x])),
-        5 => {
+    match (grouping, side) {
+        (Grouping::Quad, 3) => (0..3).for_each(|x| slots.extend([x, x + 3, x + 6, x])),
+        (Grouping::Quad, 5) => {
             (0..5).for_each(|x| slots.extend([x, x + 5, x + 10, x + 15]));
             slots.extend([21, 22, 23, 24, 20, 20, 20, 20]);
+        }
+        (Grouping::Single, 3 | 5) => {
+            (0..side).for_each(|y| slots.extend(y * side..(y + 1) * side - 1));
+            slots.extend((0..side).map(|y| (y + 1) * side - 1));
         }
         _ => {
             slots.extend(0..(height * width) as u16);

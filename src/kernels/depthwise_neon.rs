@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::depthwise::{Block, DepthwiseTier, General, Grouping, Line};
-use super::requant_neon::{End, load_16, quantize_16, store};
+use super::requant_neon::{End, load_16, quantize_16, quantize_plain, store};
 
 pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     grouping: Grouping::Single,
@@ -16,9 +16,9 @@ pub(super) static TIER: DepthwiseTier = DepthwiseTier {
     // SAFETY: the same contract.
     general: |call, _| unsafe { i8_depthwise_16c_neon::<true>(call) },
     // SAFETY: the same contract.
-    line_3x3: Some(|call| unsafe { i8_depthwise_3x3_16c_neon(call) }),
+    line_3x3: Some(|call| unsafe { line::<3>(call) }),
     // SAFETY: the same contract.
-    line_5x5: None,
+    line_5x5: Some(|call| unsafe { line::<5>(call) }),
     paired_minimum: Some(|call, _| unsafe { i8_depthwise_16c_neon::<false>(call) }),
 };
 
@@ -50,59 +50,152 @@ unsafe fn i8_depthwise_16c_neon<const PAIRS: bool>(call: &General<'_>) {
     }
 }
 
-/// Weights stay in nine registers.
+/// # Safety
+/// The contract of [`Line`] for windows of that side.
+unsafe fn line<const SIDE: usize>(call: &Line<'_>) {
+    // SAFETY: the same contract.
+    unsafe {
+        match (call.stride, is_plain(&call.block)) {
+            (1, false) => i8_depthwise_line_16c_neon::<SIDE, 1, false>(call),
+            (1, true) => i8_depthwise_line_16c_neon::<SIDE, 1, true>(call),
+            (_, false) => i8_depthwise_line_16c_neon::<SIDE, 2, false>(call),
+            (_, true) => i8_depthwise_line_16c_neon::<SIDE, 2, true>(call),
+        }
+    }
+}
+
+/// Loads so many columns of a row, from where `$at` says.
+macro_rules! columns {
+    ($count:expr, $at:expr) => {{
+        let at = $at;
+        let load = |x: usize| if x < $count { vld1q_s8(at(x).cast()) } else { vdupq_n_s8(0) };
+        [load(0), load(1), load(2), load(3), load(4), load(5), load(6)]
+    }};
+}
+
+/// Two windows at once where both are inside of the image, so that what they have in common is read once.
 ///
 /// # Safety
-/// The contract of [`Line`] for windows of 3x3.
+/// The contract of [`Line`] for windows of that side and stride; `PLAIN` as [`is_plain`] has it.
 #[inline(never)]
 #[target_feature(enable = "neon")]
-unsafe fn i8_depthwise_3x3_16c_neon(call: &Line<'_>) {
+unsafe fn i8_depthwise_line_16c_neon<const SIDE: usize, const STRIDE: usize, const PLAIN: bool>(call: &Line<'_>) {
     let block = &call.block;
-    // SAFETY: nine taps of 16 weights; each tap of each pixel has 16 readable bytes.
+    // SAFETY: as many weights as the window has taps, 16 of each; each tap of each pixel has 16 readable bytes.
     unsafe {
-        let mut w = [vdupq_n_s8(0); 9];
-        for (tap, w) in w.iter_mut().enumerate() {
-            *w = vld1q_s8(block.weights.add(tap * 16));
-        }
-        let bias = load_bias(block);
-        let end = End::new(block.finish);
+        // Kept in registers, nine of them would leave too few for two windows.
+        let w = |slot: usize| vld1q_s8(block.weights.add(slot * 16));
+        let (bias, end) = (load_bias(block), End::new(block.finish));
         let mut column = call.first;
-        let mut rows: [*const u8; 3] =
+        let mut rows: [*const u8; SIDE] =
             std::array::from_fn(|y| call.rows[y].wrapping_add(column.wrapping_mul(call.steps[y])));
-        for pixel in 0..block.pixels {
-            let acc = if column < call.width.saturating_sub(2) {
-                window(bias, &w, |y, x| rows[y].wrapping_add(x * call.steps[y]))
-            } else {
-                // A column at least is outside of the image.
-                window(bias, &w, |y, x| {
-                    let inside = column.wrapping_add(x) < call.width;
-                    if inside { rows[y].wrapping_add(x * call.steps[y]) } else { call.padding }
-                })
+        let (mut pixel, mut to) = (0, block.output);
+        macro_rules! advance {
+            ($count:literal) => {
+                pixel += $count;
+                to = to.wrapping_add($count * block.row_stride);
+                column = column.wrapping_add($count * STRIDE);
+                for y in 0..SIDE {
+                    rows[y] = rows[y].wrapping_add(call.steps[y] * STRIDE * $count);
+                }
             };
-            store_16(block, &end, pixel, acc);
-            column = column.wrapping_add(call.stride);
-            for y in 0..3 {
-                rows[y] = rows[y].wrapping_add(call.steps[y] * call.stride);
+        }
+        while pixel < block.pixels {
+            let pair = pixel + 2 <= block.pixels && column < call.width.saturating_sub(SIDE - 1 + STRIDE);
+            if pair {
+                let row = |y: usize| columns!(SIDE + STRIDE, |x: usize| rows[y].wrapping_add(x * call.steps[y]));
+                let [one, two] = windows::<SIDE, STRIDE, 2>(bias, w, row);
+                let m = load_16(block.multipliers);
+                store_bytes::<PLAIN>(block, &end, m, to, one);
+                store_bytes::<PLAIN>(block, &end, m, to.wrapping_add(block.row_stride), two);
+                advance!(2);
+            } else {
+                let row = |y: usize| {
+                    columns!(SIDE, |x: usize| {
+                        let inside = column.wrapping_add(x) < call.width;
+                        if inside { rows[y].wrapping_add(x * call.steps[y]) } else { call.padding }
+                    })
+                };
+                let [one] = windows::<SIDE, STRIDE, 1>(bias, w, row);
+                store_bytes::<PLAIN>(block, &end, load_16(block.multipliers), to, one);
+                advance!(1);
             }
         }
     }
 }
 
-/// The sums of one window.
-///
+/// Columns of two windows, at most.
+const MAX_COLUMNS: usize = 7;
+
+/// The sums of windows side by side, from their rows. Taps meet in 16 bits as they stand in the slots of weights: two by
+/// two along each row, then what is left of each row with the next one's.
+#[inline(always)]
+fn windows<const SIDE: usize, const STRIDE: usize, const COUNT: usize>(
+    bias: [int32x4_t; 4],
+    w: impl Fn(usize) -> int8x16_t,
+    row: impl Fn(usize) -> [int8x16_t; MAX_COLUMNS],
+) -> [[int32x4_t; 4]; COUNT] {
+    let mut acc = [bias; COUNT];
+    let mut left = [w(0); COUNT];
+    // Row by row without a loop, in which compilers would keep vectors in memory.
+    macro_rules! row {
+        ($y:literal) => {
+            if $y < SIDE {
+                let columns = row($y);
+                for x in (0..SIDE - 1).step_by(2) {
+                    let slot = $y * (SIDE - 1) + x;
+                    let (first, second) = (w(slot), w(slot + 1));
+                    for p in 0..COUNT {
+                        let at = p * STRIDE + x;
+                        acc[p] = add_two(acc[p], (columns[at], first), (columns[at + 1], second));
+                    }
+                }
+                let slot = (SIDE - 1) * SIDE + $y;
+                for p in 0..COUNT {
+                    let own = columns[p * STRIDE + SIDE - 1];
+                    if $y % 2 == 1 {
+                        acc[p] = add_two(acc[p], (left[p], w(slot - 1)), (own, w(slot)));
+                    } else if $y == SIDE - 1 {
+                        acc[p] = add_one(acc[p], own, w(slot));
+                    } else {
+                        left[p] = own;
+                    }
+                }
+            }
+        };
+    }
+    row!(0);
+    row!(1);
+    row!(2);
+    row!(3);
+    row!(4);
+    acc
+}
+
+/// Whether all 16 channels are stored, and [plainly](super::gemm::Finish::plain), with an even zero point as those that a
+/// ReLU leaves.
+pub(super) fn is_plain(block: &Block<'_>) -> bool {
+    block.finish.plain && block.finish.zero_point % 2 == 0 && block.channels == 16
+}
+
 /// # Safety
-/// `at` gives where 16 bytes of each row and column are.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn window(bias: [int32x4_t; 4], w: &[int8x16_t; 9], at: impl Fn(usize, usize) -> *const u8) -> [int32x4_t; 4] {
-    // SAFETY: by the contract.
-    let load = |tap: usize| unsafe { (vld1q_s8(at(tap / 3, tap % 3).cast()), w[tap]) };
-    let mut acc = add_two(bias, load(0), load(1));
-    acc = add_two(acc, load(2), load(3));
-    acc = add_two(acc, load(4), load(5));
-    acc = add_two(acc, load(6), load(7));
-    let (a, w) = load(8);
-    add_one(acc, a, w)
+/// The contract of [`Block`], of one lane; `to` is where its channels of a pixel go, `PLAIN` as [`is_plain`] has it.
+#[inline(always)]
+pub(super) unsafe fn store_bytes<const PLAIN: bool>(
+    block: &Block<'_>,
+    end: &End,
+    m: [float32x4_t; 4],
+    to: *mut u8,
+    acc: [int32x4_t; 4],
+) {
+    // SAFETY: `to` is writable for `channels` bytes, and no more is stored.
+    unsafe {
+        if PLAIN {
+            vst1q_u8(to, quantize_plain::<false>(end, acc, m));
+        } else {
+            store(to, block.channels, quantize_16(end, acc, m));
+        }
+    }
 }
 
 /// # Safety
@@ -123,8 +216,7 @@ pub(super) unsafe fn load_bias(block: &Block<'_>) -> [int32x4_t; 4] {
 
 /// The upper halves' products. In assembly: the compiler takes the halves of resident weights out of the loop, and then
 /// has to part every activation too.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn multiply_high(a: int8x16_t, w: int8x16_t) -> int16x8_t {
     let product;
     // SAFETY: registers alone.
@@ -136,8 +228,7 @@ fn multiply_high(a: int8x16_t, w: int8x16_t) -> int16x8_t {
 }
 
 /// The upper halves' products, added.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn add_high(mut sum: int16x8_t, a: int8x16_t, w: int8x16_t) -> int16x8_t {
     // SAFETY: registers alone.
     unsafe {
@@ -147,29 +238,34 @@ fn add_high(mut sum: int16x8_t, a: int8x16_t, w: int8x16_t) -> int16x8_t {
     sum
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn add_two(acc: [int32x4_t; 4], one: (int8x16_t, int8x16_t), two: (int8x16_t, int8x16_t)) -> [int32x4_t; 4] {
-    let low = vmull_s8(vget_low_s8(one.0), vget_low_s8(one.1));
-    let low = vmlal_s8(low, vget_low_s8(two.0), vget_low_s8(two.1));
+    // SAFETY: registers alone.
+    let low = unsafe {
+        let low = vmull_s8(vget_low_s8(one.0), vget_low_s8(one.1));
+        vmlal_s8(low, vget_low_s8(two.0), vget_low_s8(two.1))
+    };
     widen(acc, low, add_high(multiply_high(one.0, one.1), two.0, two.1))
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn add_one(acc: [int32x4_t; 4], a: int8x16_t, w: int8x16_t) -> [int32x4_t; 4] {
-    widen(acc, vmull_s8(vget_low_s8(a), vget_low_s8(w)), multiply_high(a, w))
+    // SAFETY: registers alone.
+    let low = unsafe { vmull_s8(vget_low_s8(a), vget_low_s8(w)) };
+    widen(acc, low, multiply_high(a, w))
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn widen(acc: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4] {
-    [
-        vaddw_s16(acc[0], vget_low_s16(low)),
-        vaddw_high_s16(acc[1], low),
-        vaddw_s16(acc[2], vget_low_s16(high)),
-        vaddw_high_s16(acc[3], high),
-    ]
+    // SAFETY: registers alone.
+    unsafe {
+        [
+            vaddw_s16(acc[0], vget_low_s16(low)),
+            vaddw_high_s16(acc[1], low),
+            vaddw_s16(acc[2], vget_low_s16(high)),
+            vaddw_high_s16(acc[3], high),
+        ]
+    }
 }
 
 /// # Safety
@@ -177,9 +273,9 @@ fn widen(acc: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4]
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn store_16(block: &Block<'_>, end: &End, pixel: usize, acc: [int32x4_t; 4]) {
-    // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel, and no more is stored.
+    // SAFETY: 16 multipliers; `output` is writable for `channels` bytes at each pixel.
     unsafe {
-        let bytes = quantize_16::<false>(end, acc, load_16(block.multipliers));
-        store(block.output.add(pixel * block.row_stride), block.channels, bytes);
+        let (m, to) = (load_16(block.multipliers), block.output.add(pixel * block.row_stride));
+        store_bytes::<false>(block, end, m, to, acc);
     }
 }

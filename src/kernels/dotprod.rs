@@ -25,19 +25,26 @@ pub(super) static TIER: Tier = Tier {
 /// # Safety
 /// The contract of [`Call`].
 unsafe fn dispatch(call: &Call<'_>) {
+    // SAFETY: the same contract; as many vectors of eight columns as the call has.
+    unsafe { if call.columns > 8 { rows::<2>(call) } else { rows::<1>(call) } }
+}
+
+/// # Safety
+/// The contract of [`Call`], of `V` vectors of columns.
+unsafe fn rows<const V: usize>(call: &Call<'_>) {
     let whole = call.rows / 4;
     // SAFETY: tiles of four rows, and then one of what is left, are the call's.
     unsafe {
         if whole > 0 && call.offsets.is_null() {
-            i8_gemm_4x16c4_sdot::<4, true>(call, 0, whole);
+            i8_gemm_4x16c4_sdot::<4, V, true>(call, 0, whole);
         } else if whole > 0 {
-            i8_gemm_4x16c4_sdot::<4, false>(call, 0, whole);
+            i8_gemm_4x16c4_sdot::<4, V, false>(call, 0, whole);
         }
         match call.rows % 4 {
             0 => {}
-            1 => i8_gemm_4x16c4_sdot::<1, false>(call, whole * 4, 1),
-            2 => i8_gemm_4x16c4_sdot::<2, false>(call, whole * 4, 1),
-            _ => i8_gemm_4x16c4_sdot::<3, false>(call, whole * 4, 1),
+            1 => i8_gemm_4x16c4_sdot::<1, V, false>(call, whole * 4, 1),
+            2 => i8_gemm_4x16c4_sdot::<2, V, false>(call, whole * 4, 1),
+            _ => i8_gemm_4x16c4_sdot::<3, V, false>(call, whole * 4, 1),
         }
     }
 }
@@ -55,37 +62,43 @@ macro_rules! sdot_lane {
     };
 }
 
-/// One group of four input channels: 16 columns, `MR` rows.
+/// One group of four input channels: `V` times eight columns of a strip of 16, `MR` rows.
 macro_rules! group {
     ($acc:ident, $a:ident, $weights:ident, $lane:literal, $registers:ident) => {{
         let w = next_weights!($registers, $weights);
         for r in 0..MR {
             sdot_lane!($acc[r][0][0], w[0], $a[r], $lane);
             sdot_lane!($acc[r][0][1], w[1], $a[r], $lane);
-            sdot_lane!($acc[r][1][0], w[2], $a[r], $lane);
-            sdot_lane!($acc[r][1][1], w[3], $a[r], $lane);
+            if V > 1 {
+                sdot_lane!($acc[r][V - 1][0], w[2], $a[r], $lane);
+                sdot_lane!($acc[r][V - 1][1], w[3], $a[r], $lane);
+            }
         }
     }};
 }
 
-/// Tiles of `MR` rows. `DIRECT` where it is known that rows go without a map.
+/// Tiles of `MR` rows by `V` times eight columns. `DIRECT` where it is known that rows go without a map.
 ///
 /// # Safety
 /// The contract of [`Call`], of whose rows are `tiles * MR` from `row`.
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const DIRECT: bool>(call: &Call<'_>, row: usize, tiles: usize) {
+unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const V: usize, const DIRECT: bool>(
+    call: &Call<'_>,
+    row: usize,
+    tiles: usize,
+) {
     let end = End::new(call.finish);
     // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 4` readable
     // bytes; the strip has 64 bytes for each tap and group.
     unsafe {
-        let mut place = Place::new(call, row, 16);
+        let mut place = Place::new(call, row, V * 8);
         let mut init = call.init.add(row * call.init_stride);
         let mut input: *const i8 = call.input.wrapping_add(row * call.input_stride).cast();
         for _ in 0..tiles {
-            let mut acc = [[[vdupq_n_s32(0); 2]; 2]; MR];
+            let mut acc = [[[vdupq_n_s32(0); 2]; V]; MR];
             for r in 0..MR {
-                acc[r] = load_sums::<2>(init);
+                acc[r] = load_sums::<V>(init);
                 init = init.wrapping_add(call.init_stride);
             }
             let mut weights = call.weights;
@@ -112,8 +125,9 @@ unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const DIRECT: bool>(call: &Call<'
                 }
                 if call.groups & 2 != 0 {
                     for r in 0..MR {
-                        a[r] = vcombine_s8(vld1_s8(pixels[r]), vdup_n_s8(0));
-                        pixels[r] = pixels[r].add(8);
+                        // Without an intrinsic, which would make sure of the upper half, too.
+                        asm!("ldr {a:d}, [{from}], #8", a = out(vreg) a[r], from = inout(reg) pixels[r],
+                            options(pure, readonly, nostack, preserves_flags));
                     }
                     group!(acc, a, weights, 0, even);
                     group!(acc, a, weights, 1, odd);
@@ -125,7 +139,7 @@ unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const DIRECT: bool>(call: &Call<'
                     group!(acc, a, weights, 0, even);
                 }
             }
-            finish::<MR, 2>(call, &end, &mut place, acc);
+            finish::<MR, V>(call, &end, &mut place, acc);
         }
     }
 }

@@ -92,7 +92,7 @@ pub(super) struct Finish {
     /// Bounds as stored.
     pub lo: u8,
     pub hi: u8,
-    /// Results are far from leaving 16 bits, bounds are those of a byte, and the zero point is even.
+    /// Results are far from leaving 16 bits, and bounds are those of a byte.
     #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "for kernels that gain by it"))]
     pub plain: bool,
     requant: [i8; 3],
@@ -104,7 +104,7 @@ impl Finish {
     pub(super) fn new(requant: &Requant<'_>, storage: Storage, fits_words: bool) -> Self {
         let Requant { zero_point, lo, hi, .. } = *requant;
         Self {
-            plain: fits_words && zero_point % 2 == 0 && (lo, hi) == (i8::MIN, i8::MAX),
+            plain: fits_words && (lo, hi) == (i8::MIN, i8::MAX),
             zero_point: i16::from(zero_point) + storage.offset() as i16,
             lo: storage.byte(lo),
             hi: storage.byte(hi),

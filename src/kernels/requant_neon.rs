@@ -4,7 +4,8 @@
 //!
 //! Invariant: the bytes of [`requantize`](super::requantize). Where [`Finish::plain`] holds, a number is rounded by adding
 //! 1.5·2²³ plus the zero point, after which its integer is the lower half of its bits: 16 instructions for 16 values
-//! instead of 22. An even zero point leaves ties as they are; an odd one would turn them round.
+//! instead of 22. An even zero point leaves ties as they are; an odd one would turn them round, so that its last bit is
+//! added afterwards.
 //! Functions without features of their own are inlined always, or else accumulators go through memory.
 
 use std::arch::aarch64::*;
@@ -21,6 +22,7 @@ pub(super) struct End {
     lo: int8x16_t,
     hi: int8x16_t,
     integers: float32x4_t,
+    one: int16x8_t,
 }
 
 impl End {
@@ -31,33 +33,40 @@ impl End {
             zero_point: vdupq_n_s16(finish.zero_point),
             lo: vdupq_n_s8(finish.lo.cast_signed()),
             hi: vdupq_n_s8(finish.hi.cast_signed()),
-            integers: vdupq_n_f32(INTEGERS + f32::from(finish.zero_point)),
+            integers: vdupq_n_f32(INTEGERS + f32::from(finish.zero_point & !1)),
+            one: vdupq_n_s16(1),
         }
     }
 }
 
 /// 16 bytes of output from 16 accumulators. Conversions saturate, so that nothing is clamped before.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) fn quantize_16<const PLAIN: bool>(end: &End, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
-    let mut scaled = m;
-    for j in 0..4 {
-        scaled[j] = vmulq_f32(vcvtq_f32_s32(acc[j]), m[j]);
+#[inline(always)]
+pub(super) fn quantize_16(end: &End, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
+    // SAFETY: registers alone.
+    unsafe {
+        let q = |j: usize| vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[j]), m[j]));
+        let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q(0)), q(1)), end.zero_point);
+        let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q(2)), q(3)), end.zero_point);
+        let bytes = vqmovn_high_s16(vqmovn_s16(low), high);
+        vreinterpretq_u8_s8(vminq_s8(vmaxq_s8(bytes, end.lo), end.hi))
     }
-    if PLAIN {
-        let word = |number| vreinterpretq_s16_f32(vaddq_f32(number, end.integers));
-        let low = vuzp1q_s16(word(scaled[0]), word(scaled[1]));
-        let high = vuzp1q_s16(word(scaled[2]), word(scaled[3]));
-        return vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(low), high));
+}
+
+/// The same where [`Finish::plain`] holds; `ODD` where the zero point is.
+#[inline(always)]
+pub(super) fn quantize_plain<const ODD: bool>(end: &End, acc: [int32x4_t; 4], m: [float32x4_t; 4]) -> uint8x16_t {
+    // SAFETY: registers alone.
+    unsafe {
+        let word = |j: usize| {
+            let number = vmulq_f32(vcvtq_f32_s32(acc[j]), m[j]);
+            vreinterpretq_s16_f32(vaddq_f32(number, end.integers))
+        };
+        let (mut low, mut high) = (vuzp1q_s16(word(0), word(1)), vuzp1q_s16(word(2), word(3)));
+        if ODD {
+            (low, high) = (vaddq_s16(low, end.one), vaddq_s16(high, end.one));
+        }
+        vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(low), high))
     }
-    let mut q = acc;
-    for j in 0..4 {
-        q[j] = vcvtnq_s32_f32(scaled[j]);
-    }
-    let low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[0]), q[1]), end.zero_point);
-    let high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(q[2]), q[3]), end.zero_point);
-    let bytes = vqmovn_high_s16(vqmovn_s16(low), high);
-    vreinterpretq_u8_s8(vminq_s8(vmaxq_s8(bytes, end.lo), end.hi))
 }
 
 /// # Safety
@@ -113,13 +122,15 @@ pub(super) struct Place {
     to: *mut u8,
     /// There are as many columns as the tile has, and nothing but plain bytes is asked for.
     quick: bool,
+    odd: bool,
 }
 
 impl Place {
     /// From that row of the call on, in tiles of that many columns.
     pub(super) fn new(call: &Call<'_>, row: usize, columns: usize) -> Self {
         let quick = call.finish.plain && call.columns >= columns && call.accumulators.is_null();
-        Self { row, to: call.output.wrapping_add(row * call.row_stride), quick }
+        let odd = call.finish.zero_point % 2 != 0;
+        Self { row, to: call.output.wrapping_add(row * call.row_stride), quick, odd }
     }
 }
 
@@ -134,31 +145,47 @@ pub(super) unsafe fn finish<const R: usize, const V: usize>(
     place: &mut Place,
     acc: [[[int32x4_t; 2]; V]; R],
 ) {
-    // SAFETY: there is a multiplier for each column of the strips; `output` is writable for the call's columns at each
-    // row, which where it is quick are as many as are stored.
+    // SAFETY: the same contract; where it is quick, there are as many columns as are stored.
     unsafe {
-        if place.quick {
-            let m = load_sums::<V>(call.multipliers.cast());
-            let m: [[float32x4_t; 2]; V] = std::mem::transmute_copy(&m);
-            for r in 0..R {
-                let acc = acc[r];
-                for v in (0..V / 2 * 2).step_by(2) {
-                    let sums = [acc[v][0], acc[v][1], acc[v + 1][0], acc[v + 1][1]];
-                    let m = [m[v][0], m[v][1], m[v + 1][0], m[v + 1][1]];
-                    vst1q_u8(place.to.add(v * 8), quantize_16::<true>(end, sums, m));
-                }
-                if V % 2 == 1 {
-                    let ([a, b], [m, n]) = (acc[V - 1], m[V - 1]);
-                    let bytes = quantize_16::<true>(end, [a, b, a, b], [m, n, m, n]);
-                    vst1_u8(place.to.add((V - 1) * 8), vget_low_u8(bytes));
-                }
-                place.to = place.to.wrapping_add(call.row_stride);
-            }
-        } else {
+        if !place.quick {
             let sums = acc;
             finish_slowly(call, end, place.row, &sums.as_flattened().as_flattened()[..R * V * 2], V);
+        } else if place.odd {
+            store_rows::<R, V, true>(call, end, &mut place.to, acc);
+        } else {
+            store_rows::<R, V, false>(call, end, &mut place.to, acc);
         }
         place.row += R;
+    }
+}
+
+/// # Safety
+/// There is a multiplier for each column; so many are writable at each row of the output, which goes on behind them.
+#[inline(always)]
+unsafe fn store_rows<const R: usize, const V: usize, const ODD: bool>(
+    call: &Call<'_>,
+    end: &End,
+    to: &mut *mut u8,
+    acc: [[[int32x4_t; 2]; V]; R],
+) {
+    // SAFETY: as said; any bits are an f32.
+    unsafe {
+        let m = load_sums::<V>(call.multipliers.cast());
+        let m = |v: usize, i: usize| vreinterpretq_f32_s32(m[v][i]);
+        for r in 0..R {
+            let acc = acc[r];
+            for v in (0..V / 2 * 2).step_by(2) {
+                let sums = [acc[v][0], acc[v][1], acc[v + 1][0], acc[v + 1][1]];
+                let m = [m(v, 0), m(v, 1), m(v + 1, 0), m(v + 1, 1)];
+                vst1q_u8(to.add(v * 8), quantize_plain::<ODD>(end, sums, m));
+            }
+            if V % 2 == 1 {
+                let ([a, b], [m, n]) = (acc[V - 1], [m(V - 1, 0), m(V - 1, 1)]);
+                let bytes = quantize_plain::<ODD>(end, [a, b, a, b], [m, n, m, n]);
+                vst1_u8(to.add((V - 1) * 8), vget_low_u8(bytes));
+            }
+            *to = to.wrapping_add(call.row_stride);
+        }
     }
 }
 
@@ -183,7 +210,7 @@ unsafe fn finish_slowly(call: &Call<'_>, end: &End, row: usize, sums: &[int32x4_
             for (j, four) in sums.chunks(4).enumerate() {
                 // The last half of a strip may not be there; its multipliers are.
                 let four = [four[0], four[1], four[four.len() - 2], four[four.len() - 1]];
-                let bytes = quantize_16::<false>(end, four, load_16(call.multipliers.add(j * 16)));
+                let bytes = quantize_16(end, four, load_16(call.multipliers.add(j * 16)));
                 store(to.add(j * 16), (call.columns - j * 16).min(16), bytes);
             }
         }
