@@ -25,6 +25,8 @@ mod operator;
 mod privacy;
 mod program;
 #[cfg(feature = "compress")]
+mod plan;
+#[cfg(feature = "compress")]
 mod prune;
 mod secrets;
 mod serve;
