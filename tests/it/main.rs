@@ -22,10 +22,10 @@ mod link;
 mod mosquitto;
 mod mqtt;
 mod operator;
-mod privacy;
-mod program;
 #[cfg(feature = "compress")]
 mod plan;
+mod privacy;
+mod program;
 #[cfg(feature = "compress")]
 mod prune;
 mod secrets;

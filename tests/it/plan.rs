@@ -30,7 +30,9 @@ fn refused(dir: &Path, text: &str) -> String {
 }
 
 fn head(out: &str) -> String {
-    format!("model = '{VECTORS}/digits.onnx'\ndata = '{VECTORS}/train.npz'\nscale = 0.0625\nout = '{out}'\nname = 'digits'\n")
+    format!(
+        "model = '{VECTORS}/digits.onnx'\ndata = '{VECTORS}/train.npz'\nscale = 0.0625\nout = '{out}'\nname = 'digits'\n"
+    )
 }
 
 const PRUNE: &str = "[[step]]\ndo = 'prune'\nratio = 0.4\nmultiple = 4\nepochs = 2\n";
