@@ -77,6 +77,8 @@ enum Command {
     #[cfg(feature = "compress")]
     Prune(Box<compress::prune::Args>),
     #[cfg(feature = "compress")]
+    Distil(Box<compress::distil::Args>),
+    #[cfg(feature = "compress")]
     Eval(compress::eval::Args),
     #[cfg(feature = "compress")]
     Compare(compress::compare::Args),
@@ -108,6 +110,8 @@ impl Command {
             Self::Quantize(args) => compress::quantize::run(&args),
             #[cfg(feature = "compress")]
             Self::Prune(args) => compress::prune::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Distil(args) => compress::distil::run(&args),
             #[cfg(feature = "compress")]
             Self::Eval(args) => compress::eval::run(&args),
             #[cfg(feature = "compress")]
@@ -169,7 +173,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 /// Commands of the feature `compress`.
-const COMPRESS: [&str; 4] = ["quantize", "prune", "eval", "compare"];
+const COMPRESS: [&str; 5] = ["quantize", "prune", "distil", "eval", "compare"];
 
 /// What to say of a command that there is, but not in this build.
 fn left_out(args: &[OsString]) -> Option<String> {
