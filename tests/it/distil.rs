@@ -141,7 +141,8 @@ fn bad_input_is_refused_and_leaves_nothing_behind() {
     let of = |more: &[&'static str]| distil(&[&student[..], more].concat());
     let with_data =
         |path: &'static str, more: &[&'static str]| [&["distil", TEACHER, "--data", path][..], &student, more].concat();
-    let wild = ["--student", TEACHER, "--out", "o.onnx", "--rate", "100", "--clip", "0", "--method", "sgd"];
+    let wild =
+        ["--student", TEACHER, "--out", "o.onnx", "--epochs", "10", "--rate", "100", "--clip", "0", "--method", "sgd"];
     let cases = [
         (distil(&["--student", "bad.onnx", "--out", "o.onnx"]), "hint"),
         (distil(&["--student", "absent.onnx", "--out", "o.onnx"]), "absent.onnx"),
