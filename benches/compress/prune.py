@@ -258,7 +258,7 @@ def main():
                 scores = results.get((name, tool, factor))
                 shown.append("" if scores is None else f"{np.mean(scores):.1f} ({min(scores):.1f} to {max(scores):.1f})")
                 if scores is not None:
-                    figures.append({"figure": f"prune/{name}/{tool.replace(' ', '-')}/{factor}x", "value": round(float(np.mean(scores)), 2), "unit": "%"})
+                    figures.append({"figure": f"prune/{name}/{tool.removeprefix('selvedge ').replace(' ', '-')}/{factor}x", "value": round(float(np.mean(scores)), 2), "unit": "%"})
             speed = [f"{np.mean(speeds[name, tool, factor]):.2f}" for factor in (2, 4) if (name, tool, factor) in speeds]
             print(f"| {name} | {tool} | {shown[0]} | {shown[1]} | {', '.join(speed)} |")
     for figure in figures:

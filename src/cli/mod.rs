@@ -79,6 +79,10 @@ enum Command {
     #[cfg(feature = "compress")]
     Distil(Box<compress::distil::Args>),
     #[cfg(feature = "compress")]
+    Finetune(Box<compress::finetune::Args>),
+    #[cfg(feature = "compress")]
+    Compress(compress::pipeline::Args),
+    #[cfg(feature = "compress")]
     Eval(compress::eval::Args),
     #[cfg(feature = "compress")]
     Compare(compress::compare::Args),
@@ -112,6 +116,10 @@ impl Command {
             Self::Prune(args) => compress::prune::run(&args),
             #[cfg(feature = "compress")]
             Self::Distil(args) => compress::distil::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Finetune(args) => compress::finetune::run(*args),
+            #[cfg(feature = "compress")]
+            Self::Compress(args) => compress::pipeline::run(&args),
             #[cfg(feature = "compress")]
             Self::Eval(args) => compress::eval::run(&args),
             #[cfg(feature = "compress")]
@@ -173,7 +181,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 /// Commands of the feature `compress`.
-const COMPRESS: [&str; 5] = ["quantize", "prune", "distil", "eval", "compare"];
+const COMPRESS: [&str; 7] = ["quantize", "prune", "distil", "finetune", "compress", "eval", "compare"];
 
 /// What to say of a command that there is, but not in this build.
 fn left_out(args: &[OsString]) -> Option<String> {

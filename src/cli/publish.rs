@@ -86,6 +86,15 @@ pub(super) struct BrokerArgs {
     password_file: Option<PathBuf>,
 }
 
+impl Args {
+    /// Of a model's directory, for groups.
+    #[cfg(feature = "compress")]
+    pub(super) fn of_dir(model: PathBuf, to: Vec<String>, with: With) -> Self {
+        let (device, percent) = (Vec::new(), 100);
+        Self { model, to, device, percent, allow_downgrade: false, no_check: false, retry: false, with }
+    }
+}
+
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (bundle, left_out) = read_model_dir(&args.model)?;
     if !args.no_check {
@@ -167,6 +176,13 @@ fn json(release: &Release, audience: &Audience, publication: &Publication, left_
         "sent": sent,
     });
     format!("{value:#}\n")
+}
+
+impl BrokerArgs {
+    #[cfg(feature = "compress")]
+    pub fn is_none(&self) -> bool {
+        self.broker.is_none()
+    }
 }
 
 impl BrokerArgs {

@@ -7,6 +7,9 @@
 //! weights go only part of the way: between two models of one origin lie better ones than either (Wortsman et al. 2022,
 //! WiSE-FT, arXiv:2109.01903).
 
+#[cfg(test)]
+mod tests;
+
 use super::data::Dataset;
 use super::score::{self, Metric, Score};
 use super::train::{Epoch, Plain, Recipe, Samples, fit, settle_norms};

@@ -17,9 +17,8 @@ use super::gemm::Finish;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
 use super::numbers::Numbers;
-use super::pack::{
-    Lines, PackError, Requant, WeightView, check_multipliers, check_reach, converts, fits, fits_words, spread,
-};
+use super::pack::{Lines, PackError, Requant, WeightView, check_multipliers, check_reach, fits, spread};
+use super::reach::{converts, fits_words};
 use super::storage::Storage;
 use super::tile::TileMut;
 #[cfg(target_arch = "x86_64")]
@@ -177,10 +176,9 @@ impl<'a> Line<'a> {
         self.first = ((pixel - y * width) * g.stride[1]).wrapping_sub(g.pads[1]);
         let mut row = (y * g.stride[0]).wrapping_sub(g.pads[0]);
         for tap in 0..g.kernel[0] {
-            (self.rows[tap], self.steps[tap]) = match row < g.input[0] {
-                true => (data.wrapping_add(row * g.row_stride), g.pixel_stride),
-                false => (self.padding, 0),
-            };
+            let inside = row < g.input[0];
+            self.rows[tap] = if inside { data.wrapping_add(row * g.row_stride) } else { self.padding };
+            self.steps[tap] = if inside { g.pixel_stride } else { 0 };
             row = row.wrapping_add(g.dilation[0]);
         }
     }
@@ -384,11 +382,7 @@ impl Depthwise {
         if rows.is_empty() || columns.is_empty() {
             return;
         }
-        assert!(map.geometry().kernel == self.kernel, "a map for a kernel of {:?}", map.geometry().kernel);
-        assert!(rows.end <= map.pixels(), "rows {rows:?} of {} pixels", map.pixels());
-        assert!(columns.end <= self.channels, "columns {columns:?} of {} channels", self.channels);
-        assert!(columns.start.is_multiple_of(self.column_step()), "column {} is inside of a block", columns.start);
-        map.check(input, padding, self.reach());
+        self.check(input, map, padding, output);
         let sliding = self.sliding(map);
         for packed in self.blocks.iter().filter(|block| columns.contains(&block.first)) {
             let channels = (columns.end - packed.first).min(packed.lanes * 16);
@@ -414,6 +408,15 @@ impl Depthwise {
                 }
             }
         }
+    }
+
+    fn check(&self, input: &[u8], map: &Indirection, padding: &[u8], output: &TileMut<'_, u8>) {
+        let (rows, columns) = (output.rows(), output.columns());
+        assert!(map.geometry().kernel == self.kernel, "a map for a kernel of {:?}", map.geometry().kernel);
+        assert!(rows.end <= map.pixels(), "rows {rows:?} of {} pixels", map.pixels());
+        assert!(columns.end <= self.channels, "columns {columns:?} of {} channels", self.channels);
+        assert!(columns.start.is_multiple_of(self.column_step()), "column {} is inside of a block", columns.start);
+        map.check(input, padding, self.reach());
     }
 
     /// The kernel for lines of such windows, if there is one.

@@ -73,6 +73,33 @@ macro_rules! columns {
     }};
 }
 
+/// Where the next window of a line is: its first column in each row, and where its pixel goes.
+struct Position<const SIDE: usize> {
+    rows: [*const u8; SIDE],
+    column: usize,
+    to: *mut u8,
+}
+
+impl<const SIDE: usize> Position<SIDE> {
+    #[inline(always)]
+    fn new(call: &Line<'_>) -> Self {
+        let mut start = Self { rows: [call.padding; SIDE], column: call.first, to: call.block.output };
+        for y in 0..SIDE {
+            start.rows[y] = call.rows[y].wrapping_add(call.first.wrapping_mul(call.steps[y]));
+        }
+        start
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, call: &Line<'_>, pixels: usize, stride: usize) {
+        self.to = self.to.wrapping_add(pixels * call.block.row_stride);
+        self.column = self.column.wrapping_add(pixels * stride);
+        for y in 0..SIDE {
+            self.rows[y] = self.rows[y].wrapping_add(call.steps[y] * stride * pixels);
+        }
+    }
+}
+
 /// Two windows at once where both are inside of the image, so that what they have in common is read once.
 ///
 /// # Safety
@@ -81,44 +108,29 @@ macro_rules! columns {
 #[target_feature(enable = "neon")]
 unsafe fn i8_depthwise_line_16c_neon<const SIDE: usize, const STRIDE: usize, const PLAIN: bool>(call: &Line<'_>) {
     let block = &call.block;
+    let (mut left, mut at) = (block.pixels, Position::<SIDE>::new(call));
     // SAFETY: as many weights as the window has taps, 16 of each; each tap of each pixel has 16 readable bytes.
     unsafe {
         // Kept in registers, nine of them would leave too few for two windows.
         let w = |slot: usize| vld1q_s8(block.weights.add(slot * 16));
         let (bias, end) = (load_bias(block), End::new(block.finish));
-        let mut column = call.first;
-        let mut rows: [*const u8; SIDE] =
-            std::array::from_fn(|y| call.rows[y].wrapping_add(column.wrapping_mul(call.steps[y])));
-        let (mut pixel, mut to) = (0, block.output);
-        macro_rules! advance {
-            ($count:literal) => {
-                pixel += $count;
-                to = to.wrapping_add($count * block.row_stride);
-                column = column.wrapping_add($count * STRIDE);
-                for y in 0..SIDE {
-                    rows[y] = rows[y].wrapping_add(call.steps[y] * STRIDE * $count);
-                }
-            };
-        }
-        while pixel < block.pixels {
-            let pair = pixel + 2 <= block.pixels && column < call.width.saturating_sub(SIDE - 1 + STRIDE);
-            if pair {
-                let row = |y: usize| columns!(SIDE + STRIDE, |x: usize| rows[y].wrapping_add(x * call.steps[y]));
+        while left > 0 {
+            let here = |y: usize, x: usize| at.rows[y].wrapping_add(x * call.steps[y]);
+            if left > 1 && at.column < call.width.saturating_sub(SIDE - 1 + STRIDE) {
+                let row = |y: usize| columns!(SIDE + STRIDE, |x: usize| here(y, x));
                 let [one, two] = windows::<SIDE, STRIDE, 2>(bias, w, row);
                 let m = load_16(block.multipliers);
-                store_bytes::<PLAIN>(block, &end, m, to, one);
-                store_bytes::<PLAIN>(block, &end, m, to.wrapping_add(block.row_stride), two);
-                advance!(2);
+                store_bytes::<PLAIN>(block, &end, m, at.to, one);
+                store_bytes::<PLAIN>(block, &end, m, at.to.wrapping_add(block.row_stride), two);
+                at.advance(call, 2, STRIDE);
+                left -= 2;
             } else {
-                let row = |y: usize| {
-                    columns!(SIDE, |x: usize| {
-                        let inside = column.wrapping_add(x) < call.width;
-                        if inside { rows[y].wrapping_add(x * call.steps[y]) } else { call.padding }
-                    })
-                };
+                let is_inside = |x: usize| at.column.wrapping_add(x) < call.width;
+                let row = |y: usize| columns!(SIDE, |x: usize| if is_inside(x) { here(y, x) } else { call.padding });
                 let [one] = windows::<SIDE, STRIDE, 1>(bias, w, row);
-                store_bytes::<PLAIN>(block, &end, load_16(block.multipliers), to, one);
-                advance!(1);
+                store_bytes::<PLAIN>(block, &end, load_16(block.multipliers), at.to, one);
+                at.advance(call, 1, STRIDE);
+                left -= 1;
             }
         }
     }

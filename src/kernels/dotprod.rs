@@ -10,7 +10,7 @@ use std::arch::asm;
 
 use super::gemm::{Call, Tier};
 use super::pack::Pack;
-use super::requant_neon::{End, Place, finish, load_sums, next_weights};
+use super::requant_neon::{End, Place, finish, next_weights};
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 4 },
@@ -77,6 +77,38 @@ macro_rules! group {
     }};
 }
 
+/// Four groups, two, or the last one: as many as a load of each row holds.
+macro_rules! groups {
+    (4, $acc:ident, $pixels:ident, $weights:ident) => {{
+        let mut a = [vdupq_n_s8(0); MR];
+        for r in 0..MR {
+            a[r] = vld1q_s8($pixels[r]);
+            $pixels[r] = $pixels[r].add(16);
+        }
+        group!($acc, a, $weights, 0, even);
+        group!($acc, a, $weights, 1, odd);
+        group!($acc, a, $weights, 2, even);
+        group!($acc, a, $weights, 3, odd);
+    }};
+    (2, $acc:ident, $pixels:ident, $weights:ident) => {{
+        let mut a = [vdupq_n_s8(0); MR];
+        for r in 0..MR {
+            // Without an intrinsic, which would make sure of the upper half, too.
+            asm!("ldr {a:d}, [{from}], #8", a = out(vreg) a[r], from = inout(reg) $pixels[r],
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        group!($acc, a, $weights, 0, even);
+        group!($acc, a, $weights, 1, odd);
+    }};
+    (1, $acc:ident, $pixels:ident, $weights:ident) => {{
+        let mut a = [vdupq_n_s8(0); MR];
+        for r in 0..MR {
+            a[r] = vreinterpretq_s8_s32(vdupq_n_s32($pixels[r].cast::<i32>().read_unaligned()));
+        }
+        group!($acc, a, $weights, 0, even);
+    }};
+}
+
 /// Tiles of `MR` rows by `V` times eight columns. `DIRECT` where it is known that rows go without a map.
 ///
 /// # Safety
@@ -88,55 +120,23 @@ unsafe fn i8_gemm_4x16c4_sdot<const MR: usize, const V: usize, const DIRECT: boo
     row: usize,
     tiles: usize,
 ) {
-    let end = End::new(call.finish);
-    // SAFETY: `init` holds 16 values, after `init_stride` for every row; each tap of each row has `groups * 4` readable
-    // bytes; the strip has 64 bytes for each tap and group.
+    let (end, mut place) = (End::new(call.finish), Place::new(call, row, V * 8));
+    // SAFETY: the rows are the call's; each tap of each has `groups * 4` readable bytes; the strip has 64 bytes for each
+    // tap and group.
     unsafe {
-        let mut place = Place::new(call, row, V * 8);
-        let mut init = call.init.add(row * call.init_stride);
-        let mut input: *const i8 = call.input.wrapping_add(row * call.input_stride).cast();
         for _ in 0..tiles {
-            let mut acc = [[[vdupq_n_s32(0); 2]; V]; MR];
-            for r in 0..MR {
-                acc[r] = load_sums::<V>(init);
-                init = init.wrapping_add(call.init_stride);
-            }
+            let mut acc = place.sums::<MR, V>(call);
             let mut weights = call.weights;
             for tap in 0..if DIRECT { 1 } else { call.taps } {
-                let mut pixels = [input; MR];
-                if DIRECT || call.offsets.is_null() {
-                    for r in 0..MR {
-                        pixels[r] = input;
-                        input = input.wrapping_add(call.input_stride);
-                    }
-                } else {
-                    pixels = std::array::from_fn(|r| call.pixel(place.row + r, tap).cast());
-                }
-                let mut a = [vdupq_n_s8(0); MR];
+                let mut pixels = place.pixels::<MR, DIRECT>(call, tap);
                 for _ in 0..call.groups / 4 {
-                    for r in 0..MR {
-                        a[r] = vld1q_s8(pixels[r]);
-                        pixels[r] = pixels[r].add(16);
-                    }
-                    group!(acc, a, weights, 0, even);
-                    group!(acc, a, weights, 1, odd);
-                    group!(acc, a, weights, 2, even);
-                    group!(acc, a, weights, 3, odd);
+                    groups!(4, acc, pixels, weights);
                 }
                 if call.groups & 2 != 0 {
-                    for r in 0..MR {
-                        // Without an intrinsic, which would make sure of the upper half, too.
-                        asm!("ldr {a:d}, [{from}], #8", a = out(vreg) a[r], from = inout(reg) pixels[r],
-                            options(pure, readonly, nostack, preserves_flags));
-                    }
-                    group!(acc, a, weights, 0, even);
-                    group!(acc, a, weights, 1, odd);
+                    groups!(2, acc, pixels, weights);
                 }
                 if call.groups & 1 != 0 {
-                    for r in 0..MR {
-                        a[r] = vreinterpretq_s8_s32(vdupq_n_s32(pixels[r].cast::<i32>().read_unaligned()));
-                    }
-                    group!(acc, a, weights, 0, even);
+                    groups!(1, acc, pixels, weights);
                 }
             }
             finish::<MR, V>(call, &end, &mut place, acc);

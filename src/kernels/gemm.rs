@@ -10,7 +10,8 @@ use super::elementwise::look_up_in_place;
 use super::here::Here;
 use super::indirect::{Indirection, PADDING};
 use super::isa::Isa;
-use super::pack::{Pack, PackError, Packed, Requant, WeightView, converts, fits_words};
+use super::pack::{Pack, PackError, Packed, Requant, WeightView};
+use super::reach::{converts, fits_words};
 use super::round::requantize;
 use super::scalar;
 use super::shared::SharedWeights;
@@ -100,7 +101,7 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    /// Whether results [fit into words](super::pack::fits_words) is the caller's to say.
+    /// Whether results [fit into words](super::reach::fits_words) is the caller's to say.
     pub(super) fn new(requant: &Requant<'_>, storage: Storage, fits_words: bool) -> Self {
         let Requant { zero_point, lo, hi, .. } = *requant;
         Self {

@@ -52,6 +52,7 @@ mod neon;
 mod numbers;
 mod pack;
 mod pool;
+mod reach;
 #[cfg(target_arch = "aarch64")]
 mod requant_neon;
 mod resize;

@@ -15,7 +15,7 @@ use std::arch::asm;
 
 use super::gemm::{Call, Tier};
 use super::pack::Pack;
-use super::requant_neon::{End, Place, finish, load_sums, next_weights};
+use super::requant_neon::{End, Place, finish, next_weights};
 
 pub(super) static TIER: Tier = Tier {
     pack: Pack { nr: 16, kr: 2 },
@@ -144,6 +144,37 @@ macro_rules! two_vectors {
     };
 }
 
+/// Two groups, or the last one, of all rows and columns.
+macro_rules! groups {
+    (2, $acc:ident, $rows:ident, $first:ident, $second:ident, $pairs:expr) => {{
+        let mut x = [[vdupq_n_s8(0); 2]; R];
+        for r in 0..R {
+            x[r] = [everywhere(&mut $rows[r]), everywhere(&mut $rows[r])];
+        }
+        let w = next_weights!(even, $first);
+        for r in 0..R {
+            two_vectors!($acc[r], 0, V, x[r], w, $pairs);
+        }
+        if V > 2 {
+            let w = next_weights!(odd, $second);
+            for r in 0..R {
+                two_vectors!($acc[r], 2, V, x[r], w, $pairs);
+            }
+        }
+    }};
+    (1, $acc:ident, $rows:ident, $first:ident, $second:ident) => {{
+        let (one, other) = (vld1q_s8_x2($first), vld1q_s8_x2($second));
+        ($first, $second) = ($first.add(32), $second.add(32));
+        let w = [one.0, one.1, other.0, other.1];
+        for r in 0..R {
+            let x = everywhere(&mut $rows[r]);
+            for v in 0..V {
+                add_one!($acc[r], v, x, w[v]);
+            }
+        }
+    }};
+}
+
 /// Tiles of `R` rows by `V` times eight columns. `DIRECT` where it is known that rows go without a map.
 ///
 /// # Safety
@@ -155,58 +186,21 @@ unsafe fn i8_gemm_neon<const R: usize, const V: usize, const PAIRS: bool, const 
     row: usize,
     tiles: usize,
 ) {
-    let end = End::new(call.finish);
-    // SAFETY: `init` holds a value for each column of the strips, after `init_stride` for every row; each tap of each row
-    // has `groups * 2` readable bytes; a strip has 32 bytes for each tap and group, and what is multiplied beyond the
-    // columns of the last strip is its own.
+    let (end, mut place) = (End::new(call.finish), Place::new(call, row, V * 8));
+    // SAFETY: the rows are the call's; each tap of each has `groups * 2` readable bytes; a strip has 32 bytes for each tap
+    // and group, and what is multiplied beyond the columns of the last strip is its own.
     unsafe {
-        let mut place = Place::new(call, row, V * 8);
-        let mut init = call.init.add(row * call.init_stride);
-        let mut input: *const i8 = call.input.wrapping_add(row * call.input_stride).cast();
         for _ in 0..tiles {
-            let mut acc = [[[vdupq_n_s32(0); 2]; V]; R];
-            for r in 0..R {
-                acc[r] = load_sums::<V>(init);
-                init = init.wrapping_add(call.init_stride);
-            }
+            let mut acc = place.sums::<R, V>(call);
             let mut first = call.weights;
             let mut second = if V > 2 { first.add(call.strip_bytes) } else { first };
             for tap in 0..if DIRECT { 1 } else { call.taps } {
-                let mut a = [input; R];
-                if DIRECT || call.offsets.is_null() {
-                    for r in 0..R {
-                        a[r] = input;
-                        input = input.wrapping_add(call.input_stride);
-                    }
-                } else {
-                    a = std::array::from_fn(|r| call.pixel(place.row + r, tap).cast());
-                }
+                let mut rows = place.pixels::<R, DIRECT>(call, tap);
                 for _ in 0..call.groups / 2 {
-                    let mut x = [[vdupq_n_s8(0); 2]; R];
-                    for r in 0..R {
-                        x[r] = [everywhere(&mut a[r]), everywhere(&mut a[r])];
-                    }
-                    let w = next_weights!(even, first);
-                    for r in 0..R {
-                        two_vectors!(acc[r], 0, V, x[r], w, PAIRS);
-                    }
-                    if V > 2 {
-                        let w = next_weights!(odd, second);
-                        for r in 0..R {
-                            two_vectors!(acc[r], 2, V, x[r], w, PAIRS);
-                        }
-                    }
+                    groups!(2, acc, rows, first, second, PAIRS);
                 }
                 if call.groups % 2 == 1 {
-                    let (one, other) = (vld1q_s8_x2(first), vld1q_s8_x2(second));
-                    (first, second) = (first.add(32), second.add(32));
-                    let w = [one.0, one.1, other.0, other.1];
-                    for r in 0..R {
-                        let x = everywhere(&mut a[r]);
-                        for v in 0..V {
-                            add_one!(acc[r], v, x, w[v]);
-                        }
-                    }
+                    groups!(1, acc, rows, first, second);
                 }
             }
             finish::<R, V>(call, &end, &mut place, acc);

@@ -9,6 +9,7 @@
 //! Rejected: splitting such weights in two summands (twice the products).
 
 use super::numbers::Numbers;
+use super::reach::{converts, fits_words};
 use super::storage::Storage;
 use std::sync::Arc;
 
@@ -449,21 +450,6 @@ pub(super) fn check_reach(view: &WeightView<'_>, zeros: &[i8], bias: &[i32]) -> 
         }
     }
     Ok(reaches)
-}
-
-/// Whether sums that reach so far, times their multipliers, are numbers that 32 bits hold. They are in any model that
-/// makes sense: others would be bounds alone.
-pub(super) fn converts(reaches: &[i64], multipliers: &[f32]) -> bool {
-    stay_below(1 << 30, reaches, multipliers)
-}
-
-/// Whether they are numbers that 16 bits hold, and hold still when a zero point is added.
-pub(super) fn fits_words(reaches: &[i64], multipliers: &[f32]) -> bool {
-    stay_below(32_000, reaches, multipliers)
-}
-
-fn stay_below(most: i32, reaches: &[i64], multipliers: &[f32]) -> bool {
-    reaches.iter().zip(multipliers).all(|(&reach, &m)| reach as f64 * f64::from(m.abs()) < f64::from(most))
 }
 
 /// By output channel: the sum of weights less their zero point, each without its sign.

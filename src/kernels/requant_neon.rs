@@ -115,10 +115,13 @@ macro_rules! next_weights {
 
 pub(super) use next_weights;
 
-/// Where the tiles of a call go, one after another.
+/// The tiles of a call, one after another: where the next one begins, on both sides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    pub row: usize,
+    row: usize,
+    init: *const i32,
+    /// Unless rows go by a map.
+    input: *const i8,
     to: *mut u8,
     /// There are as many columns as the tile has, and nothing but plain bytes is asked for.
     quick: bool,
@@ -127,10 +130,56 @@ pub(super) struct Place {
 
 impl Place {
     /// From that row of the call on, in tiles of that many columns.
+    #[inline(always)]
     pub(super) fn new(call: &Call<'_>, row: usize, columns: usize) -> Self {
-        let quick = call.finish.plain && call.columns >= columns && call.accumulators.is_null();
-        let odd = call.finish.zero_point % 2 != 0;
-        Self { row, to: call.output.wrapping_add(row * call.row_stride), quick, odd }
+        Self {
+            row,
+            init: call.init.wrapping_add(row * call.init_stride),
+            input: call.input.wrapping_add(row * call.input_stride).cast(),
+            to: call.output.wrapping_add(row * call.row_stride),
+            quick: call.finish.plain && call.columns >= columns && call.accumulators.is_null(),
+            odd: call.finish.zero_point % 2 != 0,
+        }
+    }
+
+    /// What the sums of a tile begin with.
+    ///
+    /// # Safety
+    /// The contract of [`Call`], of whose rows are `R`, and whose strips hold `V` times eight columns.
+    #[inline(always)]
+    pub(super) unsafe fn sums<const R: usize, const V: usize>(&mut self, call: &Call<'_>) -> [[[int32x4_t; 2]; V]; R] {
+        // SAFETY: `init` holds a value for each column of the strips, after `init_stride` for every row.
+        unsafe {
+            let mut sums = [[[vdupq_n_s32(0); 2]; V]; R];
+            for r in 0..R {
+                sums[r] = load_sums::<V>(self.init);
+                self.init = self.init.wrapping_add(call.init_stride);
+            }
+            sums
+        }
+    }
+
+    /// Where a tap of each row begins. `DIRECT` where it is known that rows go without a map.
+    ///
+    /// # Safety
+    /// The contract of [`Call`], of whose rows are `R`; `tap` is one of its taps.
+    #[inline(always)]
+    pub(super) unsafe fn pixels<const R: usize, const DIRECT: bool>(
+        &mut self,
+        call: &Call<'_>,
+        tap: usize,
+    ) -> [*const i8; R] {
+        let mut pixels = [self.input; R];
+        for r in 0..R {
+            if DIRECT || call.offsets.is_null() {
+                pixels[r] = self.input;
+                self.input = self.input.wrapping_add(call.input_stride);
+            } else {
+                // SAFETY: the same contract.
+                pixels[r] = unsafe { call.pixel(self.row + r, tap).cast() };
+            }
+        }
+        pixels
     }
 }
 

@@ -18,9 +18,18 @@ fn transpose_8x8(mut rows: [u64; 8]) -> [u64; 8] {
     rows
 }
 
+/// Panics unless both sides are as long as these rows and columns need.
+pub(super) fn check([rows, columns]: [usize; 2], strides: [usize; 2], lengths: [usize; 2]) {
+    if rows > 0 && columns > 0 {
+        assert!((rows - 1) * strides[0] + columns <= lengths[0], "{rows} rows of {columns}: {} bytes", lengths[0]);
+        assert!((columns - 1) * strides[1] + rows <= lengths[1], "{columns} rows of {rows}: {} bytes", lengths[1]);
+    }
+}
+
 /// `to[c][r] = from[r][c] ^ flip` where rows and columns are multiples of eight.
 #[cfg(not(target_arch = "aarch64"))]
 fn whole_blocks(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
+    check([rows, columns], strides, [from.len(), to.len()]);
     let all = u64::from(flip) * 0x0101_0101_0101_0101;
     for r in (0..rows).step_by(8) {
         for c in (0..columns).step_by(8) {
@@ -155,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "8 rows of 8: 70 bytes")]
     fn what_is_too_short_is_refused() {
         part(&[0; 8 * 9 - 2], [8, 8], [9, 8], &mut [0; 64], 0);
     }

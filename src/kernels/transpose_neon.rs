@@ -5,16 +5,14 @@
 
 use std::arch::aarch64::*;
 
+use super::transpose::check;
+
 /// `to[c][r] = from[r][c] ^ flip` where rows and columns are multiples of eight.
 ///
 /// # Panics
 /// If either is too short.
 pub(super) fn whole_blocks(from: &[u8], [rows, columns]: [usize; 2], strides: [usize; 2], to: &mut [u8], flip: u8) {
-    if rows == 0 || columns == 0 {
-        return;
-    }
-    assert!((rows - 1) * strides[0] + columns <= from.len(), "{rows} rows of {columns}: {} bytes", from.len());
-    assert!((columns - 1) * strides[1] + rows <= to.len(), "{columns} rows of {rows}: {} bytes", to.len());
+    check([rows, columns], strides, [from.len(), to.len()]);
     for r in (0..rows).step_by(8) {
         // SAFETY: the last byte of the last row of either side is in its slice, and so are all before it.
         let (mut from, mut to) = unsafe { (from.as_ptr().add(r * strides[0]), to.as_mut_ptr().add(r)) };

@@ -12,7 +12,7 @@
 
 use super::gemm::GemmSpec;
 use super::lanes::{I16x8, I32x4};
-use super::pack::{Lines, PackError, check_multipliers, spread};
+use super::pack::{Lines, PackError, WeightView, check_multipliers, spread};
 use super::shared::SharedWeights;
 use super::tile::TileMut;
 
@@ -88,21 +88,27 @@ impl Winograd {
         };
         this.bias[..outputs].copy_from_slice(&bias);
         this.multipliers[..outputs].copy_from_slice(&multipliers);
+        Ok(this.fill(&spec.weights, &zeros).then_some(this))
+    }
+
+    /// Transforms all weights; whether sums stay small enough.
+    fn fill(&mut self, weights: &WeightView<'_>, zeros: &[i8]) -> bool {
+        let channels = self.channels;
         let mut lines = vec![0_i8; 9 * channels];
         for (output, &zero) in zeros.iter().enumerate() {
             for (tap, line) in lines.chunks_exact_mut(channels.max(1)).enumerate() {
-                spec.weights.read(output, tap, 0, line);
+                weights.read(output, tap, 0, line);
             }
             let weight = |tap: usize, channel: usize| i32::from(lines[tap * channels + channel]) - i32::from(zero);
             let size: i64 = (0..9 * channels).map(|i| i64::from(weight(i / channels, i % channels).abs())).sum();
             if size * 255 >= LIMIT {
-                return Ok(None);
+                return false;
             }
             for channel in 0..channels {
-                this.put(output, channel, std::array::from_fn(|tap| weight(tap, channel)));
+                self.put(output, channel, std::array::from_fn(|tap| weight(tap, channel)));
             }
         }
-        Ok(Some(this))
+        true
     }
 
     /// Transforms the nine weights of an output and an input channel: `G·w·Gᵀ`.

@@ -24,6 +24,8 @@ mod link;
 mod mosquitto;
 mod mqtt;
 mod operator;
+#[cfg(feature = "compress")]
+mod plan;
 mod privacy;
 mod program;
 #[cfg(feature = "compress")]

@@ -195,21 +195,9 @@ fn by_layer(results: &Results<'_>, all: bool) -> String {
         ("of peak", RIGHT),
     ]);
     let shown = if all { results.layers.len() } else { SHOWN };
-    for layer in results.layers.iter().take(shown) {
-        table.row([
-            layer.layer.clone(),
-            layer.node.as_deref().map_or_else(|| "-".into(), end_of),
-            layer.shape.as_deref().map_or_else(|| "-".into(), times),
-            layer
-                .kernel
-                .map_or_else(|| if layer.kind == "float" { "float (tract)" } else { "-" }.into(), str::to_owned),
-            span(layer.ms / 1e3),
-            percent(layer.share),
-            count(layer.macs),
-            layer.gmacs_per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}")),
-            layer.of_measured_peak.map_or_else(|| "-".into(), percent),
-        ]);
-    }
+    results.layers.iter().take(shown).for_each(|layer| {
+        table.row(cells(layer));
+    });
     let mut text = table.to_string();
     let rest = results.layers.get(shown..).unwrap_or_default();
     if !rest.is_empty() {
@@ -223,6 +211,23 @@ fn by_layer(results: &Results<'_>, all: bool) -> String {
         percent(float)
     );
     text
+}
+
+/// A layer's line.
+fn cells(layer: &Layer) -> [String; 9] {
+    let nothing = || "-".to_owned();
+    let kernel = || if layer.kind == "float" { "float (tract)" } else { "-" }.to_owned();
+    [
+        layer.layer.clone(),
+        layer.node.as_deref().map_or_else(nothing, end_of),
+        layer.shape.as_deref().map_or_else(nothing, times),
+        layer.kernel.map_or_else(kernel, str::to_owned),
+        span(layer.ms / 1e3),
+        percent(layer.share),
+        count(layer.macs),
+        layer.gmacs_per_second.map_or_else(nothing, |rate| format!("{rate:.1}")),
+        layer.of_measured_peak.map_or_else(nothing, percent),
+    ]
 }
 
 fn memory(results: &Results<'_>) -> Table {

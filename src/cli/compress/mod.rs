@@ -3,7 +3,9 @@
 pub(super) mod compare;
 pub(super) mod distil;
 pub(super) mod eval;
+pub(super) mod finetune;
 mod output;
+pub(super) mod pipeline;
 pub(super) mod prune;
 pub(super) mod quantize;
 mod training;
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The data.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct DataArgs {
     /// npz, npy, safetensors, csv, or a folder of images or WAV files with a subfolder for each class.
     #[arg(long, value_name = "PATH")]
@@ -64,6 +66,11 @@ pub(super) struct Opened {
 impl DataArgs {
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Other data, read in the same way.
+    pub fn beside(&self, data: PathBuf) -> Self {
+        Self { data: Some(data), labels: None, ..self.clone() }
     }
 
     /// `None` where none is stated.

@@ -30,7 +30,7 @@ pub(super) struct OutArgs {
 }
 
 impl OutArgs {
-    fn is_file(&self) -> bool {
+    pub fn is_file(&self) -> bool {
         self.out.extension().is_some_and(|extension| extension == "onnx")
     }
 

@@ -36,9 +36,9 @@ pub struct Args {
     /// What goes.
     #[arg(long, value_enum, default_value = "channels")]
     what: What,
-    /// How importance is measured; l2 without data or labels, else taylor.
-    #[arg(long, value_enum)]
-    measure: Option<Measure>,
+    /// How importance is measured.
+    #[arg(long, value_enum, default_value = "l2")]
+    measure: Measure,
     /// The same share of each group, or the least important of all.
     #[arg(long, value_enum, default_value = "local")]
     scope: Scope,
@@ -98,7 +98,7 @@ impl Args {
         tuning.epochs = self.tuning.epochs.unwrap_or(if labelled { 5 } else { 0 });
         let recipe = Recipe {
             what: self.what,
-            measure: self.measure.unwrap_or(if labelled { Measure::Taylor } else { Measure::L2 }),
+            measure: self.measure,
             scope: self.scope,
             target: self.target(),
             ignore: self.ignore.clone(),

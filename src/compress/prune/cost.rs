@@ -3,7 +3,7 @@
 //! Not here: what it is worth.
 
 use crate::compress::{Error, Network};
-use crate::onnx::graph::Node;
+use crate::onnx::graph::{Graph, Node, Use};
 use crate::onnx::shapes::Facts;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Cost {
-    /// Elements of constants that are floats.
+    /// Elements of weights, floats or integers.
     pub parameters: u64,
     /// Those that are not zero.
     pub nonzero: u64,
@@ -31,14 +31,30 @@ impl Cost {
         let (mut parameters, mut nonzero) = (0, 0);
         let read = graph.uses();
         for (id, _) in graph.values().filter(|(id, _)| !read.of(*id).is_empty()) {
-            if let Some(values) = graph.constant(id).and_then(crate::onnx::Tensor::to_f64s) {
-                parameters += values.len() as u64;
-                nonzero += values.iter().filter(|&&value| value != 0.0).count() as u64;
-            }
+            let Some(tensor) = graph.constant(id).filter(|_| is_parameter(graph, read.of(id))) else { continue };
+            let whole = || Some(tensor.to_i64s()?.into_iter().map(|value| value as f64).collect());
+            let values: Vec<f64> = tensor.to_f64s().or_else(whole).unwrap_or_default();
+            parameters += values.len() as u64;
+            nonzero += values.iter().filter(|&&value| value != 0.0).count() as u64;
         }
         let macs = graph.nodes().map(|(_, node)| macs(&facts, node)).sum();
         Ok(Self { parameters, nonzero, macs, bytes: network.encode()?.len() as u64 })
     }
+}
+
+/// Floats that something else than a scale is made of, and integers that stand for such.
+fn is_parameter(graph: &Graph, readers: &[Use]) -> bool {
+    readers.iter().any(|reader| {
+        let Use::Input(node, input) = *reader else { return true };
+        let Some(node) = graph.node(node) else { return false };
+        let constant = node.input(input).and_then(|value| graph.constant(value));
+        let is_float = constant.is_some_and(|tensor| !tensor.element().is_integer());
+        match node.op.as_str() {
+            "QuantizeLinear" | "DequantizeLinear" => input == 0,
+            "ConvInteger" | "MatMulInteger" => input == 1,
+            _ => is_float,
+        }
+    })
 }
 
 /// Multiplications of one node; 0 where it has none, or its sizes are not known.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what passes can be executed without a panic and without an overflow of 32 bits.
 
-use super::op::{Conv, Finish, Linear, Op, Weights, Window};
+use super::op::{Bilinear, Conv, Finish, Lerp, Linear, Op, Weights, Window};
 use super::program::{Draft, QuantParams, Step, Type, Value, ValueId};
 
 mod float;
@@ -134,16 +134,7 @@ pub fn check_step(draft: &Draft, step: &Step) -> Checked {
             at.same_shape(|from, to| is_int8(from) && is_int8(to))?;
             if softmax.axis < at.output.shape.len() { Ok(()) } else { Err(Problem::Range) }
         }
-        Op::Bilinear(resize) => {
-            finite(resize.multiplier)?;
-            at.one(is_int8, is_int8)?;
-            let [n, c, h, w] = rank4(at.inputs[0])?;
-            at.shape(vec![n, c, resize.rows.len(), resize.columns.len()])?;
-            let inside = |lines: &[super::op::Lerp], size| {
-                lines.iter().all(|l| l.first < size && l.second < size && (0..=2048).contains(&l.weight))
-            };
-            if inside(&resize.rows, h) && inside(&resize.columns, w) { Ok(()) } else { Err(Problem::Range) }
-        }
+        Op::Bilinear(resize) => at.bilinear(resize),
         Op::Select { maps } => at.select(maps.iter().map(|map| map.as_deref())),
         Op::Slice { starts, steps } => at.slice(starts, steps),
         Op::Pad { before, .. } => at.padded(before),
@@ -172,6 +163,17 @@ fn rank4(value: &Value) -> Result<[usize; 4], Problem> {
 }
 
 impl At<'_> {
+    fn bilinear(&self, resize: &Bilinear) -> Checked {
+        finite(resize.multiplier)?;
+        self.one(is_int8, is_int8)?;
+        let [n, c, h, w] = rank4(self.inputs[0])?;
+        self.shape(vec![n, c, resize.rows.len(), resize.columns.len()])?;
+        let inside = |lines: &[Lerp], size| {
+            lines.iter().all(|l| l.first < size && l.second < size && (0..=2048).contains(&l.weight))
+        };
+        if inside(&resize.rows, h) && inside(&resize.columns, w) { Ok(()) } else { Err(Problem::Range) }
+    }
+
     fn arity(&self, wanted: usize) -> Checked {
         let found = self.inputs.len();
         if found == wanted { Ok(()) } else { Err(Problem::Arity { wanted, found }) }

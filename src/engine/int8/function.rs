@@ -81,6 +81,28 @@ fn softplus(x: f64) -> f64 {
     if x > 30.0 { x } else { libm::log1p(libm::exp(x)) }
 }
 
+/// What is not below zero stays; nor does what is not a number change.
+fn below_zero(x: f32, otherwise: impl Fn() -> f32) -> f32 {
+    if x < 0.0 { otherwise() } else { x }
+}
+
+fn sign(x: f32) -> f32 {
+    if x == 0.0 { 0.0 } else { x.signum() }
+}
+
+fn celu(x: f64, alpha: f64) -> f64 {
+    x.max(0.0) + (alpha * libm::expm1(x / alpha)).min(0.0)
+}
+
+fn selu(x: f64, alpha: f64, gamma: f64) -> f64 {
+    gamma * if x > 0.0 { x } else { alpha * libm::expm1(x) }
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + libm::tanh(inner))
+}
+
 impl Unary {
     pub fn of(self, x: f32) -> f32 {
         let wide = f64::from(x);
@@ -88,13 +110,7 @@ impl Unary {
             Self::Relu => x.max(0.0),
             // Not `clamp`: it panics where the bounds cross, and ONNX lets the upper one win.
             Self::Clip { low, high } => x.max(low).min(high),
-            Self::LeakyRelu { alpha } => {
-                if x < 0.0 {
-                    x * alpha
-                } else {
-                    x
-                }
-            }
+            Self::LeakyRelu { alpha } => below_zero(x, || x * alpha),
             Self::HardSigmoid { alpha, beta } => (x * alpha + beta).clamp(0.0, 1.0),
             Self::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::Softsign => x / (1.0 + x.abs()),
@@ -105,39 +121,18 @@ impl Unary {
             Self::Ceil => x.ceil(),
             Self::Round => x.round_ties_even(),
             Self::Sqrt => x.sqrt(),
-            Self::Sign => {
-                if x == 0.0 {
-                    0.0
-                } else {
-                    x.signum()
-                }
-            }
+            Self::Sign => sign(x),
             Self::Identity => x,
-            Self::Elu { alpha } => {
-                if x < 0.0 {
-                    (f64::from(alpha) * libm::expm1(wide)) as f32
-                } else {
-                    x
-                }
-            }
-            Self::Celu { alpha } => {
-                let a = f64::from(alpha);
-                (wide.max(0.0) + (a * libm::expm1(wide / a)).min(0.0)) as f32
-            }
-            Self::Selu { alpha, gamma } => {
-                let (a, g) = (f64::from(alpha), f64::from(gamma));
-                (g * if wide > 0.0 { wide } else { a * libm::expm1(wide) }) as f32
-            }
+            Self::Elu { alpha } => below_zero(x, || (f64::from(alpha) * libm::expm1(wide)) as f32),
+            Self::Celu { alpha } => celu(wide, f64::from(alpha)) as f32,
+            Self::Selu { alpha, gamma } => selu(wide, f64::from(alpha), f64::from(gamma)) as f32,
             Self::Sigmoid => sigmoid(wide) as f32,
             Self::Tanh => libm::tanh(wide) as f32,
             Self::Softplus => softplus(wide) as f32,
             Self::Mish => (wide * libm::tanh(softplus(wide))) as f32,
             Self::Swish { alpha } => (wide * sigmoid(f64::from(alpha) * wide)) as f32,
             Self::Gelu => (0.5 * wide * (1.0 + libm::erf(wide * std::f64::consts::FRAC_1_SQRT_2))) as f32,
-            Self::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044_715 * wide * wide * wide);
-                (0.5 * wide * (1.0 + libm::tanh(inner))) as f32
-            }
+            Self::GeluTanh => gelu_tanh(wide) as f32,
             Self::Erf => libm::erf(wide) as f32,
             Self::Exp => libm::exp(wide) as f32,
             Self::Log => libm::log(wide) as f32,

@@ -8,7 +8,7 @@ use super::layout::{self, Layout};
 use super::slots::Home;
 use super::stage::Stage;
 use super::{Plan, Scratch, State};
-use crate::kernels::{self, Convert, Image, Quantization, SLACK, TileMut, words};
+use crate::kernels::{self, AveragePool, Convert, Image, Quantization, SLACK, TileMut, words};
 use std::borrow::Cow;
 
 /// Products of int8 values in a tile that is worth handing to another thread: some µs. Tests part their small programs.
@@ -201,34 +201,24 @@ impl Scope<'_> {
             Kernel::Depthwise { depthwise, map } => {
                 let steps = [self.shape(self.stage.output)[3], depthwise.column_step()];
                 let cost = map.map.taps() * 2 + 8;
-                self.images(self.bytes(self.stage.inputs[0]), output, steps, cost, |input, tile| {
-                    depthwise.run(input, &map.map, &map.padding, tile)
-                });
+                let run = |input: &[u8], tile: &mut TileMut<'_, u8>| depthwise.run(input, &map.map, &map.padding, tile);
+                self.images(self.bytes(first), output, steps, cost, run);
             }
             Kernel::Binary { kernel, by } => self.binary(kernel, by, output),
             Kernel::Softmax { softmax, length } => self.softmax(softmax, *length, output),
             Kernel::MaxPool { pool, map } => {
-                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], map.taps() * 2, |input, tile| {
-                    pool.run(input, map, tile)
-                });
+                let run = |input: &[u8], tile: &mut TileMut<'_, u8>| pool.run(input, map, tile);
+                self.images(self.bytes(first), output, [1, 64], map.taps() * 2, run);
             }
             Kernel::AveragePool { pool, map } => {
-                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], map.taps() * 4, |input, tile| {
-                    pool.run(input, map, tile)
-                });
+                let run = |input: &[u8], tile: &mut TileMut<'_, u8>| pool.run(input, map, tile);
+                self.images(self.bytes(first), output, [1, 64], map.taps() * 4, run);
             }
-            Kernel::GlobalAverage { pool } => {
-                let &[n, c, h, w] = self.shape(first) else { panic!("an image") };
-                let input = self.bytes(first);
-                for (image, output) in output.chunks_exact_mut(c).enumerate().take(n) {
-                    pool.run_global(&input[image * c * h * w..], h * w, c, output);
-                }
-            }
+            Kernel::GlobalAverage { pool } => self.global_average(pool, output),
             Kernel::Bilinear(resize) => {
                 let &[_, c, _, w] = self.shape(first) else { panic!("an image") };
-                self.images(self.bytes(self.stage.inputs[0]), output, [1, 64], 32, |input, tile| {
-                    resize.run(input, w, c, tile)
-                });
+                let run = |input: &[u8], tile: &mut TileMut<'_, u8>| resize.run(input, w, c, tile);
+                self.images(self.bytes(first), output, [1, 64], 32, run);
             }
             Kernel::Concat(concat) => concat.run(self.stage.inputs.iter().map(|&id| self.values(id)), output),
             Kernel::Move(moves) => self.move_bytes(moves, self.values(first), output),
@@ -248,6 +238,15 @@ impl Scope<'_> {
         }
         // What only moves keeps them.
         self.dynamic_params(first).filter(|_| self.value(self.stage.output).ty == Type::Dynamic)
+    }
+
+    fn global_average(&self, pool: &AveragePool, output: &mut [u8]) {
+        let first = self.stage.inputs[0];
+        let &[n, c, h, w] = self.shape(first) else { panic!("an image") };
+        let input = self.bytes(first);
+        for (image, output) in output.chunks_exact_mut(c).enumerate().take(n) {
+            pool.run_global(&input[image * c * h * w..], h * w, c, output);
+        }
     }
 
     fn to_floats(&self, scratch: &mut Scratch, output: &mut [f32]) {

@@ -231,8 +231,7 @@ fn build(
             if renamed.contains_key(&id) {
                 continue;
             }
-            let value = lowering.draft.values[id.index()].clone();
-            let own = draft.value(value.shape, value.ty);
+            let own = copy(lowering, id, &mut draft);
             renamed.insert(id, own);
             match lowering.makers.get(&id) {
                 Some(maker) if members.contains(maker) => {}
@@ -246,8 +245,7 @@ fn build(
                 }
             }
         }
-        let value = lowering.draft.values[step.output.index()].clone();
-        let output = draft.value(value.shape, value.ty);
+        let output = copy(lowering, step.output, &mut draft);
         renamed.insert(step.output, output);
         let read = step.inputs.iter().map(|id| renamed[id]).collect();
         draft.steps.push(Step { op: step.op.clone(), inputs: read, output, node: Arc::clone(&step.node) });
@@ -258,6 +256,12 @@ fn build(
     }
     let draft = super::fuse::fuse(super::channels::fold(draft, |bytes| lowering.pay(bytes).ok()));
     Ok(Region { program: Program::new(draft)?, inputs, outputs })
+}
+
+/// A value of the whole in a region's own program.
+fn copy(lowering: &Lowering, id: Id, draft: &mut Draft) -> Id {
+    let value = lowering.draft.values[id.index()].clone();
+    draft.value(value.shape, value.ty)
 }
 
 /// Puts the regions into the graph.

@@ -1,0 +1,122 @@
+//! Results of steps, by the content of all that they depend on.
+//!
+//! Invariant: what is found was made by the same program, options, model and data; a result is whole or not there.
+
+use super::plan::{Plan, Step};
+use crate::cli::compress::output::commit;
+use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// A SHA-256 in hexadecimal.
+pub(super) type Key = String;
+
+#[derive(Debug)]
+pub(super) struct Cache(PathBuf);
+
+impl Cache {
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    fn model(&self, key: &Key) -> PathBuf {
+        self.0.join(format!("{key}.onnx"))
+    }
+
+    fn report(&self, key: &Key) -> PathBuf {
+        self.0.join(format!("{key}.json"))
+    }
+
+    /// Where a step reads from and writes to.
+    pub fn scratch(&self) -> [PathBuf; 2] {
+        ["before.onnx", "after.onnx"].map(|name| self.0.join(name))
+    }
+
+    pub fn find(&self, key: &Key) -> anyhow::Result<Option<(Vec<u8>, serde_json::Value)>> {
+        let path = self.model(key);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let report = std::fs::read(self.report(key)).with_context(|| format!("read {}", self.report(key).display()))?;
+        let onnx = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let hint = || format!("read {}: remove it, and the step is done again", self.report(key).display());
+        Ok(Some((onnx, serde_json::from_slice(&report).with_context(hint)?)))
+    }
+
+    /// The model last: it is what is looked for.
+    pub fn keep(&self, key: &Key, onnx: &[u8], report: &serde_json::Value) -> anyhow::Result<()> {
+        commit(&self.report(key), &serde_json::to_vec(report)?)?;
+        commit(&self.model(key), onnx)
+    }
+}
+
+/// The key before any step: this program, the model, the data.
+pub(super) fn start(plan: &Plan, onnx: &[u8]) -> anyhow::Result<Key> {
+    let mut sum = Sha256::new();
+    part(&mut sum, env!("CARGO_PKG_VERSION").as_bytes());
+    part(&mut sum, plan.common_text().as_bytes());
+    part(&mut sum, onnx);
+    for path in plan.data.iter().chain(&plan.labels) {
+        contents(&mut sum, path)?;
+    }
+    Ok(hex::encode(sum.finalize()))
+}
+
+/// The key of what a step makes of what had that key.
+pub(super) fn next(key: &Key, plan: &Plan, step: &Step) -> anyhow::Result<Key> {
+    let mut sum = Sha256::new();
+    part(&mut sum, key.as_bytes());
+    part(&mut sum, step.name.as_bytes());
+    step.options.iter().for_each(|option| part(&mut sum, option.as_bytes()));
+    for path in &step.files {
+        contents(&mut sum, &plan.home.join(path))?;
+    }
+    Ok(hex::encode(sum.finalize()))
+}
+
+/// With its length, so that two parts are never taken for one.
+fn part(sum: &mut Sha256, bytes: &[u8]) {
+    sum.update((bytes.len() as u64).to_le_bytes());
+    sum.update(bytes);
+}
+
+/// A file's bytes, or those of all files of a folder with their names.
+fn contents(sum: &mut Sha256, path: &Path) -> anyhow::Result<()> {
+    let what = || format!("read {}", path.display());
+    if path.is_dir() {
+        let mut entries =
+            std::fs::read_dir(path).with_context(what)?.collect::<Result<Vec<_>, _>>().with_context(what)?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            part(sum, entry.file_name().as_encoded_bytes());
+            contents(sum, &entry.path())?;
+        }
+        return Ok(());
+    }
+    let mut file = std::fs::File::open(path).with_context(what)?;
+    let mut room = vec![0; 1 << 16];
+    let mut length = 0_u64;
+    loop {
+        match file.read(&mut room).with_context(what)? {
+            0 => break,
+            count => {
+                sum.update(&room[..count]);
+                length += count as u64;
+            }
+        }
+    }
+    sum.update(length.to_le_bytes());
+    Ok(())
+}
+
+/// A file that may not be there.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! `compress`: a plan's steps in a row, stopped and gone on with, changed at its end; and plans that are no good.
+
+use crate::program;
+use serde_json::Value;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress");
+
+fn selvedge(dir: &Path, args: &[&str]) -> Command {
+    let mut command = program::selvedge();
+    command.args(args).env_remove("SELVEDGE_ISA").current_dir(dir);
+    command
+}
+
+fn done(dir: &Path, plan: &str) -> Value {
+    let output = selvedge(dir, &["compress", plan, "--json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn refused(dir: &Path, text: &str) -> String {
+    std::fs::write(dir.join("bad.toml"), text).unwrap();
+    let Output { status, stderr, stdout } = selvedge(dir, &["compress", "bad.toml"]).output().unwrap();
+    let told = String::from_utf8(stderr).unwrap();
+    assert_eq!((status.code(), stdout.len()), (Some(1), 0), "{told}");
+    assert!(told.starts_with("selvedge: ") && !told.contains("panicked") && told.len() < 4000, "{told}");
+    told
+}
+
+fn head(out: &str) -> String {
+    format!(
+        "model = '{VECTORS}/digits.onnx'\ndata = '{VECTORS}/train.npz'\nscale = 0.0625\nout = '{out}'\nname = 'digits'\n"
+    )
+}
+
+const PRUNE: &str = "[[step]]\ndo = 'prune'\nratio = 0.4\nmultiple = 4\nepochs = 2\n";
+const QUANTIZE: &str = "[[step]]\ndo = 'quantize'\ncalibration = 'mse'\n";
+
+fn cached(done: &Value) -> Vec<bool> {
+    done["steps"].as_array().unwrap().iter().map(|step| step["cached"].as_bool().unwrap()).collect()
+}
+
+#[test]
+fn a_plan_ends_with_a_directory_to_publish_and_a_second_run_does_again_only_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |plan: String| std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
+    write(format!("{}{PRUNE}{QUANTIZE}", head("next")));
+    let first = done(dir.path(), "plan.toml");
+    assert_eq!(cached(&first), [false, false]);
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value}"));
+    let (before, after) = (&first["before"], &first["after"]);
+    assert!(number(&after["cost"]["bytes"]) < 0.35 * number(&before["cost"]["bytes"]), "{first}");
+    assert!(number(&after["cost"]["macs"]) < 0.7 * number(&before["cost"]["macs"]), "{first}");
+    assert!(number(&after["test"]["value"]) > 90.0 && number(&after["latency-ms"]) > 0.0, "{first}");
+    let model = std::fs::read(dir.path().join("next/model.onnx")).unwrap();
+    let checked = selvedge(dir.path(), &["bench", "next", "--json"]).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+
+    // The same plan gives the same bytes, by what was kept and anew.
+    write(format!("{}{PRUNE}{QUANTIZE}", head("again")));
+    assert_eq!(cached(&done(dir.path(), "plan.toml")), [true, true]);
+    assert_eq!(std::fs::read(dir.path().join("again/model.onnx")).unwrap(), model);
+    write(format!("cache = 'other'\n{}{PRUNE}{QUANTIZE}", head("anew")));
+    assert_eq!(cached(&done(dir.path(), "plan.toml")), [false, false]);
+    assert_eq!(std::fs::read(dir.path().join("anew/model.onnx")).unwrap(), model);
+
+    // Another end: the step before it is not done again.
+    write(format!("{}{PRUNE}{QUANTIZE}per-tensor = true\n", head("changed")));
+    assert_eq!(cached(&done(dir.path(), "plan.toml")), [true, false]);
+}
+
+#[test]
+fn a_plan_that_is_killed_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "[[step]]\ndo = 'quantize'\nqat = true\nepochs = 100000\n";
+    std::fs::write(dir.path().join("plan.toml"), format!("{}{PRUNE}{long}", head("next"))).unwrap();
+    let mut command = selvedge(dir.path(), &["compress", "plan.toml"]);
+    let mut child = command.stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    let mut told = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step 2") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut told, &mut line).unwrap() > 0, "it ended before its second step");
+    }
+    let group = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("next").exists(), "nothing is half-written");
+    std::fs::write(dir.path().join("plan.toml"), format!("{}{PRUNE}{QUANTIZE}", head("next"))).unwrap();
+    assert_eq!(cached(&done(dir.path(), "plan.toml")), [true, false]);
+}
+
+#[test]
+fn a_plan_is_checked_whole_before_its_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = refused(dir.path(), &format!("{}{PRUNE}[[step]]\ndo = 'quantize'\nbitz = 8\n", head("next")));
+    assert!(told.contains("step 2") && told.contains("--bits"), "{told}");
+    let told = refused(dir.path(), &format!("{}[[step]]\ndo = 'shrink'\n", head("next")));
+    assert!(told.contains("shrink") && told.contains("prune"), "{told}");
+    let told = refused(dir.path(), &format!("{}[[step]]\ndo = 'prune'\nseed = 3\n", head("next")));
+    assert!(told.contains("seed") && told.contains("above the first"), "{told}");
+    let told = refused(dir.path(), &head("next"));
+    assert!(told.contains("[[step]]"), "{told}");
+    let told = refused(dir.path(), &format!("modle = 'x'\n{}{PRUNE}", head("next")));
+    assert!(told.contains("modle"), "{told}");
+    let told = refused(dir.path(), &format!("{}{PRUNE}", head("next").replace("digits.onnx", "absent.onnx")));
+    assert!(told.contains("absent.onnx"), "{told}");
+    assert!(!dir.path().join("bad.cache").exists() && !dir.path().join("next").exists());
+}
