@@ -77,6 +77,8 @@ enum Command {
     #[cfg(feature = "compress")]
     Prune(Box<compress::prune::Args>),
     #[cfg(feature = "compress")]
+    Distil(Box<compress::distil::Args>),
+    #[cfg(feature = "compress")]
     Finetune(Box<compress::finetune::Args>),
     #[cfg(feature = "compress")]
     Compress(compress::pipeline::Args),
@@ -112,6 +114,8 @@ impl Command {
             Self::Quantize(args) => compress::quantize::run(&args),
             #[cfg(feature = "compress")]
             Self::Prune(args) => compress::prune::run(&args),
+            #[cfg(feature = "compress")]
+            Self::Distil(args) => compress::distil::run(&args),
             #[cfg(feature = "compress")]
             Self::Finetune(args) => compress::finetune::run(*args),
             #[cfg(feature = "compress")]
@@ -177,7 +181,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 /// Commands of the feature `compress`.
-const COMPRESS: [&str; 6] = ["quantize", "prune", "finetune", "compress", "eval", "compare"];
+const COMPRESS: [&str; 7] = ["quantize", "prune", "distil", "finetune", "compress", "eval", "compare"];
 
 /// What to say of a command that there is, but not in this build.
 fn left_out(args: &[OsString]) -> Option<String> {

@@ -17,6 +17,8 @@ mod config;
 mod cross;
 mod demo;
 mod device;
+#[cfg(feature = "compress")]
+mod distil;
 mod docs;
 mod link;
 mod mosquitto;

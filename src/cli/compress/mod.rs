@@ -1,13 +1,13 @@
 //! Commands that change or judge models: what they have in common.
 
 pub(super) mod compare;
+pub(super) mod distil;
 pub(super) mod eval;
 pub(super) mod finetune;
 mod output;
 pub(super) mod pipeline;
 pub(super) mod prune;
 pub(super) mod quantize;
-#[allow(dead_code, reason = "the commands that train come next")]
 mod training;
 
 use super::model_file::Source;
@@ -121,6 +121,13 @@ fn parse_split(text: &str) -> Result<Shares, String> {
 pub(super) fn network(source: &Source) -> anyhow::Result<Network> {
     let fixed = source.inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect();
     Network::with_ends(&source.onnx, fixed, source.outputs.clone())
+        .map_err(|error| failed(error, format!("read the model {}", source.path)))
+}
+
+/// The same with its normalisations: training and pruning need them.
+pub(super) fn with_norms(source: &Source) -> anyhow::Result<Network> {
+    let fixed = source.inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect();
+    Network::with_norms(&source.onnx, fixed, source.outputs.clone())
         .map_err(|error| failed(error, format!("read the model {}", source.path)))
 }
 

@@ -2,7 +2,7 @@
 
 use super::output::{OutArgs, judged};
 use super::training::TrainArgs;
-use super::{Bar, DataArgs, Opened, eval, failed};
+use super::{Bar, DataArgs, Opened, eval, failed, with_norms};
 use crate::cli::model_file::{ModelArgs, Source, end_of};
 use crate::cli::{Align, Table, advise, bytes, plain, print};
 use crate::compress::Network;
@@ -210,13 +210,6 @@ fn work(args: &Args, recipe: Recipe, source: &Source, opened: Option<&Opened>, b
     let onnx = outcome.network.encode().map_err(|error| failed(error, what()))?;
     args.out.write(source, &outcome.network, &onnx, &args.data, opened)?;
     Ok(Done { recipe, outcome, judged, latencies, estimated })
-}
-
-/// With its normalisations: their scales are measured, and they settle anew.
-fn with_norms(source: &Source) -> anyhow::Result<Network> {
-    let fixed = source.inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect();
-    Network::with_norms(&source.onnx, fixed, source.outputs.clone())
-        .map_err(|error| failed(error, format!("read the model {}", source.path)))
 }
 
 fn json(args: &Args, done: &Done) -> anyhow::Result<String> {

@@ -6,13 +6,13 @@ use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(in crate::cli) struct TrainArgs {
-    /// Walks over the training part; 10 by default, 60 for `distil`, 5 for `prune` after each step.
+    /// Walks over the training part; 10 by default, for `prune` 5 after each step, for `distil` as many as make 1500 steps.
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
     /// Samples a step.
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch: usize,
-    /// How far a step goes at most; 0.001 by default, for `distil` 0.003.
+    /// How far a step goes at most; 0.001 by default, 0.01 for a template's student.
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f32>,
     /// adamw, sgd (momentum 0.9), or sgd:MOMENTUM.

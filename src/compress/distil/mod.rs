@@ -7,7 +7,7 @@
 //! ```text
 //! teacher    what the teacher puts into the loop     loss    soft targets, relations
 //! hint       tensors that should be alike            names   tensors by name
-//! template   students to start from
+//! template   students to start from                  rounded   with quantization-aware training
 //! ```
 //!
 //! Hinton et al. 2015, arXiv:1503.02531; FitNets, Romero et al. 2015, arXiv:1412.6550; relations, Park et al. 2019,
@@ -16,11 +16,13 @@
 mod hint;
 pub mod loss;
 mod names;
+mod rounded;
 mod teacher;
 pub mod template;
 #[cfg(test)]
 mod tests;
 
+pub use rounded::distil_rounded;
 pub use teacher::Teacher;
 pub use template::Template;
 
@@ -132,7 +134,12 @@ pub fn distil(
     training.check()?;
     check_labels(samples, recipe, student)?;
     let mut guide = Teacher::new(teacher, student, samples, recipe, training, inner)?;
-    fit(student, samples, training, &mut guide, progress)
+    let mut trained = fit(student, samples, training, &mut guide, progress)?;
+    let note = serde_json::to_string(recipe).map_err(|error| Error::unfit(format!("write the recipe: {error}")))?;
+    let metadata = &mut trained.network.model.metadata;
+    metadata.retain(|(key, _)| key != "selvedge.distil");
+    metadata.push(("selvedge.distil".into(), note));
+    Ok(trained)
 }
 
 fn check_labels(samples: Samples<'_>, recipe: &Recipe, student: &Network) -> Result<(), Error> {

@@ -252,6 +252,10 @@ impl Guide for Teacher<'_> {
         self.inner.judged(batch, run, Some(loss))
     }
 
+    fn keep(&mut self) {
+        self.inner.keep();
+    }
+
     fn project(&mut self, program: &Program) -> Result<(), Error> {
         self.inner.project(program)
     }

@@ -78,6 +78,8 @@ pub fn student(template: Template, teacher: &Network, seed: u64) -> Result<Netwo
     let opsets = BTreeMap::from([(String::new(), OPSET)]);
     let mut model = Model { ir_version: 10, opsets, producer: "selvedge".into(), ..Model::default() };
     let start = model.graph.add_input(&ports.name, ports.declared.clone());
+    // ONNX wants one.
+    model.graph.name = "student".into();
     let mut builder = Builder { graph: model.graph, seed };
     let (value, shape) = builder.prepared(template.kind, start, &input.shape)?;
     let (value, width) = match template.kind {
