@@ -97,6 +97,11 @@ fn learn(
     progress: &mut dyn Progress,
 ) -> Result<Learnt, Error> {
     if recipe.parts == Parts::Norms {
+        if !network.graph().nodes().any(|(_, node)| node.is("BatchNormalization")) {
+            return Err(Error::unfit(
+                "the model has no BatchNormalization whose mean and variance could follow: train the head, or all",
+            ));
+        }
         let settled = settle_norms(network, new.data, new.train, recipe.seed)?;
         let loss = loss_of(&settled, new.data, new.validation)?;
         if !loss.is_finite() {

@@ -121,3 +121,9 @@ fn between_two_models_weights_lie_between() {
     }
     assert_eq!(changed(&story.network, &between(&story.network, &tuned.network, 0.0).unwrap()).weights, 0);
 }
+
+#[test]
+fn norms_that_are_not_there_cannot_follow() {
+    let error = story().tune(None, &Recipe { parts: Parts::Norms, ..recipe(1) }).unwrap_err().to_string();
+    assert!(error.contains("BatchNormalization"), "{error}");
+}

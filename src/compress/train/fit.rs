@@ -5,6 +5,7 @@
 
 use super::augment::Augment;
 use super::loss::{by_labels, logits};
+use super::memory;
 use super::optimise::{Method, Optimiser, Schedule};
 use super::program::{Mode, NoTap, Program, Run, Tap, computing, inputs_of};
 use super::weights::{Weight, weights};
@@ -193,6 +194,8 @@ pub fn fit(
         ));
     }
     let program = Program::new(network, &chosen(network, recipe.parts))?;
+    let at_once = if program.batches() { recipe.batch.min(samples.train.len()) } else { recipe.batch };
+    memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
     let before = evaluate(&program, samples, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
     for epoch in 0..recipe.epochs {

@@ -17,6 +17,7 @@ mod augment;
 pub mod fit;
 mod interpret;
 pub mod loss;
+mod memory;
 mod ops;
 mod optimise;
 mod program;

@@ -419,3 +419,12 @@ fn the_head_alone_changes_the_last_layer_alone() {
         .count();
     assert!(changed <= 2);
 }
+
+#[test]
+fn the_estimate_of_memory_grows_with_the_batch_and_covers_what_values_take() {
+    let (network, ..) = digits();
+    let program = Program::new(&network, &|_| true).unwrap();
+    let of = |batch| memory::estimate(&program, batch);
+    // 16 x 8 x 8, twice with its ReLU, is the largest of its values.
+    assert!(of(64) - of(32) >= 32 * 2 * 16 * 64 * 4 && of(1) > 19_178 * 4, "{} {}", of(32), of(64));
+}
