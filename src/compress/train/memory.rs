@@ -37,9 +37,9 @@ pub fn check(needed: u64, available: u64, batch: usize) -> Result<(), Error> {
     )))
 }
 
-/// What the system can give.
+/// What the system can give; all that there could be where it does not say.
 pub fn available() -> u64 {
-    let mut system = sysinfo::System::new();
+    let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
     system.refresh_memory();
     system.available_memory()
 }
