@@ -25,7 +25,11 @@ use std::process::{ExitCode, Stdio};
 
 /// Compress a model by a plan: distil, prune, finetune, quantize in a row.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A plan:
+#[command(after_help = "Examples:
+  selvedge compress plan.toml --check     is the plan as it should be?
+  selvedge compress plan.toml
+
+A plan:
   model = \"float.onnx\"            # or a model's directory
   data = \"images\"                 # as --data takes it; labels, scale, split, metric as well
   seed = 1
