@@ -69,6 +69,11 @@ fn shipped_models_answer_as_they_do_on_a_board_bit_for_bit() {
             .enumerate()
             .filter(|(_, (expected, actual))| expected != actual)
             .collect();
-        assert!(differ.is_empty(), "{dir}: {} values differ: {:?}", differ.len(), differ.iter().take(5));
+        assert!(
+            differ.is_empty(),
+            "{dir}: {} values differ: {:?}",
+            differ.len(),
+            differ.iter().take(5).collect::<Vec<_>>()
+        );
     }
 }
