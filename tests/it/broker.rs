@@ -154,6 +154,7 @@ async fn an_engine_that_dies_on_probation_goes_back_and_takes_that_version_no_mo
     let mut device = Device::new(broker.port(), &operator.root(), "info");
     device.start().await;
     let load = device.load();
+    load.answered_by(1).await;
     operator.publish(&release(2, 0, 1_000_000)).await;
     device.wait("probation", is_on_probation(2)).await;
 

@@ -109,3 +109,24 @@ fn a_plan_is_checked_whole_before_its_first_step() {
     assert!(told.contains("absent.onnx"), "{told}");
     assert!(!dir.path().join("bad.cache").exists() && !dir.path().join("next").exists());
 }
+
+#[test]
+fn what_follows_a_step_that_was_stopped_is_no_result_of_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |epochs: usize| {
+        let tune = format!("[[step]]\ndo = 'finetune'\nepochs = {epochs}\n");
+        std::fs::write(dir.path().join("plan.toml"), format!("{}{tune}{QUANTIZE}", head("next"))).unwrap();
+    };
+    plan(100_000);
+    let mut command = selvedge(dir.path(), &["compress", "plan.toml", "--json"]);
+    let child = command.stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+    let group = rustix::process::Pid::from_child(&child);
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told["steps"][0]["stopped"] == true, "{told}");
+    let kept = std::fs::read_dir(dir.path().join("plan.cache")).unwrap().count();
+    assert_eq!(kept, 0, "neither the stopped step nor what followed it");
+}

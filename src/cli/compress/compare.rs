@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if networks[0].inputs != networks[1].inputs {
         bail!("{} and {} take different inputs", source.path, other.path);
     }
-    let mut bar = Bar::new(args.json);
+    let mut bar = Bar::new();
     let mut answers = Vec::new();
     for (network, source) in networks.iter().zip([&source, &other]) {
         bar.step("answers", numbers.len());

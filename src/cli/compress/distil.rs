@@ -198,7 +198,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = student.as_ref().unwrap_or(&teacher);
     args.out.check(source)?;
     let Some(opened) = args.data.open(&teacher)? else { bail!("state --data: what the teacher is asked") };
-    let mut bar = Bar::new(args.json);
+    let mut bar = Bar::new();
     bar.catch_interrupt()?;
     let done = work(args, &teacher, source, &opened, &mut bar);
     bar.clear();
@@ -222,7 +222,8 @@ fn work(args: &Args, teacher: &Source, source: &Source, opened: &Opened, bar: &m
     let trained = distil(&large, &start, samples, &recipe, &training, &mut Plain, bar);
     let trained = trained.map_err(|error| failed(error, what()))?;
     let (mut made, mut rounded) = (trained.network.clone(), Vec::new());
-    if let Some(epochs) = args.qat.filter(|_| !trained.stopped) {
+    // A stop ends training, not the wish for integers.
+    if let Some(epochs) = args.qat.map(|epochs| if trained.stopped { 0 } else { epochs }) {
         let slower = train::Recipe { epochs, rate: training.rate / 10.0, ..training.clone() };
         let done = distil_rounded(&large, &made, samples, &recipe, &slower, &args.quantization(), bar);
         let (trained, quantized) = done.map_err(|error| failed(error, what()))?;

@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let numbers = opened.part(args.judge.part);
     let network = network(&source)?;
-    let mut bar = Bar::new(args.json);
+    let mut bar = Bar::new();
     bar.step("answers", numbers.len());
     let what = || format!("judge {}", source.path);
     let answers = score::answers(&network, &opened.data, &numbers, &mut bar).map_err(|error| failed(error, what()))?;

@@ -79,14 +79,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(path) => args.data.beside(path.clone()).open(&source)?,
         None => None,
     };
-    let mut bar = Bar::new(args.with.json);
+    let mut bar = Bar::new();
     bar.catch_interrupt()?;
     let done = work(&args, &recipe, &source, &new, old.as_ref(), &mut bar);
     bar.clear();
     let done = done?;
     print(&if args.with.json { json(&args, &recipe, &done)? } else { text(&args, &done) })?;
+    let learnt = done.tuned.changed.weights > 0 && done.new[1].drop_from(&done.new[0]) < 0.0;
     match args.publish_to.is_empty() {
         true => Ok(ExitCode::SUCCESS),
+        false if done.tuned.stopped || !learnt => {
+            let why = if done.tuned.stopped { "it was stopped early" } else { "it answers the new data no better" };
+            let out = args.out.out.display();
+            bail!("written, but not published: {why}; look at it, then `selvedge publish {out}`")
+        }
         false => published(args),
     }
 }

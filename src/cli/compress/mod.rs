@@ -15,6 +15,7 @@ use super::{advise, plain};
 use crate::compress::data::{DataError, Dataset, Part, Reading, Shares, Split};
 use crate::compress::score::{self, Metric};
 use crate::compress::{Error, Network, Progress};
+use crate::store::read_model_dir;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub(super) struct DataArgs {
     /// Array values times this: 0.00392 makes bytes 0 to 1.
     #[arg(long, value_name = "FACTOR", requires = "data", value_parser = parse_scale)]
     scale: Option<f32>,
+    /// A model's directory whose manifest says how the data is read; by default the model's own.
+    #[arg(long, value_name = "MODEL", requires = "data", hide = true)]
+    like: Option<PathBuf>,
     /// Percent of the samples that calibrate, and that decide between settings; the rest judges the result.
     #[arg(long, value_name = "TRAIN/VALIDATION", default_value = "60/20", value_parser = parse_split)]
     split: Shares,
@@ -76,9 +80,14 @@ impl DataArgs {
     /// `None` where none is stated.
     pub fn open(&self, source: &Source) -> anyhow::Result<Option<Opened>> {
         let Some(path) = &self.data else { return Ok(None) };
-        let preprocess = source.bundle.as_ref().and_then(|bundle| bundle.manifest().inputs.first()?.preprocess.clone());
+        let like = match &self.like {
+            Some(like) => Some(read_model_dir(like)?.0),
+            None => None,
+        };
+        let bundle = like.as_ref().or(source.bundle.as_ref());
+        let preprocess = bundle.and_then(|bundle| bundle.manifest().inputs.first()?.preprocess.clone());
         let first = source.outputs.first().map(|spec| spec.name.clone()).unwrap_or_default();
-        let classes = source.bundle.as_ref().and_then(|bundle| bundle.labels(&first)).unwrap_or_default();
+        let classes = bundle.and_then(|bundle| bundle.labels(&first)).unwrap_or_default();
         let reading = Reading { preprocess, classes, labels: self.labels.clone(), scale: self.scale };
         let data = Dataset::open(path, &source.inputs, &reading).map_err(|error| {
             let hint = match &error {
@@ -157,8 +166,9 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub fn new(quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    /// Where standard error is no terminal nothing is drawn.
+    pub fn new() -> Self {
+        let target = ProgressDrawTarget::stderr();
         let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos}/{len}  {eta} left");
         let bar = ProgressBar::with_draw_target(Some(0), target);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -22,6 +22,9 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Compress a model by a plan: distil, prune, finetune, quantize in a row.
 #[derive(Debug, clap::Args)]
@@ -144,15 +147,21 @@ fn check(plan: &Plan, at: usize, step: &Step) -> anyhow::Result<()> {
 /// Does the steps.
 fn follow(args: &Args, plan: &Plan, source: &Source, interrupts: &Interrupts) -> anyhow::Result<Vec<Made>> {
     let cache = Cache::open(&plan.cache)?;
-    let mut key = cache::start(plan, &source.onnx)?;
+    let mut keys = vec![cache::start(plan, source)?];
+    // All of them first: a file that is missing is told before the first step, not after hours.
+    for step in &plan.steps {
+        keys.push(cache::next(&keys[keys.len() - 1], plan, step)?);
+    }
     let mut made: Vec<Made> = Vec::new();
+    // What follows a step that was stopped early is of that, and no result of the plan.
+    let mut stopped_before = false;
     for (at, step) in plan.steps.iter().enumerate() {
-        key = cache::next(&key, plan, step)?;
+        let key = &keys[at + 1];
         let told = |how: &str| {
             // Nobody may be left to read it.
             let _ = writeln!(std::io::stderr(), "step {} of {}: {}{how}", at + 1, plan.steps.len(), step.name);
         };
-        let known = if args.fresh { None } else { cache.find(&key)? };
+        let known = if args.fresh || stopped_before { None } else { cache.find(key)? };
         let one = match known {
             Some((onnx, report)) => {
                 told(", as it was before");
@@ -162,8 +171,9 @@ fn follow(args: &Args, plan: &Plan, source: &Source, interrupts: &Interrupts) ->
                 told("");
                 let before = made.last().map_or(&source.onnx, |made| &made.onnx);
                 let (onnx, report, broken, stopped) = execute(plan, step, &cache, before, interrupts)?;
-                if !stopped {
-                    cache.keep(&key, &onnx, &report)?;
+                stopped_before |= stopped;
+                if !stopped_before {
+                    cache.keep(key, &onnx, &report)?;
                 }
                 Made { broken, stopped, ..Made::new(step, source, onnx, report, false)? }
             }
@@ -210,8 +220,11 @@ fn execute(
     let seen = interrupts.count();
     let mut child = std::process::Command::new(program);
     child.args(plan.command_line(step, &input, &output)).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped());
-    let ran = child.spawn().and_then(std::process::Child::wait_with_output);
+    let ran = interrupts.with_child(|| child.spawn().and_then(std::process::Child::wait_with_output));
     let ran = ran.with_context(|| format!("run selvedge {}", step.name))?;
+    if ran.status.code().is_none_or(|code| code == INTERRUPTED) {
+        bail!("step {} was interrupted; what was done before it is kept: run the plan again to go on", step.name);
+    }
     let broken = ran.status.code() == Some(3);
     if !ran.status.success() && !broken {
         bail!("step {} failed: see above; what was done before it is kept, and the plan goes on from there", step.name);
@@ -228,7 +241,7 @@ fn finish(ends: &Ends, source: &Source, opened: Option<&Opened>, steps: Vec<Made
     let networks = [network_of(source, &source.onnx)?, network_of(source, &last.onnx)?];
     let (mut scores, mut latencies) = ([None; 2], [None; 2]);
     if let Some(opened) = opened {
-        let mut bar = Bar::new(false);
+        let mut bar = Bar::new();
         scores = judged(ends.metric, &networks[0], &networks[1], opened, &mut bar)?.map(Some);
         bar.clear();
         let number = opened.part(Part::Test).first().copied().unwrap_or(0);
@@ -296,28 +309,41 @@ fn text(done: &Done) -> String {
     format!("{table}\nsize x {ratio:.3}\nwrote {}\n", done.out.display())
 }
 
-/// Interrupts are for the step that runs; this process only counts them.
-struct Interrupts(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+/// What a shell says of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Interrupts are for the step that runs; where none runs they end this process.
+struct Interrupts {
+    count: Arc<AtomicUsize>,
+    child_runs: Arc<AtomicBool>,
+}
 
 impl Interrupts {
     fn catch() -> anyhow::Result<Self> {
-        use std::sync::atomic::Ordering;
-        let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let caught = Self { count: Arc::default(), child_runs: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let signal = tokio::signal::unix::SignalKind::interrupt();
-        let mut heard = runtime.block_on(async { tokio::signal::unix::signal(signal) })?;
-        let counted = std::sync::Arc::clone(&count);
-        std::thread::Builder::new().name("interrupt".into()).spawn(move || {
-            runtime.block_on(async {
-                while heard.recv().await.is_some() {
-                    counted.fetch_add(1, Ordering::Relaxed);
+        let mut heard = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
+        let (count, child_runs) = (Arc::clone(&caught.count), Arc::clone(&caught.child_runs));
+        let listen = async move {
+            while heard.recv().await.is_some() {
+                count.fetch_add(1, Ordering::Relaxed);
+                if !child_runs.load(Ordering::Relaxed) {
+                    std::process::exit(INTERRUPTED);
                 }
-            });
-        })?;
-        Ok(Self(count))
+            }
+        };
+        std::thread::Builder::new().name("interrupt".into()).spawn(move || runtime.block_on(listen))?;
+        Ok(caught)
+    }
+
+    fn with_child<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.child_runs.store(true, Ordering::Relaxed);
+        let done = work();
+        self.child_runs.store(false, Ordering::Relaxed);
+        done
     }
 
     fn count(&self) -> usize {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
     }
 }

@@ -5,13 +5,13 @@ use super::training::TrainArgs;
 use super::{Bar, DataArgs, Opened, eval, failed, with_norms};
 use crate::cli::model_file::{ModelArgs, Source, end_of};
 use crate::cli::{Align, Table, advise, bytes, plain, print};
-use crate::compress::Network;
 use crate::compress::data::Part;
 use crate::compress::prune::{
     Cost, GroupReport, Measure, Outcome, PruneReport, Recipe, Schedule, Scope, Target, Times, What, prune,
 };
 use crate::compress::score::{Metric, Score};
 use crate::compress::train::Samples;
+use crate::compress::{Network, Progress as _};
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -172,7 +172,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "--epochs: fine-tuning needs data with a label for each sample: state --data, and --labels where it has none"
         );
     }
-    let mut bar = Bar::new(args.json);
+    let mut bar = Bar::new();
     bar.catch_interrupt()?;
     let done = work(args, recipe, &source, opened.as_ref(), &mut bar);
     bar.clear();
@@ -192,7 +192,7 @@ fn work(args: &Args, recipe: Recipe, source: &Source, opened: Option<&Opened>, b
         validation,
     });
     let mut outcome = prune(&network, &recipe, samples, times.as_ref(), bar).map_err(|error| failed(error, what()))?;
-    if args.is_open() {
+    if args.is_open() && !bar.is_stopped() {
         outcome.broken.clear();
     }
     let judged = match opened {

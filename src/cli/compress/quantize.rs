@@ -201,7 +201,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.out.check(&source)?;
     let opened = args.data.open(&source)?;
     let float = network(&source)?;
-    let mut bar = Bar::new(args.json);
+    let mut bar = Bar::new();
     if recipe.qat.is_some() {
         bar.catch_interrupt()?;
     }

@@ -3,7 +3,7 @@
 //! Invariant: of what lies along any axis at least one unit stays; with a multiple, so many channels of a group stay as it
 //! divides, or all, unless that one is among those that were given back.
 
-use super::groups::Groups;
+use super::groups::{Group, Groups};
 use crate::compress::Error;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -29,6 +29,18 @@ pub struct Terms {
 
 /// Units that go when `share` of all is asked for.
 pub fn chosen(groups: &Groups, importance: &[f64], terms: Terms, share: f64) -> BTreeSet<usize> {
+    let count = |group: &Group| (group.units.len() as f64 * share).round() as usize;
+    counted(groups, importance, terms, &count, (groups.units.len() as f64 * share).round() as usize)
+}
+
+/// Units that go when so many of each group are asked for, or so many of all where all are compared.
+pub fn counted(
+    groups: &Groups,
+    importance: &[f64],
+    terms: Terms,
+    count: &dyn Fn(&Group) -> usize,
+    total: usize,
+) -> BTreeSet<usize> {
     let least_first = |units: &[usize]| {
         let mut units = units.to_vec();
         units.sort_by(|&a, &b| importance[a].total_cmp(&importance[b]).then(a.cmp(&b)));
@@ -39,16 +51,16 @@ pub fn chosen(groups: &Groups, importance: &[f64], terms: Terms, share: f64) -> 
     match terms.scope {
         Scope::Local => {
             for group in &groups.groups {
-                let count = ((group.units.len() as f64 * share).round() as usize).min(limit(group.units.len()));
+                let count = count(group).min(limit(group.units.len()));
                 gone.extend(least_first(&group.units).into_iter().take(count));
             }
         }
         Scope::Global => {
             let all = least_first(&(0..groups.units.len()).collect::<Vec<_>>());
             let mut left: Vec<usize> = groups.groups.iter().map(|group| limit(group.units.len())).collect();
-            for unit in all.into_iter().take((groups.units.len() as f64 * share).round() as usize) {
+            for unit in all {
                 let left = &mut left[groups.units[unit].group];
-                if *left > 0 {
+                if *left > 0 && gone.len() < total {
                     *left -= 1;
                     gone.insert(unit);
                 }

@@ -1,9 +1,9 @@
 //! The loop: measure, remove, let normalisations settle, fine-tune, judge; again, until the target or the stop rule.
 
-use super::choose::{Terms, chosen, to_target};
+use super::choose::{Terms, counted, to_target};
 use super::cost::{Cost, Times};
 use super::follow::{Followed, follow};
-use super::groups::{Groups, Kind, Stays, groups};
+use super::groups::{Group, Groups, Kind, Stays, groups};
 use super::importance::{Evidence, importance};
 use super::mask::{Masks, candidates, masked};
 use super::remove::{removed, settle, zeroed};
@@ -17,7 +17,7 @@ use crate::compress::train::{Gradients, Plain, Samples, fit};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::ValueId;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A group, before and after.
 #[derive(Debug, Clone, Serialize)]
@@ -91,11 +91,19 @@ pub fn prune(
     let base = pruning.base;
     let rule = Rule { base: base.unwrap_or(0.0), rise: recipe.max_loss_rise };
     let mut search = Search::new(rule, recipe.schedule, recipe.steps);
+    let mut ended = None;
     while let Some(share) = search.share() {
         if progress.is_stopped() {
             break;
         }
-        let tried = pruning.step(&best, search.reached(), share, progress)?;
+        let tried = match pruning.step(&best, share, progress) {
+            // What was reached before stays.
+            Err(Error::Unfit(why)) if search.reached() > 0.0 => {
+                ended = Some(why);
+                break;
+            }
+            tried => tried?,
+        };
         let loss = pruning.judge(&tried, progress)?;
         let kept = search.see(share, loss.unwrap_or(rule.base));
         pruning.report.steps.push(StepReport { share, cost: Cost::of(&tried)?, loss, kept });
@@ -109,11 +117,34 @@ pub fn prune(
             return Err(Error::Stopped);
         }
         broken.push(format!("stopped after {:.0} % of the way to the target", search.reached() * 100.0));
+    } else if let Some(why) = ended {
+        broken.push(format!("{:.0} % of the way to the target was gone: {why}", search.reached() * 100.0));
     } else if !search.is_whole() {
         let percent = search.reached() * 100.0;
         broken.push(format!("the loss rises too much: {percent:.0} % of the way to the target was gone"));
     }
     pruning.finish(&start, best, broken, progress)
+}
+
+/// By which a group is known from step to step.
+fn key(group: &Group) -> String {
+    group.makers.first().cloned().unwrap_or_default()
+}
+
+/// Every name that is to be left alone has to be one.
+fn known_names(network: &Network, ignored: &[String]) -> Result<(), Error> {
+    let names: Vec<&str> = network.graph().nodes().map(|(_, node)| node.name.as_str()).collect();
+    let means = |wish: &str, name: &str| wish.strip_suffix('*').map_or(name == wish, |start| name.starts_with(start));
+    match ignored.iter().find(|wish| !names.iter().any(|name| means(wish, name))) {
+        None => Ok(()),
+        Some(wish) => {
+            let alike = |name: &&&str| strsim::jaro_winkler(name, wish);
+            let nearest = names.iter().max_by(|a, b| alike(a).total_cmp(&alike(b))).copied().unwrap_or_default();
+            Err(Error::unfit(format!(
+                "no node has the name {wish:?} that is to be left alone; the nearest is {nearest:?}"
+            )))
+        }
+    }
 }
 
 fn refuse_quantized(network: &Network) -> Result<(), Error> {
@@ -133,6 +164,8 @@ struct Pruning<'a> {
     base: Option<f64>,
     /// What the target counts, of the network as it was.
     full: f64,
+    /// Units of each group at the start.
+    sizes: BTreeMap<String, usize>,
     /// The target, in what it counts; of single weights always a ratio.
     target: Target,
     report: PruneReport,
@@ -146,6 +179,10 @@ impl<'a> Pruning<'a> {
         times: Option<&'a Times>,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
+        known_names(start, &recipe.ignore)?;
+        if recipe.max_loss_rise.is_some() && samples.is_some_and(|samples| samples.validation.is_empty()) {
+            return Err(Error::unfit("there are no samples to hold the loss against: give more, or another --split"));
+        }
         let (mut reference, mut base) = (None, None);
         match samples {
             Some(samples) => {
@@ -169,6 +206,7 @@ impl<'a> Pruning<'a> {
             reference,
             base,
             full: 0.0,
+            sizes: BTreeMap::new(),
             target: recipe.target,
             report: PruneReport::default(),
         };
@@ -226,14 +264,8 @@ impl<'a> Pruning<'a> {
         })
     }
 
-    /// From `reached` of the way to `share` of it.
-    fn step(
-        &mut self,
-        best: &Network,
-        reached: f64,
-        share: f64,
-        progress: &mut dyn Progress,
-    ) -> Result<Network, Error> {
+    /// To `share` of the way.
+    fn step(&mut self, best: &Network, share: f64, progress: &mut dyn Progress) -> Result<Network, Error> {
         let gradients = self.gradients(best, progress)?;
         let mut followed = follow(best.graph(), &best.facts());
         if self.recipe.what == What::Weights {
@@ -252,13 +284,12 @@ impl<'a> Pruning<'a> {
         let figures = importance(best, &followed, &groups, self.recipe.measure, evidence, self.recipe.seed)?;
         if self.report.groups.is_empty() {
             self.note(&followed, &groups, &figures);
+            self.sizes = groups.groups.iter().map(|group| (key(group), group.units.len())).collect();
         }
-        let gone = self.choose(best, &followed, &groups, &figures, reached, share)?;
+        let gone = self.choose(best, &followed, &groups, &figures, share)?;
         let ids = gone.iter().map(|&unit| groups.units[unit].id).collect();
         let smaller = removed(best, &followed, &ids)?;
-        if reached == 0.0 {
-            verify(best, &smaller, &groups, &gone, self.recipe.seed)?;
-        }
+        verify(best, &smaller, &groups, &gone, self.recipe.seed)?;
         self.heal(smaller, None, progress)
     }
 
@@ -301,14 +332,18 @@ impl<'a> Pruning<'a> {
         followed: &Followed,
         groups: &Groups,
         figures: &[f64],
-        reached: f64,
         share: f64,
     ) -> Result<BTreeSet<usize>, Error> {
         let terms = Terms { scope: self.recipe.scope, most: self.recipe.most, multiple: self.recipe.multiple };
         let target = match self.target {
             Target::Ratio(ratio) => {
-                let gone = 1.0 - (1.0 - ratio * share) / (1.0 - ratio * reached);
-                return Ok(chosen(groups, figures, terms, gone));
+                // Of what there was at the start: what one step rounds away the next one makes good.
+                let stay = |full: usize| (full as f64 * (1.0 - ratio * share)).round() as usize;
+                let full = |group: &Group| self.sizes.get(&key(group)).copied().unwrap_or(group.units.len());
+                let going = |group: &Group| group.units.len().saturating_sub(stay(full(group)));
+                let all: usize = groups.groups.iter().map(full).sum();
+                let total = groups.units.len().saturating_sub(stay(all));
+                return Ok(counted(groups, figures, terms, &going, total));
             }
             Target::Macs(target) | Target::Parameters(target) | Target::Bytes(target) => target as f64,
             Target::Latency(ms) => ms,
@@ -432,9 +467,18 @@ fn verify(
     let (expected, found) = (zeros.session()?.run(inputs)?, smaller.session()?.run(inputs)?);
     let values =
         |tensors: &[crate::tensor::Tensor]| tensors.iter().flat_map(crate::tensor::Tensor::to_f64).collect::<Vec<_>>();
+    let size = |tensor: &crate::tensor::Tensor| tensor.to_f64().into_iter().fold(1e-6_f64, |most, v| most.max(v.abs()));
+    // Each output by its own size.
+    let off = |(a, b): (&crate::tensor::Tensor, &crate::tensor::Tensor)| {
+        let each = a.to_f64().into_iter().zip(b.to_f64()).map(|(a, b)| match (a.is_nan(), b.is_nan()) {
+            (true, true) => 0.0,
+            (false, false) => (a - b).abs(),
+            (true, false) | (false, true) => f64::INFINITY,
+        });
+        each.fold(0.0, f64::max) / size(a)
+    };
+    let far = expected.iter().zip(&found).map(off).fold(0.0, f64::max);
     let (expected, found) = (values(&expected), values(&found));
-    let size = expected.iter().fold(1e-6_f64, |most, value| most.max(value.abs()));
-    let far = expected.iter().zip(&found).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs())) / size;
     if expected.len() != found.len() || far > 1e-3 {
         return Err(Error::unfit(format!(
             "removal changed answers by {far:.1e}, which is a fault of Selvedge's: please report it with the model, and \

@@ -154,7 +154,7 @@ impl Cutter<'_> {
         let places = indices.to_i64s()?.into_iter().map(|place| positive(place, size)).collect::<Option<Vec<_>>>()?;
         let new: Vec<i64> =
             places.iter().filter_map(|place| kept.binary_search(place).ok()).map(|place| place as i64).collect();
-        let shape = if indices.shape().is_empty() { Vec::new() } else { vec![new.len()] };
+        let shape = if indices.shape().len() == 1 { vec![new.len()] } else { indices.shape().to_vec() };
         let constant = graph.add_constant("indices", Tensor::from_i64s(indices.element(), shape, &new)?);
         graph.node_mut(id)?.inputs[1] = Some(constant);
         Some(())

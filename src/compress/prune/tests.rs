@@ -366,3 +366,44 @@ fn zeros_cost_on_the_wire_at_most_a_fifth_more_than_a_bitmap_and_values() {
         assert!(wire(&levels) * 5 < ideal * 6, "{share}: {} for {ideal}", wire(&levels));
     }
 }
+
+#[test]
+fn a_ratio_is_reached_in_however_many_steps_and_whatever_multiples() {
+    let digits = Digits::new();
+    for (steps, multiple) in [(1, 8), (5, 8), (10, 1), (7, 4)] {
+        for scope in [Scope::Local, Scope::Global] {
+            let outcome = digits.prune(|recipe| {
+                (recipe.target, recipe.scope) = (Target::Ratio(0.5), scope);
+                (recipe.steps, recipe.multiple, recipe.tuning.epochs) = (steps, multiple, 0);
+            });
+            let groups = outcome.unwrap().report.groups;
+            let sum = |of: fn(&GroupReport) -> usize| groups.iter().map(of).sum::<usize>();
+            let (before, after) = (sum(|group| group.before), sum(|group| group.after));
+            // Multiples give back less than one of them a group.
+            let slack = groups.len() * (multiple - 1);
+            assert!(
+                after >= before / 2 && after <= before / 2 + slack,
+                "{steps} {multiple} {scope:?}: {before} {after}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_reached_stays_when_there_is_nothing_more_to_remove() {
+    let digits = Digits::new();
+    let outcome = digits.prune(|recipe| {
+        (recipe.target, recipe.steps, recipe.tuning.epochs) = (Target::Macs(12_000), 6, 0);
+        recipe.most = 0.5;
+    });
+    match outcome {
+        Ok(outcome) => assert!(outcome.after.macs < outcome.before.macs),
+        Err(error) => panic!("all was lost: {error}"),
+    }
+}
+
+#[test]
+fn a_layer_to_leave_alone_that_is_none_is_told_with_the_nearest() {
+    let error = Digits::new().prune(|recipe| recipe.ignore = vec!["cnov1".into()]).unwrap_err().to_string();
+    assert!(error.contains("cnov1") && error.contains("conv1"), "{error}");
+}

@@ -9,7 +9,7 @@
 
 use super::place::Layer;
 use super::recipe::Training;
-use super::scheme::{Affine, Levels};
+use super::scheme::{Affine, Levels, Range};
 use super::weights::{Matrix, WeightScheme, scales, transposed};
 use super::work::{Exceptions, Prepared};
 use crate::compress::train::fake::Fake;
@@ -103,7 +103,10 @@ impl Qat {
         prepared.learnt = self.best.unwrap_or_default();
         for (value, class) in &self.values {
             let (Some(class), Some(&scale)) = (self.classes.get(class), self.best_classes.get(class)) else { continue };
-            let range = Affine { scale, ..class.affine }.range();
+            let full = Affine { scale, ..class.affine }.range();
+            // The lowest level of a symmetric range has no counterpart, and would widen it.
+            let symmetric = prepared.recipe.activations.symmetric;
+            let range = if symmetric { Range { lo: -full.hi, ..full } } else { full };
             if let Some(observed) = prepared.observed.get_mut(value) {
                 observed.range = range;
             }
@@ -205,7 +208,10 @@ pub fn qat(
 ) -> Result<Trained, Error> {
     let mut guide = Qat::new(prepared, &Exceptions::default(), training.scales)?;
     let trained = fit(&prepared.network, samples, &training.training, &mut guide, progress)?;
-    guide.finish(prepared, trained.network.clone())?;
+    // Where nothing was gained, what was learnt from data without training stays.
+    if trained.after < trained.before {
+        guide.finish(prepared, trained.network.clone())?;
+    }
     prepared.recipe.qat = Some(training.clone());
     let epochs = trained.epochs.len();
     let note = format!("trained {epochs} epochs with the rounding: loss {:.4} to {:.4}", trained.before, trained.after);

@@ -129,6 +129,12 @@ impl Recipe {
         }
         let dynamic = self.form == Form::Dynamic && !self.weights.symmetric;
         require(!dynamic, "the dynamic form takes symmetric weights")?;
+        let rounded = self.qat.is_some() && self.rounding == Rounding::Adaround;
+        require(!rounded, "training with the rounding in the loop takes the place of AdaRound: state one of the two")?;
+        let learned = self.qat.as_ref().is_some_and(|qat| qat.scales == Scales::Learned);
+        require(!learned || self.weights.symmetric, "learned scales are for symmetric weights")?;
+        let parts = self.qat.as_ref().is_some_and(|qat| qat.training.parts == train::Parts::Norms);
+        require(!parts, "norms are part of the weights when they are quantized: train all, or the head")?;
         let trained = self.qat.is_some() && self.form != Form::Static;
         require(!trained, "training with the rounding in the loop is for the static form")?;
         let learnt = self.rounding == Rounding::Adaround && self.form != Form::Static;

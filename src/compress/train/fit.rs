@@ -36,6 +36,9 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+/// Samples that are judged at once.
+const BATCH: usize = 64;
+
 /// What is trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -194,7 +197,7 @@ pub fn fit(
         ));
     }
     let program = Program::new(network, &chosen(network, recipe.parts))?;
-    let at_once = if program.batches() { recipe.batch.min(samples.train.len()) } else { recipe.batch };
+    let at_once = recipe.batch.min(samples.train.len()).max(BATCH.min(samples.validation.len()).div_ceil(3));
     memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
     let before = evaluate(&program, samples, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
@@ -247,7 +250,7 @@ impl<'a> Fitting<'a> {
     fn epoch(&mut self, epoch: usize, progress: &mut dyn Progress) -> Result<(), Error> {
         let numbers = shuffled(self.samples.train, mix(self.recipe.seed ^ mix(epoch as u64)));
         // A norm of one sample has no variance to learn by.
-        let whole = numbers.len() > self.recipe.batch;
+        let whole = self.recipe.batch > 1 && numbers.len() > self.recipe.batch;
         let batches: Vec<&[usize]> =
             numbers.chunks(self.recipe.batch).filter(|batch| !whole || batch.len() > 1).collect();
         progress.step(&format!("epoch {} of {}", epoch + 1, self.recipe.epochs), batches.len());
@@ -279,7 +282,9 @@ impl<'a> Fitting<'a> {
         let batch = read(self.samples.data, numbers, &self.recipe.augment, seed)?;
         let mut wanted = self.guide.wanted();
         wanted.extend(self.logits.map(|(value, _)| value));
-        let run = self.program.run(&batch.inputs, Mode::Training, &wanted, self.guide)?;
+        // Where the head alone is trained, what it reads stays as it was.
+        let mode = if self.recipe.parts == Parts::Head { Mode::Inference } else { Mode::Training };
+        let run = self.program.run(&batch.inputs, mode, &wanted, self.guide)?;
         let labelled = labelled(&batch, &run, self.logits, self.recipe.label_smoothing)?;
         let loss = self.guide.loss(&batch, &run, labelled)?;
         let value = f64::from(loss.to_scalar::<f32>().map_err(computing)?);
@@ -377,7 +382,6 @@ fn evaluate(program: &Program, samples: Samples<'_>, guide: &mut dyn Guide) -> R
 /// # Errors
 /// When a sample does not run, or has no label that fits.
 pub fn mean_loss(program: &Program, data: &Dataset, numbers: &[usize], guide: &mut dyn Guide) -> Result<f64, Error> {
-    const BATCH: usize = 64;
     let logits = logits(program.network());
     let mut wanted = guide.wanted();
     wanted.extend(logits.map(|(value, _)| value));
@@ -453,7 +457,6 @@ pub fn gradients(
 /// # Errors
 /// As [`fit`].
 pub fn settle_norms(network: &Network, data: &Dataset, numbers: &[usize], seed: u64) -> Result<Network, Error> {
-    const BATCH: usize = 64;
     let mut program = Program::new(network, &|_| false)?;
     for (at, numbers) in shuffled(numbers, seed).chunks(BATCH).enumerate() {
         if numbers.len() == 1 && at > 0 {

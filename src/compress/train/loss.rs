@@ -13,6 +13,15 @@ use candle_core::{Device, Result, Tensor, bail};
 pub fn logits(network: &Network) -> Option<(ValueId, bool)> {
     let graph = network.graph();
     let output = graph.outputs.first()?.value;
+    // Moves and rounding behind it change nothing that matters here.
+    const BEHIND: [&str; 8] =
+        ["Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear"];
+    let mut last = output;
+    while let Some((_, node)) = graph.producer(last).filter(|(_, node)| BEHIND.contains(&node.op.as_str())) {
+        last = node.input(0)?;
+    }
+    let is_end = graph.producer(last).is_some_and(|(_, node)| node.is("Softmax") || node.is("LogSoftmax"));
+    let output = if is_end { last } else { output };
     Some(match graph.producer(output) {
         Some((_, node)) if node.is("Softmax") => (node.input(0)?, false),
         Some((_, node)) if node.is("LogSoftmax") => (output, true),
@@ -76,6 +85,11 @@ pub fn by_labels(
     let answers = rows(answers)?;
     let class = |label: &Option<Label>| if let Some(Label::Class(class)) = label { Some(*class) } else { None };
     if let Some(classes) = labels.iter().map(class).collect::<Option<Vec<_>>>() {
+        let width = answers.dims2()?.1;
+        if let Some(class) = classes.iter().find(|class| **class >= width) {
+            let what = format!("a label is class {class}, and the model gives {width} values: classes count from 0");
+            return Err(Error::unfit(what));
+        }
         let log = if is_log { answers } else { log_softmax(&answers)? };
         return Ok(cross_entropy(&log, &classes, smoothing)?);
     }

@@ -428,3 +428,31 @@ fn the_estimate_of_memory_grows_with_the_batch_and_covers_what_values_take() {
     // 16 x 8 x 8, twice with its ReLU, is the largest of its values.
     assert!(of(64) - of(32) >= 32 * 2 * 16 * 64 * 4 && of(1) > 19_178 * 4, "{} {}", of(32), of(64));
 }
+
+#[test]
+fn one_sample_a_step_trains_too() {
+    let (network, ..) = digits();
+    let start = untrained(&network);
+    let done = trained(&start, &Recipe { epochs: 1, batch: 1, ..Recipe::default() });
+    assert!(done.epochs[0].train_loss > 0.0 && done.after < done.before, "{} to {}", done.before, done.after);
+}
+
+#[test]
+fn norms_before_the_head_stay_when_the_head_alone_is_trained() {
+    let mut sketch = Sketch::new(&[("x", &[1, 1, 8, 8])]);
+    let input = sketch.input(0);
+    let conv = sketch.conv(input, &[4, 1, 3, 3], 1);
+    let normed = batch_norm(&mut sketch, conv, 4);
+    let flat = sketch.node("Flatten", &[normed], &[]);
+    let (weight, bias) = (sketch.weights(&[256, 10], 0.1), sketch.weights(&[10], 0.1));
+    let output = sketch.node("Gemm", &[flat, weight, bias], &[]);
+    let network = sketch.network_with_norms(output);
+    let done = trained(&network, &Recipe { epochs: 2, parts: Parts::Head, ..Recipe::default() });
+    assert!(done.after < done.before, "{} to {}", done.before, done.after);
+    let constant = |network: &Network, id| network.graph().constant(id).cloned();
+    let ids = network.graph().values().map(|(id, _)| id).collect::<Vec<_>>();
+    let changed: Vec<ValueId> =
+        ids.into_iter().filter(|&id| constant(&network, id) != constant(&done.network, id)).collect();
+    let sizes: Vec<usize> = changed.iter().map(|&id| constant(&network, id).unwrap().len()).collect();
+    assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (2, 2570), "the head's alone");
+}

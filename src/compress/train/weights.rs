@@ -49,7 +49,8 @@ pub fn weights(graph: &Graph) -> Vec<Weight> {
             let Some(tensor) = graph.constant(constant) else { continue };
             let is_weight = match dequantized {
                 Some(_) => tensor.element().is_integer(),
-                None => matches!(tensor.element(), ElementType::F32 | ElementType::F16 | ElementType::F64),
+                // Masks of minus infinity are none.
+                None => tensor.to_f64s().is_some_and(|values| values.iter().all(|value| value.is_finite())),
             };
             // A single number is a setting.
             if is_weight && tensor.len() > 1 {
@@ -102,11 +103,15 @@ pub(super) fn latent(
     if zeros.len() > 1 && levels.shape().get(axis as usize) != Some(&zeros.len()) {
         candle_core::bail!("scales do not fit the weights");
     }
-    // A signed range without its least: -128 has no counterpart, here and elsewhere. What a FLOAT holds of an INT32's.
+    // A signed range without its least, which has no counterpart, unless the file holds it. What a FLOAT holds of an INT32's.
     const MOST: i128 = 2_147_483_520;
     let (low, high) = match levels.element().range() {
         Some((0, high)) if high <= MOST => (0.0, high as f32),
-        Some((_, high)) if high <= i128::from(i32::MAX) => (-(high.min(MOST) as f32), high.min(MOST) as f32),
+        Some((low, high)) if high <= i128::from(i32::MAX) => {
+            let holds_least = levels.to_i64s().is_some_and(|all| all.iter().any(|&level| i128::from(level) == low));
+            let least = if holds_least && low >= -MOST { low } else { -high.min(MOST) };
+            (least as f32, high.min(MOST) as f32)
+        }
         _ => candle_core::bail!("weights of type {:?}", levels.element()),
     };
     let fake = Fake { zeros, low, high, axis: axis.max(0) as usize };

@@ -4,6 +4,7 @@
 
 use super::plan::{Plan, Step};
 use crate::cli::compress::output::commit;
+use crate::cli::model_file::Source;
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
@@ -31,7 +32,8 @@ impl Cache {
 
     /// Where a step reads from and writes to.
     pub fn scratch(&self) -> [PathBuf; 2] {
-        ["before.onnx", "after.onnx"].map(|name| self.0.join(name))
+        let process = std::process::id();
+        ["before", "after"].map(|name| self.0.join(format!("{name}-{process}.onnx")))
     }
 
     pub fn find(&self, key: &Key) -> anyhow::Result<Option<(Vec<u8>, serde_json::Value)>> {
@@ -53,11 +55,15 @@ impl Cache {
 }
 
 /// The key before any step: this program, the model, the data.
-pub(super) fn start(plan: &Plan, onnx: &[u8]) -> anyhow::Result<Key> {
+pub(super) fn start(plan: &Plan, source: &Source) -> anyhow::Result<Key> {
     let mut sum = Sha256::new();
-    part(&mut sum, env!("CARGO_PKG_VERSION").as_bytes());
+    contents(&mut sum, &std::env::current_exe().context("find this program")?)?;
+    part(&mut sum, std::env::var_os("SELVEDGE_ISA").unwrap_or_default().as_encoded_bytes());
     part(&mut sum, plan.common_text().as_bytes());
-    part(&mut sum, onnx);
+    part(&mut sum, &source.onnx);
+    // How data is read, and what its classes are called.
+    let manifest = source.bundle.as_ref().map(|bundle| format!("{:?}", bundle.manifest()));
+    part(&mut sum, manifest.unwrap_or_default().as_bytes());
     for path in plan.data.iter().chain(&plan.labels) {
         contents(&mut sum, path)?;
     }

@@ -116,6 +116,10 @@ impl Plan {
             path.iter().flat_map(|path| [OsString::from(name), path.into()]).collect::<Vec<_>>()
         };
         let mut line = [path("--data", &words.data), path("--labels", &words.labels)].concat();
+        // Between steps a model is a file alone: its manifest is still the one that says how data is read.
+        if words.data.is_some() && self.home.join(&words.model).is_dir() {
+            line.extend(["--like".into(), words.model.clone().into()]);
+        }
         line.extend(words.scale.iter().flat_map(|scale| ["--scale".into(), scale.to_string().into()]));
         line.extend(words.split.iter().flat_map(|split| ["--split".into(), split.into()]));
         line.extend(["--seed".into(), words.seed.to_string().into()]);
@@ -166,6 +170,7 @@ impl Step {
             self.options.extend([format!("--{key}"), text]);
         };
         match value {
+            toml::Value::Boolean(yes) if key == "elementwise" => push(if *yes { "yes" } else { "no" }.into()),
             toml::Value::Boolean(true) => self.options.push(format!("--{key}")),
             toml::Value::Boolean(false) => {}
             toml::Value::String(text) => push(text.clone()),

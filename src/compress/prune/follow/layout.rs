@@ -260,7 +260,10 @@ impl Follower<'_> {
         let (x, y) = (node.input(0)?, node.output(0)?);
         let rank = self.shape(x)?.len();
         let listed = match (node.input(1), node.int("axis")) {
-            (Some(axes), _) => self.graph.constant(axes)?.to_i64s()?,
+            (Some(axes), _) => match self.graph.constant(axes)?.to_i64s()? {
+                all if all.is_empty() && node.int("noop_with_empty_axes") != Some(1) => (0..rank as i64).collect(),
+                listed => listed,
+            },
             (None, Some(axis)) => vec![axis],
             (None, None) if node.op.starts_with("Arg") => vec![0],
             (None, None) if node.int("noop_with_empty_axes") == Some(1) => return None,
@@ -276,8 +279,11 @@ impl Follower<'_> {
         let axes = self.axes(x).into_iter().enumerate();
         let made = axes.filter(|(at, _)| keep || free.contains(at));
         let made = made.map(|(at, axis)| if free.contains(&at) { axis } else { Axis::Plain }).collect();
-        let zero =
-            self.is_zero(x) && node.op != "ReduceLogSumExp" && node.op != "ReduceProd" && !node.op.starts_with("Arg");
+        let zero = self.is_zero(x)
+            && node.op != "ReduceLogSumExp"
+            && node.op != "ReduceLogSum"
+            && node.op != "ReduceProd"
+            && !node.op.starts_with("Arg");
         self.set(y, made, zero);
         Some(())
     }

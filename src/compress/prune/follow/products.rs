@@ -39,7 +39,11 @@ impl Follower<'_> {
         let (x, w, bias, y) = (node.input(0)?, node.input(1)?, node.input(2), node.output(0)?);
         let (weights, rank) = (self.shape(w).filter(|_| self.is_constant(w))?, self.shape(y)?.len());
         let group = usize::try_from(node.int("group").unwrap_or(1)).ok().filter(|&group| group > 0)?;
-        let (made, read) = (*weights.first()?, self.shape(x)?.get(1)? / group);
+        let (made, channels_in) = (*weights.first()?, *self.shape(x)?.get(1)?);
+        // A file may state anything.
+        let fits = made > 0 && made % group == 0 && weights.get(1)?.checked_mul(group)? == channels_in;
+        fits.then_some(())?;
+        let read = channels_in / group;
         self.only(node, x, &[1]);
         let out = if group == 1 {
             self.take(node, (x, 1), (w, 1))?;
@@ -66,7 +70,10 @@ impl Follower<'_> {
         let (x, w, bias, y) = (node.input(0)?, node.input(1)?, node.input(2), node.output(0)?);
         let (weights, rank) = (self.shape(w).filter(|_| self.is_constant(w))?, self.shape(y)?.len());
         let group = usize::try_from(node.int("group").unwrap_or(1)).ok().filter(|&group| group > 0)?;
-        let (read, made) = (*weights.first()? / group, *weights.get(1)? * group);
+        let (channels_in, each) = (*weights.first()?, *weights.get(1)?);
+        let fits = self.shape(x)?.get(1) == Some(&channels_in) && channels_in.is_multiple_of(group) && each > 0;
+        fits.then_some(())?;
+        let (read, made) = (channels_in / group, each.checked_mul(group)?);
         self.only(node, x, &[1]);
         let out = if group == 1 {
             self.take(node, (x, 1), (w, 0))?;

@@ -132,8 +132,9 @@ fn pool(call: &Call<'_>, kind: Kind) -> Result<Tensor> {
 
 fn resize(call: &Call<'_>) -> Result<Tensor> {
     let mut x = call.input(0)?.clone();
-    if call.node.ints("axes").is_some() || call.int("antialias", 0) != 0 {
-        bail!("Resize with axes or antialias");
+    let policy = call.node.text("keep_aspect_ratio_policy").unwrap_or("stretch");
+    if call.node.ints("axes").is_some() || call.int("antialias", 0) != 0 || policy != "stretch" {
+        bail!("Resize with axes, antialias or a policy of its own");
     }
     let scales = call.floats(2)?.filter(|scales| !scales.is_empty());
     let sizes = call.ints(3)?.filter(|sizes| !sizes.is_empty());
@@ -148,7 +149,7 @@ fn resize(call: &Call<'_>) -> Result<Tensor> {
             }
             _ => bail!("scales or sizes of {} dimensions are expected", x.rank()),
         };
-        if out != size {
+        if out != size || scale != 1.0 {
             x = apply(Resample { axis, taps: taps(call, size, out, scale)? }, &[&x])?;
         }
     }

@@ -120,6 +120,8 @@ impl Unary {
             Self::Softplus => sigmoid(x),
             Self::Exp => y,
             Self::Log => x.recip(),
+            // Of a vector that is 0 the length has no direction.
+            Self::Sqrt if y == 0.0 => 0.0,
             Self::Sqrt => 0.5 / y,
             Self::Reciprocal => -y * y,
             Self::Abs => {
