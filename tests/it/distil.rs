@@ -88,13 +88,15 @@ fn quantized_students_stay_so_and_float_ones_become_so() {
     assert!(after < before, "{before} errors of 2 bits, {after} after its teacher");
     let student =
         ["--student", "template:image:8:2", "--name", "small", "--out", "small", "--epochs", "12", "--qat", "3"];
-    let found = json(dir.path(), &distil(&[&student[..], &["--json"]].concat()));
+    let found = json(dir.path(), &distil(&[&student[..], &["--hint", "conv3=block1", "--json"]].concat()));
     assert_eq!(found["rounded-epochs"].as_array().unwrap().len(), 3);
     assert!(found["test"][2]["score"]["value"].as_f64().unwrap() > 80.0, "{found}");
     for model in ["taught.onnx", "small/model.onnx"] {
         assert!(text(dir.path(), &["inspect", model]).contains("QuantizeLinear"), "{model}");
     }
     assert!(text(dir.path(), &["bench", "small", "--runs", "3"]).contains("small version 1"));
+    let told = refusal(dir.path(), &distil(&["--student", "2.onnx", "--out", "o.onnx", "--qat", "1"]), 1);
+    assert!(told.contains("quantized already"), "{told}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress");
 
@@ -110,6 +111,15 @@ fn a_plan_is_checked_whole_before_its_first_step() {
     assert!(!dir.path().join("bad.cache").exists() && !dir.path().join("next").exists());
 }
 
+/// Whether a process's child has the thread that waits for interrupts.
+fn step_listens(parent: i32) -> bool {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let children = read(format!("/proc/{parent}/task/{parent}/children"));
+    let tasks = children.split_whitespace().flat_map(|child| std::fs::read_dir(format!("/proc/{child}/task")));
+    let names = tasks.flatten().flatten().map(|task| read(format!("{}/comm", task.path().display())));
+    names.into_iter().any(|name| name.trim() == "interrupt")
+}
+
 #[test]
 fn what_follows_a_step_that_was_stopped_is_no_result_of_the_plan() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +131,12 @@ fn what_follows_a_step_that_was_stopped_is_no_result_of_the_plan() {
     let mut command = selvedge(dir.path(), &["compress", "plan.toml", "--json"]);
     let child = command.stdout(Stdio::piped()).process_group(0).spawn().unwrap();
     let group = rustix::process::Pid::from_child(&child);
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    let since = Instant::now();
+    while !step_listens(group.as_raw_nonzero().get()) {
+        assert!(since.elapsed() < Duration::from_secs(60), "the step never listened for an interrupt");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
     rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -216,6 +216,9 @@ fn work(args: &Args, teacher: &Source, source: &Source, opened: &Opened, bar: &m
             template::student(form, &large, args.data.seed()).map_err(|error| failed(error, "make a student"))?
         }
     };
+    if args.qat.is_some() && start.graph().nodes().any(|(_, node)| node.is("DequantizeLinear")) {
+        bail!("the student is quantized already: leave --qat out, and it learns on the levels that it has");
+    }
     let (train, validation) = (opened.part(Part::Train), opened.part(Part::Validation));
     let samples = Samples { data: &opened.data, train: &train, validation: &validation };
     let (recipe, training) = (args.recipe(), args.training(train.len())?);
@@ -225,7 +228,10 @@ fn work(args: &Args, teacher: &Source, source: &Source, opened: &Opened, bar: &m
     // A stop ends training, not the wish for integers.
     if let Some(epochs) = args.qat.map(|epochs| if trained.stopped { 0 } else { epochs }) {
         let slower = train::Recipe { epochs, rate: training.rate / 10.0, ..training.clone() };
-        let done = distil_rounded(&large, &made, samples, &recipe, &slower, &args.quantization(), bar);
+        // What guides has done its part: names may be gone once norms are folded, and new adapters would pull the student
+        // away from where it is.
+        let answers = Recipe { hints: Vec::new(), relations: None, ..recipe.clone() };
+        let done = distil_rounded(&large, &made, samples, &answers, &slower, &args.quantization(), bar);
         let (trained, quantized) = done.map_err(|error| failed(error, what()))?;
         (made, rounded) = (quantized.network, trained.epochs);
     }
