@@ -407,3 +407,16 @@ fn a_layer_to_leave_alone_that_is_none_is_told_with_the_nearest() {
     let error = Digits::new().prune(|recipe| recipe.ignore = vec!["cnov1".into()]).unwrap_err().to_string();
     assert!(error.contains("cnov1") && error.contains("conv1"), "{error}");
 }
+
+#[test]
+fn groups_that_do_not_fit_are_not_followed_and_stop_nothing() {
+    for (made, shape, group) in [(2, [4, 1, 3, 3], 4), (16, [3, 4, 3, 3], 4), (3, [4, 1, 3, 3], 3_000_000_000)] {
+        let mut sketch = crate::compress::sketch::Sketch::new(&[("x", &[1, 3, 6, 6])]);
+        let input = sketch.input(0);
+        let first = sketch.conv(input, &[made, 3, 3, 3], 1);
+        let second = sketch.conv(first, &shape, group);
+        let network = sketch.network_with_norms(second);
+        let followed = follow(network.graph(), &network.facts());
+        assert!(!followed.strangers.is_empty(), "{made} {shape:?} {group}");
+    }
+}

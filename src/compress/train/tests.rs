@@ -456,3 +456,15 @@ fn norms_before_the_head_stay_when_the_head_alone_is_trained() {
     let sizes: Vec<usize> = changed.iter().map(|&id| constant(&network, id).unwrap().len()).collect();
     assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (2, 2570), "the head's alone");
 }
+
+#[test]
+fn a_softmax_behind_which_only_moves_stand_is_no_part_of_the_loss() {
+    let network = of_image(|sketch, input| {
+        let flat = sketch.node("Flatten", &[input], &[]);
+        let shares = sketch.node("Softmax", &[flat], &[]);
+        let shape = sketch.ints(&[1, 168, 1]);
+        sketch.node("Reshape", &[shares, shape], &[])
+    });
+    let (value, is_log) = loss::logits(&network).unwrap();
+    assert!(!is_log && network.graph().producer(value).unwrap().1.is("Flatten"));
+}
