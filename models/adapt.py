@@ -1,6 +1,6 @@
 """Makes version 2 of the example model as an operator would: `selvedge finetune` on images of the bumped camera.
 
-Invariant: a held-out image is never trained on; scales and zero points are version 1's, so that the update is small.
+Invariant: a held-out image is never trained on; scales and zero points are those of version 1.
 Not here: version 1 and the split (make.py), checking what was made (check.py).
 """
 
