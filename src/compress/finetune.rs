@@ -1,7 +1,7 @@
 //! A deployed model follows new local data, and forgets no more of the old than is allowed.
 //!
 //! Invariant: the forgetting bound holds on the old data's validation part, by the engine's own answers, or nothing comes
-//! out; quantized weights stay on their levels and scales stay what they were, so that an update is small on the wire.
+//! out; quantized weights stay on their levels and scales stay what they were, so that an update is of levels alone.
 //!
 //! Old samples among the new keep a model from forgetting while it learns (rehearsal: Robins 1995). Where that is not enough,
 //! weights go only part of the way: between two models of one origin lie better ones than either (Wortsman et al. 2022,

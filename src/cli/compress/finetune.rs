@@ -1,4 +1,4 @@
-//! `selvedge finetune`: a deployed model and new local data -> its next version, small to send.
+//! `selvedge finetune`: a deployed model and new local data -> its next version.
 
 use super::output::{OutArgs, judged};
 use super::training::TrainArgs;

@@ -199,7 +199,7 @@ pub fn fit(
     let program = Program::new(network, &chosen(network, recipe.parts))?;
     let at_once = recipe.batch.min(samples.train.len()).max(BATCH.min(samples.validation.len()).div_ceil(3));
     memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
-    let before = evaluate(&program, samples, guide)?;
+    let before = mean_loss(&program, samples.data, samples.validation, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
     for epoch in 0..recipe.epochs {
         if progress.is_stopped() {
@@ -267,7 +267,7 @@ impl<'a> Fitting<'a> {
                 break;
             }
         }
-        let validation_loss = evaluate(&self.program, self.samples, self.guide)?;
+        let validation_loss = mean_loss(&self.program, self.samples.data, self.samples.validation, self.guide)?;
         self.trained.epochs.push(Epoch { train_loss: sum / batches.len().max(1) as f64, validation_loss, rate });
         if validation_loss <= self.trained.after || !self.trained.after.is_finite() {
             self.trained.after = validation_loss;
@@ -370,11 +370,6 @@ pub fn read(data: &Dataset, numbers: &[usize], augment: &Augment, seed: u64) -> 
         batch.labels.push(sample.label);
     }
     Ok(batch)
-}
-
-/// The mean loss over the validation part, as inference has it.
-fn evaluate(program: &Program, samples: Samples<'_>, guide: &mut dyn Guide) -> Result<f64, Error> {
-    mean_loss(program, samples.data, samples.validation, guide)
 }
 
 /// The mean loss of a program over samples.
