@@ -4,6 +4,7 @@
 //! what typing leaves open is checked with every answer.
 //! Not here: reading ONNX (`graph`), catching panics (`model`).
 
+use super::common::Common;
 use super::graph::chain;
 use super::model::{LoadError, RunError, Side, form};
 use super::region::{self, Region};
@@ -25,7 +26,12 @@ pub(super) struct Program {
 
 impl Program {
     /// `regions` are what the graph's nodes of that kind name.
-    pub(super) fn compile(proto: &ModelProto, regions: &[Region], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+    pub(super) fn compile(
+        proto: &ModelProto,
+        regions: &[Region],
+        outputs: &[TensorSpec],
+        common: &Common,
+    ) -> Result<Self, LoadError> {
         let broken = |e: TractError| LoadError::Graph(chain(&e));
         let mut framework = tract_onnx::onnx()
             .with_ignore_output_shapes(true)
@@ -35,9 +41,10 @@ impl Program {
         let inferred = region::with(regions, || framework.model_for_proto_model(proto)).map_err(broken)?;
         let typed = inferred.into_typed().map_err(broken)?;
         check_sizes(&typed)?;
-        let optimized = typed.into_optimized().map_err(broken)?;
+        let mut optimized = typed.into_optimized().map_err(broken)?;
         check_sizes(&optimized)?;
         check_outputs(&optimized, outputs)?;
+        common.join(&mut optimized).map_err(broken)?;
         let plan = optimized.into_runnable().map_err(broken)?;
         Ok(Self { plan })
     }

@@ -11,6 +11,7 @@
 //! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
 
 mod backend;
+mod common;
 mod ends;
 mod faults;
 mod graph;

@@ -1,11 +1,12 @@
 //! A loaded model and the sessions that run it.
 
 use super::backend::{NodeFacts, Program};
+use super::common::Common;
 use super::open::Open;
 use super::region::{self, Account, Region};
 use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
-use crate::kernels::{IsaError, SharedWeights};
+use crate::kernels::IsaError;
 use crate::sys::{Clock, give_back_memory, give_way};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
@@ -142,34 +143,34 @@ impl Model {
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
     ) -> Result<(Self, Account), LoadError> {
-        let weights = SharedWeights::default();
-        let (mut model, account) = Self::load_with(onnx, inputs, outputs, &weights, Pace::GiveWay)?;
+        let common = Common::default();
+        let (mut model, account) = Self::load_with(onnx, inputs, outputs, &common, Pace::GiveWay)?;
         if inputs.iter().any(|spec| spec.max_shape.is_some()) {
-            let open = Open::new(onnx, outputs, weights);
+            let open = Open::new(onnx, outputs, common);
             model.outputs = open.widened(inputs, outputs)?.into();
             model.open = Some(Arc::new(open));
         }
         Ok((model, account))
     }
 
-    /// At the shapes that are stated, and packed weights in common with others.
+    /// At the shapes that are stated, and weights in common with others.
     pub(super) fn load_with(
         onnx: &[u8],
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
-        weights: &SharedWeights,
+        common: &Common,
         pace: Pace,
     ) -> Result<(Self, Account), LoadError> {
         check_names(Side::Input, inputs)?;
         check_names(Side::Output, outputs)?;
-        Self::apart_at(pace, onnx, || Self::build(onnx, inputs, outputs, weights))
+        Self::apart_at(pace, onnx, || Self::build(onnx, inputs, outputs, common))
     }
 
     /// As `load`, all of it in float, quantized parts too: to compare with.
     pub fn load_float(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
         check_names(Side::Input, inputs)?;
         check_names(Side::Output, outputs)?;
-        Self::apart(onnx, || Self::compile(onnx, &[], inputs, outputs))
+        Self::apart(onnx, || Self::compile(onnx, &[], (inputs, outputs), &Common::default()))
     }
 
     /// Works on a file in a thread of its own; a panic there is an error here.
@@ -210,14 +211,14 @@ impl Model {
         onnx: &[u8],
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
-        weights: &SharedWeights,
+        common: &Common,
     ) -> Result<(Self, Account), LoadError> {
         let mut account = Account::default();
         let int8 = || {
-            let (divided, told) = region::divide(onnx, inputs, weights)?;
+            let (divided, told) = region::divide(onnx, inputs, &common.weights)?;
             account = told;
             let Some(divided) = divided else { return Ok(None) };
-            Self::compile(&divided.graph, &divided.regions, inputs, outputs).map(Some)
+            Self::compile(&divided.graph, &divided.regions, (inputs, outputs), common).map(Some)
         };
         let why = match guard::catch(int8) {
             Ok(Ok(Some(model))) => return Ok((model, account)),
@@ -231,17 +232,17 @@ impl Model {
             tracing::warn!(error = why, "not in int8: trying in float");
             account.all_float(why);
         }
-        Ok((Self::compile(onnx, &[], inputs, outputs)?, account))
+        Ok((Self::compile(onnx, &[], (inputs, outputs), common)?, account))
     }
 
     fn compile(
         onnx: &[u8],
         regions: &[Region],
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
+        (inputs, outputs): (&[TensorSpec], &[TensorSpec]),
+        common: &Common,
     ) -> Result<Self, LoadError> {
         let proto = graph::read(onnx, regions.len(), inputs, outputs)?;
-        let program = Program::compile(&proto, regions, outputs)?;
+        let program = Program::compile(&proto, regions, outputs, common)?;
         let is_straight = graph::is_straight(&proto);
         let program = Arc::new(program);
         let (regions, inputs, outputs) = (regions.into(), inputs.into(), outputs.into());
@@ -256,6 +257,11 @@ impl Model {
     /// What it gives, in the order of `Session::run`.
     pub fn outputs(&self) -> &[TensorSpec] {
         &self.outputs
+    }
+
+    /// Bytes of one run between its steps.
+    pub(super) fn state_bytes(&self) -> usize {
+        self.regions.iter().map(|region| region.plan().memory()).sum()
     }
 
     pub(super) fn regions(&self) -> &[Region] {

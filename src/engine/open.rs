@@ -1,19 +1,22 @@
 //! A model whose inputs may come in several shapes: made ready for each when it is first asked for.
 //!
-//! Invariant: at most [`KEPT`] shapes are kept, those asked for last; packed weights of int8 products are shared by all of them.
+//! Invariant: at most [`KEPT`] shapes with [`KEPT_BYTES`] of state are kept, those asked for last; weights are shared by
+//! all of them.
 //! Nothing larger than the stated largest shapes is ever made ready.
 //! Rejected: symbols in tract's plans (int8 regions are planned for sizes, and its own optimizations give up on
 //! symbols); padding to the largest shape (wrong at borders, and as slow as the largest).
 
+use super::common::Common;
 use super::ends::{Ends, EndsError, Shapes};
 use super::model::{LoadError, Model, Pace, RunError};
-use crate::kernels::SharedWeights;
 use crate::tensor::{Tensor, TensorSpec};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shapes that are ready at the same time, besides the manifest's own.
 const KEPT: usize = 8;
+/// What a run of each of these holds between its steps, all together; the last one is kept whatever it holds.
+const KEPT_BYTES: usize = 64 << 20;
 /// Bytes of one output: what a manifest may state.
 const MAX_OUTPUT: usize = 256 << 20;
 
@@ -22,7 +25,7 @@ const MAX_OUTPUT: usize = 256 << 20;
 pub(super) struct Open {
     onnx: Vec<u8>,
     outputs: Vec<String>,
-    weights: SharedWeights,
+    common: Common,
     ready: Mutex<VecDeque<Model>>,
     /// Held by who makes one ready: it takes time and memory, and the next one may want the same. The last shapes that
     /// could not be made ready, and why.
@@ -38,6 +41,13 @@ fn keep<T>(list: &mut VecDeque<T>, last: T) {
     list.push_back(last);
     if list.len() > KEPT {
         list.pop_front();
+    }
+}
+
+/// Forgets the first ones until the others' states are within the bytes.
+fn trim(ready: &mut VecDeque<Model>, bytes: usize) {
+    while ready.len() > 1 && ready.iter().map(Model::state_bytes).sum::<usize>() > bytes {
+        ready.pop_front();
     }
 }
 
@@ -65,9 +75,9 @@ fn widen<'s>(spec: &TensorSpec, shapes: impl Iterator<Item = &'s Vec<usize>>) ->
 }
 
 impl Open {
-    pub fn new(onnx: &[u8], outputs: &[TensorSpec], weights: SharedWeights) -> Self {
+    pub fn new(onnx: &[u8], outputs: &[TensorSpec], common: Common) -> Self {
         let outputs = outputs.iter().map(|spec| spec.name.clone()).collect();
-        Self { onnx: onnx.to_vec(), outputs, weights, ready: Mutex::default(), making: Mutex::default() }
+        Self { onnx: onnx.to_vec(), outputs, common, ready: Mutex::default(), making: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Model>> {
@@ -99,7 +109,9 @@ impl Open {
         }
         match self.make(&wanted, Pace::AtOnce) {
             Ok(made) => {
-                keep(&mut self.lock(), made.clone());
+                let mut ready = self.lock();
+                keep(&mut ready, made.clone());
+                trim(&mut ready, KEPT_BYTES);
                 Ok(made)
             }
             // Not for its shape: the next time it may go well.
@@ -118,7 +130,7 @@ impl Open {
     fn make(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Model, EndsError> {
         let outputs = self.outputs_at(inputs, pace)?;
         tracing::debug!(inputs = shown(inputs), "making a shape ready");
-        Ok(Model::load_with(&self.onnx, inputs, &outputs, &self.weights, pace)?.0)
+        Ok(Model::load_with(&self.onnx, inputs, &outputs, &self.common, pace)?.0)
     }
 
     fn outputs_at(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Vec<TensorSpec>, EndsError> {

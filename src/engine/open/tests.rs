@@ -83,7 +83,45 @@ fn the_shapes_asked_for_last_stay_ready_and_share_their_weights() {
     let batches: Vec<usize> = open.ready().iter().map(|shape| shape[0]).collect();
     assert_eq!(batches, [6, 7, 8, 9, 10, 11, 5, 20]);
     // Two 1x1 convolutions, the first one, the depthwise one apart, and the product: four in all, whatever is ready.
-    assert_eq!(open.weights.in_use(), 4);
+    assert_eq!(open.common.weights.in_use(), 4);
+}
+
+#[test]
+fn shapes_with_large_states_make_room_for_the_last() {
+    let model = load(&[20, 3, 16, 16]).unwrap();
+    let open = model.open.as_ref().unwrap();
+    let at = |batch: usize| open.at(model.inputs(), &[zeros([batch, 3, 16, 16])]).unwrap();
+    let mut ready: VecDeque<Model> = [2, 20, 3].map(at).into();
+    let [small, large, last] = [0, 1, 2].map(|place| ready[place].state_bytes());
+    assert!(small < large && last < large);
+    trim(&mut ready, small + large + last);
+    assert_eq!(ready.len(), 3);
+    trim(&mut ready, large + last - 1);
+    assert_eq!(ready.len(), 1, "neither the first nor the second had room");
+    trim(&mut ready, 0);
+    assert_eq!(ready[0].inputs()[0].shape[0], 3, "the last stays");
+}
+
+#[test]
+fn constants_of_nodes_outside_of_regions_are_in_memory_once() {
+    // A table of floats whose rows are looked up: no region takes it.
+    let rows: Vec<u8> = (0..64 * 64).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let onnx = fixture::model(&[
+        fixture::weights("table", &[64, 64], fixture::FLOAT, &fixture::bytes(9, &rows)),
+        fixture::node("Gather", &["table", "x"], &["y"], &[]),
+        fixture::value(11, "x", 7, &["n"]),
+        fixture::value(12, "y", fixture::FLOAT, &["n", "64"]),
+    ]);
+    let x = TensorSpec { max_shape: Some(vec![16]), ..TensorSpec::new("x", DataType::Int64, vec![8]) };
+    let model = Model::load(&onnx, &[x], &[TensorSpec::new("y", DataType::Fp32, vec![8, 64])]).unwrap();
+    let mut session = model.session().unwrap();
+    for n in [3_usize, 5] {
+        let places = Tensor::new(DataType::Int64, vec![n], [63_i64.to_le_bytes()].concat().repeat(n)).unwrap();
+        let made = session.run(&[places]).unwrap();
+        assert_eq!((made[0].shape(), made[0].to_f64()[64]), ([n, 64].as_slice(), 63.0 * 64.0));
+    }
+    let uses = model.open.as_ref().unwrap().common.uses();
+    assert!(uses.len() == 1 && uses[0] >= 3, "one table for the manifest's shape and two others: {uses:?}");
 }
 
 #[test]
