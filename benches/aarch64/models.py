@@ -4,8 +4,9 @@ Each becomes DIR/NAME/ with model.onnx, input.bin (FP32) and io.json: names, sha
 
 digits is the one of this repository, pulsevad comes from PyPI, the others are made here with random
 weights: instructions do not depend on the values. Quantized by onnxruntime: QDQ, weights s8 per
-channel; u8s8 and s8s8 name the types of activations and weights. Rejected: models in the repository
-(MobileNetV2 has 3.5 MB), and trained ones (no package ships them in int8).
+channel; u8s8 and s8s8 name the types of activations and weights, float those that are as they were.
+Rejected: models in the repository (MobileNetV2 has 3.5 MB), and trained ones (no package ships them in
+int8).
 """
 
 import hashlib
@@ -174,6 +175,12 @@ class Samples(CalibrationDataReader):
         return next(self.samples, None)
 
 
+def floating(directory, make):
+    """As it stands, without quantization."""
+    directory.mkdir(parents=True, exist_ok=True)
+    onnx.save(make(), directory / "model.onnx")
+
+
 def quantized(directory, make, activations):
     directory.mkdir(parents=True, exist_ok=True)
     model, path = make(), directory / "float.onnx"
@@ -263,6 +270,9 @@ def main():
             directory = out / f"{name}-{form}"
             quantized(directory, make, types[form])
             sides(directory, None)
+    for name, make in [("cnn", cnn), ("mobilenetv2", mobilenetv2), ("resnet18", resnet18)]:
+        floating(out / f"{name}-float", make)
+        sides(out / f"{name}-float", None)
 
 
 if __name__ == "__main__":
