@@ -15,6 +15,7 @@ mod board;
 mod chunks;
 mod current;
 mod cutting;
+pub mod delta;
 mod error;
 #[cfg(test)]
 mod fixture;
