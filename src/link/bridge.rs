@@ -111,7 +111,9 @@ impl Bridge {
         match digest {
             Some(digest) => self.fetcher.target(digest, out),
             None => {
-                tracing::warn!("the engine asks for target {ordinal}, or a delta of it, which the newest metadata does not have");
+                tracing::warn!(
+                    "the engine asks for target {ordinal}, or a delta of it, which the newest metadata does not have"
+                );
                 self.fetcher.nothing(out);
             }
         }

@@ -16,6 +16,7 @@ mod chunks;
 mod current;
 mod cutting;
 pub mod delta;
+mod deltas;
 mod error;
 #[cfg(test)]
 mod fixture;

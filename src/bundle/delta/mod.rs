@@ -82,7 +82,9 @@ pub enum DeltaError {
     TooShort { written: u64, size: u64 },
     #[error("at byte {written} of the new file: {problem}")]
     Form { written: u64, problem: &'static str },
-    #[error("the delta makes a file with the digest {actual}, not {expected}: it is for another old file, or that is damaged")]
+    #[error(
+        "the delta makes a file with the digest {actual}, not {expected}: it is for another old file, or that is damaged"
+    )]
     Digest { expected: Digest, actual: Digest },
     #[error("read the delta")]
     ReadDelta(#[source] io::Error),

@@ -82,7 +82,10 @@ impl<R: Read> Decoder<R> {
         if self.at < self.end {
             return Ok(false);
         }
-        Ok(self.missing > 0 || matches!(self.byte(), Ok(_) if self.missing > 0))
+        if self.missing == 0 {
+            self.byte()?;
+        }
+        Ok(self.missing > 0)
     }
 }
 

@@ -11,7 +11,10 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Weights as they are: many small ones, few large.
 fn weights(seed: u64, length: usize) -> Vec<u8> {
-    noise(seed, length * 4).chunks(4).map(|c| c.iter().fold(0, |sum: u8, b| sum.wrapping_add(b & 31)).wrapping_sub(62)).collect()
+    noise(seed, length * 4)
+        .chunks(4)
+        .map(|c| c.iter().fold(0, |sum: u8, b| sum.wrapping_add(b & 31)).wrapping_sub(62))
+        .collect()
 }
 
 fn expected(new: &[u8]) -> Expected {
@@ -29,7 +32,8 @@ fn sample() -> (Vec<u8>, Vec<u8>, Vec<Instruction>) {
     let mut old = noise(1, 4000);
     let levels = weights(2, 70_000);
     old.extend(&levels);
-    let floats: Vec<u8> = weights(3, 3000).iter().flat_map(|&w| (f32::from(w.cast_signed()) * 0.01).to_le_bytes()).collect();
+    let floats: Vec<u8> =
+        weights(3, 3000).iter().flat_map(|&w| (f32::from(w.cast_signed()) * 0.01).to_le_bytes()).collect();
     old.extend(&floats);
     let text = b"a model that was exported anew calls its nodes by other names; ".repeat(20);
     old.extend(&text);
@@ -87,7 +91,10 @@ fn the_extremes_of_every_width_come_back() {
 fn the_form_is_the_same_on_every_machine_and_stays_so() {
     let (old, new, script) = sample();
     let digest = Digest::of(&write(&old, &new, &script).0).to_string();
-    assert_eq!(digest, "50bb61b4377f008d58b6798344380745eee6cffdac0b681839e0be563fac4fa4", "devices in the field read the form of before");
+    assert_eq!(
+        digest, "50bb61b4377f008d58b6798344380745eee6cffdac0b681839e0be563fac4fa4",
+        "devices in the field read the form of before"
+    );
 }
 
 #[test]
@@ -144,7 +151,10 @@ fn another_old_file_or_a_damaged_one_is_told_by_the_digest() {
     };
     assert!(matches!(with(100), DeltaError::Digest { .. }), "copied");
     // What is predicted from a wrong number is nonsense from there on; any of these says so.
-    assert!(!matches!(with(5000), DeltaError::ReadDelta(_) | DeltaError::ReadOld(_) | DeltaError::Write(_)), "added to");
+    assert!(
+        !matches!(with(5000), DeltaError::ReadDelta(_) | DeltaError::ReadOld(_) | DeltaError::Write(_)),
+        "added to"
+    );
     assert!(matches!(applied(&old[..50_000], &delta, &expected(&new)), Err(DeltaError::Outside { .. })));
     let other = Expected { sha256: Digest::of(b"other"), ..expected(&new) };
     assert!(matches!(applied(&old, &delta, &other), Err(DeltaError::Digest { .. })));
@@ -177,7 +187,8 @@ fn instructions_that_leave_the_files_or_make_nothing_are_refused() {
         assert!(matches!(refused(&[script]), DeltaError::TooLong { size: 500, .. }), "{script:?}");
     }
     let learn = |from, length| Instruction::Learn { from, length };
-    for script in [copy(0, 0), Instruction::Insert { length: 0 }, add(0, 6, 1), add(0, 8, 0), add(0, 8, MAX_STRIDE + 1)] {
+    for script in [copy(0, 0), Instruction::Insert { length: 0 }, add(0, 6, 1), add(0, 8, 0), add(0, 8, MAX_STRIDE + 1)]
+    {
         assert!(matches!(refused(&[script]), DeltaError::Form { .. }), "{script:?}");
     }
     assert!(matches!(refused(&[learn(0, 0)]), DeltaError::Form { .. }));

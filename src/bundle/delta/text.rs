@@ -80,7 +80,7 @@ impl Text {
         self.history[self.seen % WINDOW] = byte;
         self.seen += 1;
         self.last = self.last << 8 | u64::from(byte);
-        let place = (fold(self.last & 0xffff_ffff_ff, 5) >> (32 - PLACES_BITS)) as usize;
+        let place = (fold(self.last & 0x00ff_ffff_ffff, 5) >> (32 - PLACES_BITS)) as usize;
         if self.length == 0 && self.places[place] > 0 {
             self.follows = self.places[place];
             self.length = self.common(self.follows);

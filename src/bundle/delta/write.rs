@@ -65,4 +65,3 @@ fn one(
 fn place(offset: u64) -> usize {
     usize::try_from(offset).expect("a place in a file that is in memory")
 }
-

@@ -163,3 +163,6 @@ impl Writer<'_> {
 
 /// Fewer bytes are not worth an instruction.
 const SHORTEST_ADD: usize = 32;
+
+#[cfg(test)]
+mod tests;

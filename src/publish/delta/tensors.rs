@@ -58,11 +58,17 @@ pub(super) fn pairs(old: &[u8], new: &[u8]) -> Vec<Pair> {
             let mut costs: Vec<(f64, usize)> = candidates.filter_map(|&i| Some((cost(i)?, i))).collect();
             costs.extend(named.and_then(|i| Some((cost(i)?, i))));
             let best = costs.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
-            best.filter(|(cost, _)| width.is_some_and(|w| *cost < 0.97 * plain_bits(bytes, w.bytes()))).map(|best| best.1)
+            best.filter(|(cost, _)| width.is_some_and(|w| *cost < 0.97 * plain_bits(bytes, w.bytes())))
+                .map(|best| best.1)
         };
         let Some(i) = same.or_else(near) else { continue };
         let stride = stride(&tensor, width);
-        pairs.push(Pair { old: olds[i].place.clone(), new: tensor.place.clone(), width: width.unwrap_or(Width::One), stride });
+        pairs.push(Pair {
+            old: olds[i].place.clone(),
+            new: tensor.place.clone(),
+            width: width.unwrap_or(Width::One),
+            stride,
+        });
     }
     pairs
 }
@@ -135,7 +141,7 @@ fn entropy(counts: &[u32]) -> f64 {
 pub(super) fn find(file: &[u8]) -> Vec<Tensor> {
     let mut found = Vec::new();
     let files = entries(file);
-    for place in files.into_iter().chain([0..file.len()]) {
+    for place in files.into_iter().chain(std::iter::once(0..file.len())) {
         let before = found.len();
         safetensors(file, place.clone(), &mut found);
         if found.len() == before {
@@ -171,7 +177,8 @@ fn safetensors(file: &[u8], place: Range<usize>, found: &mut Vec<Tensor>) {
     let Ok((size, header)) = safetensors::SafeTensors::read_metadata(&file[place.clone()]) else { return };
     let start = place.start + 8 + size;
     for (name, info) in header.tensors() {
-        let known = [(Dtype::F32, 1), (Dtype::I32, 6), (Dtype::U32, 6), (Dtype::F16, 10), (Dtype::I8, 3), (Dtype::U8, 3)];
+        let known =
+            [(Dtype::F32, 1), (Dtype::I32, 6), (Dtype::U32, 6), (Dtype::F16, 10), (Dtype::I8, 3), (Dtype::U8, 3)];
         let kind = known.iter().find(|(dtype, _)| *dtype == info.dtype).map_or(0, |(_, kind)| *kind);
         let (from, to) = info.data_offsets;
         let dims = info.shape.iter().map(|&dim| dim as u64).collect();
@@ -263,7 +270,12 @@ fn field(file: &[u8], place: Range<usize>) -> Option<Field> {
         5 => (0, at..at.checked_add(4)?),
         _ => return None,
     };
-    (contents.end <= place.end && key >> 3 > 0).then_some(Field { number: key >> 3, is_bytes: key & 7 == 2, value, place: contents })
+    (contents.end <= place.end && key >> 3 > 0).then_some(Field {
+        number: key >> 3,
+        is_bytes: key & 7 == 2,
+        value,
+        place: contents,
+    })
 }
 
 /// The number and where it ends.
