@@ -52,19 +52,27 @@ pub struct Cut {
 pub fn cut(bytes: &[u8]) -> std::io::Result<Vec<Cut>> {
     const MIN: usize = 16 * 1024;
     const AVERAGE: usize = 48 * 1024;
-    const LEVEL: i32 = 19;
     fastcdc::v2020::FastCDC::new(bytes, MIN, AVERAGE, MAX_CHUNK_RAW)
-        .map(|piece| {
-            let raw = &bytes[piece.offset..piece.offset + piece.length];
-            let wire = zstd::bulk::compress(raw, LEVEL)?;
-            let chunk = ChunkRef {
-                sha256: Digest::of(&wire),
-                wire: u32::try_from(wire.len()).expect("bounded by the chunk size"),
-                raw: u32::try_from(raw.len()).expect("bounded by the chunk size"),
-            };
-            Ok(Cut { chunk, wire })
-        })
+        .map(|piece| one(&bytes[piece.offset..piece.offset + piece.length]))
         .collect()
+}
+
+/// Cuts what no other version has a part of, and what is compressed already: into as few as may be.
+#[cfg(feature = "operator")]
+pub fn cut_evenly(bytes: &[u8]) -> std::io::Result<Vec<Cut>> {
+    bytes.chunks(MAX_CHUNK_RAW).map(one).collect()
+}
+
+#[cfg(feature = "operator")]
+fn one(raw: &[u8]) -> std::io::Result<Cut> {
+    const LEVEL: i32 = 19;
+    let wire = zstd::bulk::compress(raw, LEVEL)?;
+    let chunk = ChunkRef {
+        sha256: Digest::of(&wire),
+        wire: u32::try_from(wire.len()).expect("bounded by the chunk size"),
+        raw: u32::try_from(raw.len()).expect("bounded by the chunk size"),
+    };
+    Ok(Cut { chunk, wire })
 }
 
 #[cfg(all(test, feature = "operator"))]
@@ -80,10 +88,11 @@ mod tests {
     #[test]
     fn chunks_join_to_the_same_bytes_within_their_bound() {
         for bytes in [noise(700_000), vec![7; 700_000], noise(1), Vec::new()] {
-            let cuts = cut(&bytes).unwrap();
-            let joined: Vec<u8> = cuts.iter().flat_map(|c| expand(&c.wire, &c.chunk).unwrap()).collect();
-            assert_eq!(joined, bytes);
-            assert!(cuts.iter().all(|c| c.wire.len() <= MAX_CHUNK_WIRE));
+            for cuts in [cut(&bytes).unwrap(), cut_evenly(&bytes).unwrap()] {
+                let joined: Vec<u8> = cuts.iter().flat_map(|c| expand(&c.wire, &c.chunk).unwrap()).collect();
+                assert_eq!(joined, bytes);
+                assert!(cuts.iter().all(|c| c.wire.len() <= MAX_CHUNK_WIRE));
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! The index of a bundle: its chunks in order. Itself content-addressed; when it does not fit one
-//! chunk, a node lists the chunks that it is cut into.
+//! chunk, a node lists the chunks that it is cut into. A delta's is a node of its own.
 //!
 //! JSON; unknown fields are for later readers and are passed over, except `enc`: a bundle that is
 //! encrypted cannot be read by this version and is refused.
@@ -24,11 +24,23 @@ pub struct Index {
     sources: Vec<serde_json::Value>,
 }
 
+/// What a delta is made of: its chunks join to what `delta::apply` reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaIndex {
+    /// The packed bundle that it is for.
+    pub from: Digest,
+    /// Of the packed bundle that it makes.
+    pub sha256: Digest,
+    pub size: u64,
+    pub chunks: Vec<ChunkRef>,
+}
+
 /// A content-addressed document on the way to the chunks: the index, or the list of its parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Node {
     Index(Index),
+    Delta(DeltaIndex),
     Parts {
         /// Of the index that the parts join to.
         sha256: Digest,
@@ -82,6 +94,15 @@ impl Index {
     }
 }
 
+impl DeltaIndex {
+    fn check(&self) -> Result<(), IndexError> {
+        if self.size > Bundle::MAX_BYTES {
+            return Err(IndexError::Sum("the bundle is over 512 MiB"));
+        }
+        check_chunks(&self.chunks)
+    }
+}
+
 impl Node {
     /// The most bytes of an index that was joined from parts: 512 MiB in the smallest chunks.
     const MAX_JOINED: usize = 8 << 20;
@@ -94,6 +115,7 @@ impl Node {
         let node: Self = serde_json::from_slice(bytes)?;
         match &node {
             Self::Index(index) => index.check()?,
+            Self::Delta(delta) => delta.check()?,
             Self::Parts { parts, .. } => check_chunks(parts)?,
         }
         Ok(node)
@@ -106,7 +128,7 @@ impl Node {
         }
         match serde_json::from_slice(bytes)? {
             Self::Index(index) => index.check().map(|()| index),
-            Self::Parts { .. } => Err(IndexError::Sum("parts within parts")),
+            Self::Delta(_) | Self::Parts { .. } => Err(IndexError::Sum("parts join to no index")),
         }
     }
 
@@ -118,6 +140,7 @@ impl Node {
     pub fn chunks(&self) -> &[ChunkRef] {
         match self {
             Self::Index(index) => &index.chunks,
+            Self::Delta(delta) => &delta.chunks,
             Self::Parts { parts, .. } => parts,
         }
     }
@@ -167,6 +190,17 @@ mod tests {
         let with = |field: &str| text.replacen('{', &format!("{{{field},"), 1).into_bytes();
         assert!(matches!(Node::parse(&with("\"enc\":{\"alg\":1}")), Err(IndexError::Encrypted)));
         assert!(Node::parse(&with("\"deltas\":[1]")).is_ok());
+    }
+
+    #[test]
+    fn the_index_of_a_delta_comes_back_within_its_bounds() {
+        let delta = |size, chunks| DeltaIndex { from: Digest::of(b"1"), sha256: Digest::of(b"2"), size, chunks };
+        let node = Node::Delta(delta(9, index(9, 9).chunks));
+        assert_eq!(Node::parse(&node.to_bytes()).unwrap(), node);
+        assert!(matches!(Node::parse_joined(&node.to_bytes()), Err(IndexError::Sum(_))));
+        for wrong in [delta(Bundle::MAX_BYTES + 1, index(9, 9).chunks), delta(9, vec![])] {
+            assert!(matches!(Node::parse(&Node::Delta(wrong).to_bytes()), Err(IndexError::Sum(_))));
+        }
     }
 
     #[test]

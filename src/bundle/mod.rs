@@ -1,5 +1,5 @@
 //! What one version of one model is, on disk and on the wire: names, digests, manifest, golden
-//! samples, the packed file, its chunks and their index.
+//! samples, the packed file, its chunks, their index, deltas between versions.
 //!
 //! Invariant: bytes in, checked values out; every parser states its bound and refuses what is over.
 //! Not here: files, sockets, trust. A `Bundle` may come from anywhere; `trust` and `update` decide.
@@ -7,6 +7,7 @@
 //! Rejected: zip (two tables of contents that can disagree), npz for golden samples (pickle).
 
 mod chunks;
+pub mod delta;
 mod digest;
 mod golden;
 mod index;
@@ -17,10 +18,10 @@ pub mod topics;
 
 pub use chunks::{ChunkRef, ExpandError, MAX_CHUNK_WIRE, expand};
 #[cfg(feature = "operator")]
-pub use chunks::{Cut, cut};
+pub use chunks::{Cut, cut, cut_evenly};
 pub use digest::{Digest, NotADigest};
 pub use golden::{GoldenError, GoldenSample, datatype, parse_golden};
-pub use index::{Index, IndexError, Node};
+pub use index::{DeltaIndex, Index, IndexError, Node};
 pub use manifest::{BadName, Budget, GoldenPolicy, Input, Manifest, ManifestError, ModelName, Output, Probation};
 pub use pack::{Bundle, PackError};
 pub use preprocess::{AudioPreprocess, ColorOrder, ImagePreprocess, Layout, Preprocess, Resize};

@@ -8,6 +8,7 @@ use crate::publish::{
 };
 use crate::store::read_model_dir;
 use crate::sys::RealClock;
+use crate::trust::Custom;
 use crate::update;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,6 +46,9 @@ pub struct Args {
     /// Let boards on which this version failed try it again.
     #[arg(long)]
     retry: bool,
+    /// From how many of the versions that are offered now there shall be deltas; 0 for none, 8 at most.
+    #[arg(long, value_name = "N", default_value_t = PublishOptions::DELTAS, value_parser = parse_deltas)]
+    deltas: usize,
     #[command(flatten)]
     with: With,
 }
@@ -91,7 +95,8 @@ impl Args {
     #[cfg(feature = "compress")]
     pub(super) fn of_dir(model: PathBuf, to: Vec<String>, with: With) -> Self {
         let (device, percent) = (Vec::new(), 100);
-        Self { model, to, device, percent, allow_downgrade: false, no_check: false, retry: false, with }
+        let deltas = PublishOptions::DELTAS;
+        Self { model, to, device, percent, allow_downgrade: false, no_check: false, retry: false, deltas, with }
     }
 }
 
@@ -102,7 +107,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut repository = args.with.dir.open()?;
     let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
-    let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry };
+    let Args { allow_downgrade, retry, deltas, .. } = args;
+    let options = PublishOptions { allow_downgrade, retry, deltas };
     let publication = repository.publish(&bundle, &audience, &options)?;
     let release = publication.release.as_ref().context("a publication of a model says which")?;
     if args.with.json {
@@ -154,10 +160,17 @@ fn table(release: &Release, audience: &Audience, publication: &Publication) -> S
         .row(["bundle", &bytes(release.size)])
         .row(["chunks", &format!("{} new of {}", release.new_chunks, release.chunks)])
         .row(["compressed", &format!("{} new of {}", bytes(release.new_wire), bytes(release.wire))])
+        .row(["deltas", &deltas_text(release)])
         .row(["to send", &format!("{} in {} messages", bytes(publication.size()), publication.posts.len())])
         .row(["audience", &audience_text(audience)])
         .row(["sha256", &release.sha256.to_string()]);
     table.to_string()
+}
+
+fn deltas_text(release: &Release) -> String {
+    let text = |&(version, wire): &(u32, u64)| format!("{} from version {version}", bytes(wire));
+    let texts: Vec<String> = release.deltas.iter().map(text).collect();
+    if texts.is_empty() { "none new".to_owned() } else { texts.join(", ") }
 }
 
 fn json(release: &Release, audience: &Audience, publication: &Publication, left_out: &[String], sent: bool) -> String {
@@ -169,6 +182,7 @@ fn json(release: &Release, audience: &Audience, publication: &Publication, left_
         "bytes": release.size,
         "chunks": { "new": release.new_chunks, "total": release.chunks },
         "wire-bytes": { "new": release.new_wire, "total": release.wire },
+        "deltas": release.deltas.iter().map(|(from, wire)| serde_json::json!({ "from": from, "wire-bytes": wire })).collect::<Vec<_>>(),
         "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent },
         "messages": publication.posts.len(),
         "message-bytes": publication.size(),
@@ -224,6 +238,11 @@ impl BrokerArgs {
         board.close().await;
         Ok(true)
     }
+}
+
+fn parse_deltas(text: &str) -> anyhow::Result<usize> {
+    let most = Custom::MAX_DELTAS;
+    text.parse().ok().filter(|&deltas| deltas <= most).with_context(|| format!("a number from 0 to {most}"))
 }
 
 fn parse_id(text: &str) -> anyhow::Result<[u8; 16]> {

@@ -4,7 +4,7 @@ use crate::privacy::Tell;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; both sides come from one executable, so others are refused.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// The most chunks that are asked for at a time.
 pub const MAX_WINDOW: usize = 8;
@@ -29,7 +29,9 @@ pub enum Fetch {
     /// The node (see `bundle::Node`) of a target, by its place among the names of the newest
     /// targets metadata that the link brought, sorted.
     Target { ordinal: u32 },
-    /// Chunks by their place in the list that the last target's node stands for: its own chunks
+    /// The node of a target's delta, by its place in that target's list of them.
+    Delta { ordinal: u32, delta: u32 },
+    /// Chunks by their place in the list that the last node stands for: its own chunks
     /// or, once all parts of a node of parts were brought, those of the index that they join to.
     Chunks { ordinals: Vec<u32> },
 }
@@ -43,7 +45,7 @@ pub enum ToEngine {
     Connected(bool),
     /// A metadata file as the board shows it.
     Metadata { role: Role, version: u32, bytes: Vec<u8> },
-    /// What stands under the digest of the target asked for last.
+    /// What stands under the digest of the target or delta asked for last.
     Node { bytes: Vec<u8> },
     /// What stands under the digest of that chunk.
     Chunk { ordinal: u32, bytes: Vec<u8> },

@@ -23,9 +23,20 @@ struct Followed {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     followed: BTreeMap<Role, Followed>,
-    /// Digests of the newest targets by the order of their names; none where one names no SHA-256.
-    targets: Vec<Option<Digest>>,
+    /// The newest targets by the order of their names.
+    targets: Vec<Named>,
 }
+
+/// What one target leads to.
+#[derive(Debug, Default)]
+struct Named {
+    node: Option<Digest>,
+    /// In the metadata's order; none where one names no SHA-256.
+    deltas: Vec<Option<Digest>>,
+}
+
+/// Of each target.
+const MAX_DELTAS: usize = 8;
 
 impl Board {
     /// Looks at everything anew, so that what is retained comes again.
@@ -45,7 +56,13 @@ impl Board {
     }
 
     pub fn target(&self, ordinal: u32) -> Option<Digest> {
-        *self.targets.get(usize::try_from(ordinal).ok()?)?
+        self.targets.get(usize::try_from(ordinal).ok()?)?.node
+    }
+
+    /// The node of one of a target's deltas.
+    pub fn delta(&self, ordinal: u32, delta: u32) -> Option<Digest> {
+        let target = self.targets.get(usize::try_from(ordinal).ok()?)?;
+        *target.deltas.get(usize::try_from(delta).ok()?)?
     }
 
     /// True when the topic is one of these.
@@ -63,7 +80,7 @@ impl Board {
         match role {
             Role::Timestamp => self.follow_named(Role::Snapshot, "snapshot.json", bytes, out),
             Role::Snapshot => self.follow_named(Role::Targets, "targets.json", bytes, out),
-            Role::Targets => self.targets = digests(bytes).unwrap_or_default(),
+            Role::Targets => self.targets = named(bytes).unwrap_or_default(),
             Role::Root => {}
         }
         true
@@ -118,6 +135,8 @@ struct Targets {
 struct Target {
     #[serde(default)]
     hashes: BTreeMap<String, String>,
+    #[serde(default)]
+    custom: serde_json::Value,
 }
 
 fn own_version(bytes: &[u8]) -> Option<u32> {
@@ -131,8 +150,13 @@ fn named_version(bytes: &[u8], name: &str) -> Option<u32> {
     (version > 0).then_some(version)
 }
 
-fn digests(bytes: &[u8]) -> Option<Vec<Option<Digest>>> {
+fn named(bytes: &[u8]) -> Option<Vec<Named>> {
     let envelope: Envelope<Targets> = serde_json::from_slice(bytes).ok()?;
-    let digest = |target: Target| target.hashes.get("sha256")?.parse().ok();
-    Some(envelope.signed.targets.into_values().map(digest).collect())
+    let node = |delta: &serde_json::Value| delta.get("node")?.as_str()?.parse().ok();
+    let named = |target: Target| {
+        let deltas = target.custom.get("deltas").and_then(serde_json::Value::as_array);
+        let deltas = deltas.into_iter().flatten().take(MAX_DELTAS).map(node).collect();
+        Named { node: target.hashes.get("sha256").and_then(|hash| hash.parse().ok()), deltas }
+    };
+    Some(envelope.signed.targets.into_values().map(named).collect())
 }

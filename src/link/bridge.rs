@@ -5,6 +5,7 @@
 
 use super::board::Board;
 use super::fetch::Fetcher;
+use crate::bundle::Digest;
 use crate::ipc::{Fetch, PROTOCOL, ToEngine, ToLink};
 use crate::privacy::Tell;
 
@@ -100,14 +101,21 @@ impl Bridge {
     fn fetch(&mut self, fetch: &Fetch, out: &mut Vec<Action>) {
         match fetch {
             Fetch::Nothing => self.fetcher.nothing(out),
-            Fetch::Target { ordinal } => match self.board.target(*ordinal) {
-                Some(digest) => self.fetcher.target(digest, out),
-                None => {
-                    tracing::warn!("the engine asks for target {ordinal}, which the newest metadata does not have");
-                    self.fetcher.nothing(out);
-                }
-            },
+            Fetch::Target { ordinal } => self.node(self.board.target(*ordinal), *ordinal, out),
+            Fetch::Delta { ordinal, delta } => self.node(self.board.delta(*ordinal, *delta), *ordinal, out),
             Fetch::Chunks { ordinals } => self.fetcher.chunks(ordinals, out),
+        }
+    }
+
+    fn node(&mut self, digest: Option<Digest>, ordinal: u32, out: &mut Vec<Action>) {
+        match digest {
+            Some(digest) => self.fetcher.target(digest, out),
+            None => {
+                tracing::warn!(
+                    "the engine asks for target {ordinal}, or a delta of it, which the newest metadata does not have"
+                );
+                self.fetcher.nothing(out);
+            }
         }
     }
 

@@ -73,6 +73,7 @@ impl Fetcher {
         out.extend(node.into_iter().chain(chunks).map(Action::Unsubscribe));
     }
 
+    /// A target's node, or that of one of its deltas.
     pub fn target(&mut self, digest: Digest, out: &mut Vec<Action>) {
         if self.node.as_ref().is_some_and(|node| node.digest == digest) {
             // Asked again because nothing came: a subscription that is made anew brings what stands there.
@@ -159,6 +160,7 @@ impl Fetcher {
     fn open(&mut self, bytes: &[u8]) {
         match Node::parse(bytes) {
             Ok(Node::Index(index)) => self.list = index.chunks,
+            Ok(Node::Delta(delta)) => self.list = delta.chunks,
             Ok(Node::Parts { sha256, parts }) => {
                 let raw = vec![None; parts.len()];
                 self.parts = Some(Parts { sha256, raw, size: 0 });

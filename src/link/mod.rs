@@ -34,7 +34,8 @@ mod tests {
         // All that it can be told, spelled out: a new variant stops this test from compiling.
         let spelled_out = |message: &ToLink| match message {
             ToLink::Hello { protocol: _, root: _ } => {}
-            ToLink::Fetch(Fetch::Nothing | Fetch::Target { ordinal: _ } | Fetch::Chunks { ordinals: _ }) => {}
+            ToLink::Fetch(Fetch::Nothing | Fetch::Target { ordinal: _ }) => {}
+            ToLink::Fetch(Fetch::Delta { ordinal: _, delta: _ } | Fetch::Chunks { ordinals: _ }) => {}
             ToLink::Tell(Tell::Status(_) | Tell::Metrics(_)) => {}
         };
         spelled_out(&ToLink::Fetch(Fetch::Nothing));

@@ -118,6 +118,8 @@ pub enum Code {
     DigestMismatch,
     /// Fetch: no room for it.
     DiskFull,
+    /// Bundle: a delta did not lead to it; the chunks are fetched instead.
+    BadDelta,
     /// Bundle: does not unpack, or is not what its target says.
     BadBundle,
     /// Self-test: the engine cannot run it.

@@ -41,6 +41,8 @@ pub struct Release {
     /// Compressed bytes of all chunks, and of the new ones.
     pub wire: u64,
     pub new_wire: u64,
+    /// Versions that new deltas begin at, and the bytes that a device fetches then.
+    pub deltas: Vec<(u32, u64)>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@ use super::RepositoryError;
 use super::current::damaged;
 use crate::bundle::{self, Digest, Index, MAX_CHUNK_WIRE, Node};
 use crate::sys::Disk;
+use crate::trust::author::TargetEntry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ impl Chunks {
         let bytes = self.must_read(&node)?;
         match Node::parse(&bytes).map_err(|e| broken(&e))? {
             Node::Index(index) => Ok((index, Vec::new())),
+            Node::Delta(_) => Err(broken(&"a delta stands where an index should")),
             Node::Parts { sha256, parts } => {
                 let mut joined = Vec::new();
                 for part in &parts {
@@ -53,10 +55,31 @@ impl Chunks {
         }
     }
 
-    /// All chunks under a target, without its node.
-    pub fn referenced(&self, node: Digest) -> Result<Vec<Digest>, RepositoryError> {
-        let (index, parts) = self.index(node)?;
-        Ok(index.chunks.iter().map(|chunk| chunk.sha256).chain(parts).collect())
+    /// The packed bundle that an index lists.
+    pub fn bundle(&self, index: &Index) -> Result<Vec<u8>, RepositoryError> {
+        let mut packed = Vec::new();
+        for chunk in &index.chunks {
+            let wire = self.must_read(&chunk.sha256)?;
+            packed.extend(bundle::expand(&wire, chunk).map_err(|e| damaged(self.path(&chunk.sha256), e))?);
+        }
+        Ok(packed)
+    }
+
+    /// All chunks under a target and its deltas, without their nodes.
+    pub fn referenced(&self, entry: &TargetEntry) -> Result<Vec<Digest>, RepositoryError> {
+        let (index, parts) = self.index(entry.digest)?;
+        let mut all: Vec<Digest> = index.chunks.iter().map(|chunk| chunk.sha256).chain(parts).collect();
+        for delta in &entry.custom.deltas {
+            let bytes = self.must_read(&delta.node)?;
+            let node = Node::parse(&bytes).map_err(|e| damaged(self.path(&delta.node), e))?;
+            all.extend(node.chunks().iter().map(|chunk| chunk.sha256));
+        }
+        Ok(all)
+    }
+
+    /// The node of a target, and those of its deltas.
+    pub fn nodes(entry: &TargetEntry) -> impl Iterator<Item = Digest> + '_ {
+        entry.custom.deltas.iter().map(|delta| delta.node).chain([entry.digest])
     }
 
     fn must_read(&self, digest: &Digest) -> Result<Vec<u8>, RepositoryError> {

@@ -89,6 +89,11 @@ impl Cutting {
         Digest::of(&self.node)
     }
 
+    /// Bytes of all that a device fetches.
+    pub fn wire(&self) -> u64 {
+        self.node.len() as u64 + self.cuts.iter().map(|cut| cut.wire.len() as u64).sum::<u64>()
+    }
+
     /// In numbers; `new` tells the chunks that were not there before.
     pub fn release(&self, new: &BTreeSet<Digest>) -> Release {
         let distinct: BTreeSet<Digest> = self.index.chunks.iter().map(|chunk| chunk.sha256).collect();
@@ -106,6 +111,7 @@ impl Cutting {
             new_chunks: distinct.intersection(new).count(),
             wire: wire(&|_| true),
             new_wire: wire(&|digest| new.contains(digest)),
+            deltas: Vec::new(),
         }
     }
 }

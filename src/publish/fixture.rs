@@ -65,6 +65,7 @@ impl Shown {
     pub fn fetch(&self, node: &Digest) -> Bundle {
         let index = match Node::parse(&self.bytes(node)).unwrap() {
             Node::Index(index) => index,
+            Node::Delta(_) => panic!("a delta where the index should be"),
             Node::Parts { parts, .. } => {
                 let joined: Vec<u8> =
                     parts.iter().flat_map(|part| expand(&self.bytes(&part.sha256), part).unwrap()).collect();

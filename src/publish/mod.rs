@@ -15,6 +15,8 @@ mod board;
 mod chunks;
 mod current;
 mod cutting;
+pub mod delta;
+mod deltas;
 mod error;
 #[cfg(test)]
 mod fixture;

@@ -1,10 +1,11 @@
 //! The operator's directory: made, opened, published from, cleared up.
 
 use super::RepositoryError;
-use super::board::{Post, Publication};
+use super::board::{Post, Publication, Release};
 use super::chunks::Chunks;
 use super::current::{Current, DAY, Lifetimes, damaged, read_file};
 use super::cutting::{Audience, Cutting};
+use super::deltas::Deltas;
 use super::init::{Expiries, Settings, lock, read_json, write_json};
 use super::keys::{self, KeyRing, role_type};
 use crate::bundle::{Bundle, Digest, topics};
@@ -17,12 +18,25 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishOptions {
     /// This version is meant to replace newer ones.
     pub allow_downgrade: bool,
     /// Boards on which this version failed before shall try it again.
     pub retry: bool,
+    /// From how many of the versions offered so far there shall be deltas.
+    pub deltas: usize,
+}
+
+impl PublishOptions {
+    /// One for each audience that most operators have: all, the first few, the lab.
+    pub const DELTAS: usize = 3;
+}
+
+impl Default for PublishOptions {
+    fn default() -> Self {
+        Self { allow_downgrade: false, retry: false, deltas: Self::DELTAS }
+    }
 }
 
 /// What no finished upload has covered.
@@ -111,15 +125,18 @@ impl Repository {
         let cutting = Cutting::of(bundle)?;
         let name = audience.target_name(&bundle.manifest().name);
         self.check_version(bundle, &cutting, &name, options)?;
-        let entry = self.entry(bundle, &cutting, audience, options)?;
+        let deltas = Deltas::of(bundle, &cutting, &self.current.entries, &self.chunks, options.deltas)?;
+        let mut entry = self.entry(bundle, &cutting, audience, options)?;
+        deltas.name(&mut entry.custom);
         let mut entries = self.current.entries.clone();
         entries.insert(name, entry);
         // Signed before anything is written: a missing key leaves no trace.
         let set = self.current.next(&self.keys, Some(&entries), self.lifetimes(), self.clock.system())?;
-        let new = self.keep(&cutting)?;
+        let new = self.keep(&cutting, &deltas)?;
         set.write(&*self.disk, &self.metadata())?;
         self.reload()?;
-        Ok(Publication { release: Some(cutting.release(&new)), ..self.outstanding()? })
+        let release = Release { deltas: deltas.from, ..cutting.release(&new) };
+        Ok(Publication { release: Some(release), ..self.outstanding()? })
     }
 
     /// A new timestamp, and what else would expire before it does.
@@ -170,8 +187,8 @@ impl Repository {
         let roots = (1..=self.current.root_version).collect();
         let (mut chunks, mut nodes) = (BTreeSet::new(), Vec::new());
         for entry in self.current.entries.values() {
-            chunks.extend(self.chunks.referenced(entry.digest)?);
-            nodes.push(entry.digest);
+            chunks.extend(self.chunks.referenced(entry)?);
+            nodes.extend(Chunks::nodes(entry));
         }
         chunks.retain(|digest| !nodes.contains(digest));
         nodes.sort();
@@ -264,12 +281,13 @@ impl Repository {
     }
 
     /// Writes the chunks that are not there; noted as pending first, so that none is forgotten.
-    fn keep(&self, cutting: &Cutting) -> Result<BTreeSet<Digest>, RepositoryError> {
+    fn keep(&self, cutting: &Cutting, deltas: &Deltas) -> Result<BTreeSet<Digest>, RepositoryError> {
         // What no offer names may be gone from the board: it was cleared, or the board was lost since.
         let used = self.used()?;
         let there: BTreeSet<Digest> = self.chunks.list()?.into_iter().filter(|digest| used.contains(digest)).collect();
         let node_digest = cutting.node_digest();
-        let all = cutting.cuts.iter().map(|cut| (cut.chunk.sha256, &cut.wire)).chain([(node_digest, &cutting.node)]);
+        let cuts = cutting.cuts.iter().map(|cut| (cut.chunk.sha256, &cut.wire));
+        let all = cuts.chain(deltas.contents()).chain([(node_digest, &cutting.node)]);
         let mut new = BTreeMap::new();
         let mut pending = self.pending()?;
         for (digest, bytes) in all {
@@ -289,8 +307,8 @@ impl Repository {
     fn used(&self) -> Result<BTreeSet<Digest>, RepositoryError> {
         let mut used = BTreeSet::new();
         for entry in self.current.entries.values() {
-            used.extend(self.chunks.referenced(entry.digest)?);
-            used.insert(entry.digest);
+            used.extend(self.chunks.referenced(entry)?);
+            used.extend(Chunks::nodes(entry));
         }
         Ok(used)
     }

@@ -3,7 +3,8 @@
 use super::fixture::{DEVICE, Device, Shown};
 use super::keys::KeyRing;
 use super::*;
-use crate::bundle::{Bundle, Node, topics};
+use crate::bundle::delta::{Expected, apply};
+use crate::bundle::{Bundle, Node, expand, topics};
 use crate::store::read_model_dir;
 use crate::sys::{Disk, FaultyDisk, ManualClock, RealDisk, Torn, unix_now};
 use crate::trust::{Progress, Role};
@@ -47,8 +48,9 @@ fn shop() -> Audience {
     Audience::group("shop")
 }
 
-const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false };
-const BACK: PublishOptions = PublishOptions { allow_downgrade: true, retry: false };
+const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false, deltas: 0 };
+const BACK: PublishOptions = PublishOptions { allow_downgrade: true, ..PLAIN };
+const DELTAS: PublishOptions = PublishOptions { deltas: PublishOptions::DELTAS, ..PLAIN };
 
 #[tokio::test]
 async fn what_is_published_comes_to_the_device_to_the_byte() {
@@ -143,7 +145,7 @@ async fn a_kill_at_any_operation_leaves_a_directory_that_publishes_old_or_new() 
             device.update(&board).await.unwrap();
             let found = device.versions(&board, "shop");
             assert!(found == [2] || !done && found == [1], "{torn:?} cut {cut}: {found:?}");
-            board.take(&repository.publish(&bundle(2, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
+            board.take(&repository.publish(&bundle(2, ""), &shop(), &DELTAS).unwrap()).await.unwrap();
             device.update(&board).await.unwrap();
             assert_eq!(device.versions(&board, "shop"), [2], "{torn:?} cut {cut}");
             if done {
@@ -158,7 +160,7 @@ fn on_cut(disk: &FaultyDisk, path: &Path) -> bool {
     let keys = KeyRing::load(&path.join("keys")).unwrap();
     let clock = Arc::new(ManualClock::new(unix_now(), true));
     Repository::assemble(Arc::new(disk.clone()), clock, path, keys)
-        .is_ok_and(|mut repository| repository.publish(&bundle(2, ""), &shop(), &PLAIN).is_ok())
+        .is_ok_and(|mut repository| repository.publish(&bundle(2, ""), &shop(), &DELTAS).is_ok())
 }
 
 #[test]
@@ -407,4 +409,69 @@ fn damage_in_the_directory_is_said() {
     drop(repository);
     std::fs::write(path.join("metadata/timestamp.json"), b"").unwrap();
     assert!(matches!(Repository::open(&path), Err(RepositoryError::Damaged { .. })));
+}
+
+/// What a device makes of a version by the first delta to it.
+fn by_delta(board: &Shown, device: &Device, old: &Bundle) -> Bundle {
+    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let (delta, contents) = (offers[0].deltas[0], offers[0].bundle.unwrap());
+    let bytes = board.bytes(&delta.node);
+    let Node::Delta(index) = Node::parse(&bytes).unwrap() else { panic!("no delta") };
+    assert_eq!((delta.from, index.from, index.sha256), (old.digest(), old.digest(), contents.sha256));
+    let wires: Vec<Vec<u8>> = index.chunks.iter().map(|chunk| board.bytes(&chunk.sha256)).collect();
+    assert_eq!(delta.wire, (bytes.len() + wires.concat().len()) as u64);
+    let joined = wires.iter().zip(&index.chunks).flat_map(|(wire, chunk)| expand(wire, chunk).unwrap());
+    let expected = Expected { sha256: contents.sha256, size: contents.size };
+    let mut packed = Vec::new();
+    apply(&old.packed(), &joined.collect::<Vec<u8>>()[..], &expected, &mut packed).unwrap();
+    Bundle::unpack(packed).unwrap()
+}
+
+#[tokio::test]
+async fn a_delta_from_the_version_before_stands_signed_on_the_board_until_nothing_names_it() {
+    let (_dir, mut repository) = repository();
+    let board = Shown::default();
+    board.take(&repository.publish(&bundle(1, ""), &shop(), &DELTAS).unwrap()).await.unwrap();
+    let publication = repository.publish(&bundle(2, ""), &shop(), &DELTAS).unwrap();
+    let release = publication.release.clone().unwrap();
+    let [(1, bytes)] = release.deltas[..] else { panic!("{release:?}") };
+    assert!(bytes < release.wire / 10, "{bytes} of {}", release.wire);
+    board.take(&publication).await.unwrap();
+    let mut device = Device::new(&repository);
+    device.update(&board).await.unwrap();
+    assert_eq!(by_delta(&board, &device, &bundle(1, "")).digest(), bundle(2, "").digest());
+    let clear = async |repository: &mut Repository| {
+        let garbage = repository.garbage().unwrap();
+        for post in &garbage.posts {
+            board.post(&post.topic, &[]).await.unwrap();
+        }
+        repository.sweep(&garbage).unwrap();
+    };
+    // The same version to more devices: version 1 is gone, the delta from it is not.
+    clear(&mut repository).await;
+    board.take(&repository.publish(&bundle(2, ""), &shop(), &DELTAS).unwrap()).await.unwrap();
+    device.update(&board).await.unwrap();
+    assert_eq!(by_delta(&board, &device, &bundle(1, "")).digest(), bundle(2, "").digest());
+    let lost = Shown::default();
+    lost.take(&repository.everything().unwrap()).await.unwrap();
+    assert_eq!(by_delta(&lost, &device, &bundle(1, "")).digest(), bundle(2, "").digest());
+    // With the version its delta goes.
+    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let gone = topics::chunk(&offers[0].deltas[0].node);
+    assert!(board.get(&gone).is_some());
+    board.take(&repository.publish(&bundle(3, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
+    clear(&mut repository).await;
+    assert!(board.get(&gone).is_none());
+}
+
+#[tokio::test]
+async fn deltas_are_made_from_the_newest_versions_that_are_offered_and_where_they_save_bytes() {
+    let (_dir, mut repository) = repository();
+    for (version, group) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+        repository.publish(&bundle(version, ""), &Audience::group(group), &PLAIN).unwrap();
+    }
+    let from = |publication: Publication| publication.release.unwrap().deltas.iter().map(|d| d.0).collect::<Vec<_>>();
+    assert_eq!(from(repository.publish(&bundle(5, ""), &shop(), &DELTAS).unwrap()), [4, 3, 2]);
+    assert_eq!(from(repository.publish(&bundle(6, ""), &shop(), &PLAIN).unwrap()), [0; 0]);
+    assert_eq!(from(repository.publish(&bundle(6, ""), &Audience::group("a"), &DELTAS).unwrap()), [4, 3, 2]);
 }

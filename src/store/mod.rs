@@ -89,6 +89,12 @@ impl Store {
         Bundle::unpack(packed).map_err(|source| StoreError::Pack { path, source })
     }
 
+    /// The bundles of a model that the journal names, and where they lie.
+    pub fn named(&self, model: &ModelName) -> Vec<(Digest, PathBuf)> {
+        let entry = self.journal.models.get(model);
+        entry.into_iter().flat_map(Entry::named).map(|digest| (digest, self.path(model, &digest))).collect()
+    }
+
     /// Removes the bundles that the journal does not name.
     pub fn collect_garbage(&self) -> Result<(), DiskError> {
         let models = self.dir.join("models");

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// What a file operation failed at; the cause is in `source()`.
@@ -33,6 +34,10 @@ impl DiskError {
 pub trait Disk: Send + Sync + std::fmt::Debug {
     /// The whole file, or `None` when there is none; an error when it is larger than `limit` bytes.
     fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, DiskError>;
+    /// Bytes of a file, or `None` when there is none.
+    fn size(&self, path: &Path) -> Result<Option<u64>, DiskError>;
+    /// Fills `into` from the middle of a file; an error where it ends before.
+    fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> Result<(), DiskError>;
     /// The names in a directory, sorted; empty when it does not exist.
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
     /// Makes a directory and its parents.
@@ -88,6 +93,20 @@ impl Disk for RealDisk {
             return Err(DiskError::TooLarge { path: path.to_owned(), limit });
         }
         Ok(Some(bytes))
+    }
+
+    fn size(&self, path: &Path) -> Result<Option<u64>, DiskError> {
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(DiskError::io("look at", path, e)),
+        }
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        File::open(path)
+            .and_then(|file| file.read_exact_at(into, offset))
+            .map_err(|e| DiskError::io("read in the middle of", path, e))
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {

@@ -177,6 +177,20 @@ impl Disk for FaultyDisk {
         Ok(Some(contents))
     }
 
+    fn size(&self, path: &Path) -> Result<Option<u64>, DiskError> {
+        let state = self.look("look at", path)?;
+        Ok(state.names.get(path).map(|file| lock(file).contents.len() as u64))
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        let doing = "read in the middle of";
+        let state = self.look(doing, path)?;
+        let file = lock(state.names.get(path).ok_or_else(|| missing(doing, path))?);
+        let there = usize::try_from(offset).ok().and_then(|at| file.contents.get(at..)?.get(..into.len()));
+        into.copy_from_slice(there.ok_or_else(|| DiskError::io(doing, path, io::ErrorKind::UnexpectedEof.into()))?);
+        Ok(())
+    }
+
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
         let state = self.look("list", dir)?;
         let mut names: Vec<String> = state

@@ -29,6 +29,6 @@ mod tests;
 mod verify;
 
 pub use device::{OpenError, Progress, Trust, UpdateError};
-pub use offer::{Custom, Offer, SaltedIds, Selector, Verified};
+pub use offer::{Contents, Custom, DeltaRef, Offer, SaltedIds, Selector, Verified};
 pub use offered::{Offered, Role, TooMuch};
 pub use verify::{Refusal, RefusalCode};

@@ -32,11 +32,49 @@ pub struct Custom {
     /// The targets version that this target first stood in: which of two is the newer.
     #[serde(default)]
     pub published: u32,
+    /// What deltas make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Contents>,
+    /// Shorter ways from versions that devices may have; a device counts the first `MAX_DELTAS`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<DeltaRef>,
+}
+
+/// A packed bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    pub sha256: Digest,
+    pub size: u64,
+}
+
+/// A delta on the board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaRef {
+    /// The packed bundle that it is for.
+    pub from: Digest,
+    /// Its node; see `bundle::DeltaIndex`.
+    pub node: Digest,
+    /// Of the node.
+    pub size: u64,
+    /// Bytes to fetch in all, with the node.
+    pub wire: u64,
 }
 
 impl Custom {
+    pub const MAX_DELTAS: usize = 8;
+
     pub fn new(model: ModelName, version: u32, audience: Selector) -> Self {
-        Self { selvedge: SELVEDGE, model, version, audience, allow_downgrade: false, retry: 0, published: 0 }
+        Self {
+            selvedge: SELVEDGE,
+            model,
+            version,
+            audience,
+            allow_downgrade: false,
+            retry: 0,
+            published: 0,
+            bundle: None,
+            deltas: Vec::new(),
+        }
     }
 
     /// Reads the custom part of a target; `None` for one that is not of this form.
@@ -134,6 +172,10 @@ pub struct Offer {
     pub size: u64,
     pub allow_downgrade: bool,
     pub retry: u32,
+    /// What `deltas` make.
+    pub bundle: Option<Contents>,
+    /// By their place in the metadata.
+    pub deltas: Vec<DeltaRef>,
 }
 
 impl Verified {
@@ -186,6 +228,8 @@ impl Entry {
             size: self.size,
             allow_downgrade: self.custom.allow_downgrade,
             retry: self.custom.retry,
+            bundle: self.custom.bundle,
+            deltas: self.custom.deltas.iter().take(Custom::MAX_DELTAS).copied().collect(),
         }
     }
 }
@@ -293,6 +337,8 @@ mod tests {
             ("version", serde_json::json!(1e30)),
             ("for", serde_json::json!(["shop"])),
             ("for", serde_json::json!({"groups": "shop"})),
+            ("deltas", serde_json::json!([{"from": "1"}])),
+            ("bundle", serde_json::json!(7)),
         ] {
             let mut bad = good.clone();
             bad[field] = value;

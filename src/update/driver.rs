@@ -43,6 +43,7 @@ pub async fn run(mut updater: Updater, serving: Serving, shutdown: impl Future<O
         link: None,
         asked: None,
         asked_at: Instant::now(),
+        connected: false,
         said: None,
         said_at: None,
         sequence: 0,
@@ -82,6 +83,8 @@ struct Driver {
     link: Option<Link>,
     asked: Option<(u32, Fetch)>,
     asked_at: Instant,
+    /// The link has a session with the broker.
+    connected: bool,
     said: Option<Status>,
     said_at: Option<Instant>,
     sequence: u64,
@@ -116,8 +119,19 @@ impl Driver {
                 (self.resting, self.link) = (None, None);
                 updater.resume().await
             }
-            None => updater.tick().await,
+            None => {
+                if self.waits_in_vain() {
+                    updater.asked_in_vain()?;
+                }
+                updater.tick().await
+            }
         }
+    }
+
+    /// With a session and a request, and nothing came of it.
+    fn waits_in_vain(&self) -> bool {
+        let asks = self.asked.as_ref().is_some_and(|(_, fetch)| *fetch != Fetch::Nothing);
+        asks && self.connected && self.link.is_some() && self.asked_at.elapsed() > ASK_AGAIN
     }
 
     async fn on_link(
@@ -133,7 +147,7 @@ impl Driver {
                 tokio::spawn(read(reader, to));
                 self.link = Some(Link { writer, messages });
                 (self.asked, self.said) = (None, None);
-                updater.link_is_new();
+                updater.link_is_new()?;
                 if self.resting.is_some() { Ok(()) } else { updater.next_download() }
             }
             Err(error) => {
@@ -157,6 +171,10 @@ impl Driver {
             }
             Some(Ok(_)) if self.resting.is_some() => Ok(()),
             Some(Ok(message)) => {
+                // What a lost session kept from coming was not asked for in vain.
+                if let ToEngine::Connected(connected) = message {
+                    (self.connected, self.asked_at) = (connected, Instant::now());
+                }
                 // The link's list of targets may have changed: a request into it is made again.
                 if matches!(message, ToEngine::Metadata { role: Role::Targets | Role::Timestamp, .. }) {
                     self.asked = None;

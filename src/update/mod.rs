@@ -4,6 +4,7 @@
 //! twice. The engine stays on what serves until the candidate has passed its gates.
 //! Not here: the network (`link`), signatures (`trust`), answering requests (`serve`).
 
+mod assemble;
 mod driver;
 mod fetch;
 mod gate;

@@ -40,16 +40,28 @@ struct World {
 }
 
 impl World {
-    /// An operator who has published version 2 over the factory's version 1.
+    /// An operator who has published version 2 over the factory's version 1, of which the board knows nothing.
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// Both versions were published: there is a delta between them.
+    fn with_delta() -> Self {
+        Self::with(true)
+    }
+
+    fn with(published: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut repository = Repository::init(&dir.path().join("repo"), &InitOptions::default()).unwrap();
+        let repository = Repository::init(&dir.path().join("repo"), &InitOptions::default()).unwrap();
         let root = repository.root_json().unwrap();
         let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
         let (adapted, _) = read_model_dir(&model_dir("digits-adapted")).unwrap();
-        let publication = repository.publish(&adapted, &Audience::group("shop"), &PublishOptions::default()).unwrap();
         let mut this = Self { board: BTreeMap::new(), root, factory, repository, _dir: dir };
-        this.post(publication);
+        for bundle in published.then(|| this.factory.clone()).into_iter().chain([adapted]) {
+            let options = PublishOptions::default();
+            let publication = this.repository.publish(&bundle, &Audience::group("shop"), &options).unwrap();
+            this.post(publication);
+        }
         this
     }
 
@@ -90,6 +102,8 @@ struct Device {
     updater: Updater,
     slots: Arc<Slots>,
     workers: Workers,
+    /// Bytes that the link brought under a digest.
+    brought: Vec<Digest>,
 }
 
 impl Device {
@@ -109,13 +123,13 @@ impl Device {
             inventory: Box::new(Inventory::default),
         };
         let updater = Updater::start(parts).await?;
-        Ok(Self { updater, slots, workers: Workers::start(1, 4)? })
+        Ok(Self { updater, slots, workers: Workers::start(1, 4)?, brought: Vec::new() })
     }
 
     /// What the link would do: metadata, then whatever is asked for.
     async fn link(&mut self, world: &World) -> Result<()> {
         self.updater.resume().await?;
-        self.updater.link_is_new();
+        self.updater.link_is_new()?;
         self.updater.next_download()?;
         for message in world.metadata() {
             self.updater.on_message(message).await?;
@@ -124,16 +138,19 @@ impl Device {
         loop {
             match self.updater.request() {
                 Fetch::Nothing => return Ok(()),
-                Fetch::Target { ordinal } => {
-                    let digest = self.target(ordinal);
+                fetch @ (Fetch::Target { .. } | Fetch::Delta { .. }) => {
+                    let digest = self.node(&fetch);
                     let bytes = world.content(&digest);
-                    node = Some(crate::bundle::Node::parse(&bytes)?);
+                    node = crate::bundle::Node::parse(&bytes).ok();
+                    self.brought.push(digest);
                     self.updater.on_message(ToEngine::Node { bytes }).await?;
                 }
                 Fetch::Chunks { ordinals } => {
                     let chunks = node.as_ref().map(|node| node.chunks().to_vec()).unwrap_or_default();
                     for ordinal in ordinals {
-                        let bytes = world.content(&chunks[ordinal as usize].sha256);
+                        let digest = chunks[ordinal as usize].sha256;
+                        let bytes = world.content(&digest);
+                        self.brought.push(digest);
                         self.updater.on_message(ToEngine::Chunk { ordinal, bytes }).await?;
                     }
                 }
@@ -141,9 +158,14 @@ impl Device {
         }
     }
 
-    fn target(&self, ordinal: u32) -> Digest {
+    fn node(&self, fetch: &Fetch) -> Digest {
         let offers = self.updater.verified().unwrap().offers_for(&[7; 16], &["shop".into()]);
-        offers.iter().find(|offer| offer.ordinal == ordinal).unwrap().digest
+        let offer = |ordinal| offers.iter().find(|offer| offer.ordinal == ordinal).unwrap();
+        match *fetch {
+            Fetch::Target { ordinal } => offer(ordinal).digest,
+            Fetch::Delta { ordinal, delta } => offer(ordinal).deltas[delta as usize].node,
+            Fetch::Nothing | Fetch::Chunks { .. } => panic!("{fetch:?} is for no node"),
+        }
     }
 
     /// Enough requests for any probation, then a look at them.
@@ -208,13 +230,16 @@ async fn recovers(world: &World, disk: &FaultyDisk, trusted: u32, case: &str) {
 }
 
 async fn cut_everywhere(torn: Torn) {
-    let world = World::new();
-    let base = settled(&world).await;
+    cut_in(&World::new(), torn).await;
+}
+
+async fn cut_in(world: &World, torn: Torn) {
+    let base = settled(world).await;
     for cut in (0..).step_by(STEP) {
         let disk = base.reboot(Torn::Kept);
         disk.cut_after(cut);
-        let (done, trusted) = update(&world, &disk, 1000).await;
-        recovers(&world, &disk.reboot(torn), trusted, &format!("{torn:?}, cut after {cut}")).await;
+        let (done, trusted) = update(world, &disk, 1000).await;
+        recovers(world, &disk.reboot(torn), trusted, &format!("{torn:?}, cut after {cut}")).await;
         if done.is_ok() {
             assert!(cut > 20, "only {cut} operations: the update did not run");
             return;
@@ -322,23 +347,26 @@ async fn a_rolled_back_version_is_not_taken_again_until_a_signed_retry() {
 
 #[tokio::test]
 async fn a_disk_that_fills_up_at_any_operation_stops_the_update_and_never_the_service() {
-    let world = World::new();
-    let base = settled(&world).await;
+    fill_up(&World::new()).await;
+}
+
+async fn fill_up(world: &World) {
+    let base = settled(world).await;
     for full in (0..).step_by(STEP) {
         let disk = base.reboot(Torn::Kept);
-        let mut device = Device::start(&world, &disk, 1000).await.unwrap();
+        let mut device = Device::start(world, &disk, 1000).await.unwrap();
         disk.full_after(full);
-        let first = device.link(&world).await;
-        let version = device.ask(&world).await.unwrap();
+        let first = device.link(world).await;
+        let version = device.ask(world).await.unwrap();
         assert!([1, 2].contains(&version), "full after {full}");
         disk.mend();
         // Room again: the next link finishes the job.
-        device.link(&world).await.unwrap_or_else(|error| panic!("full after {full}: {error}"));
-        device.serve(&world).await.unwrap();
-        assert_eq!(device.ask(&world).await.unwrap(), 2, "full after {full}");
+        device.link(world).await.unwrap_or_else(|error| panic!("full after {full}: {error}"));
+        device.serve(world).await.unwrap();
+        assert_eq!(device.ask(world).await.unwrap(), 2, "full after {full}");
         drop(device);
-        let device = Device::start(&world, &disk, 1001).await.unwrap();
-        assert_eq!(device.ask(&world).await.unwrap(), 2, "full after {full}, restarted");
+        let device = Device::start(world, &disk, 1001).await.unwrap();
+        assert_eq!(device.ask(world).await.unwrap(), 2, "full after {full}, restarted");
         if first.is_ok() && full > 20 {
             return;
         }
@@ -384,3 +412,5 @@ async fn a_damaged_trust_takes_no_update_and_serves_on() {
     assert_eq!(device.ask(&world).await.unwrap(), 2);
     assert_eq!(device.updater.status().outcomes.last().unwrap().code, Code::StorageDamaged);
 }
+
+mod deltas;

@@ -3,7 +3,7 @@
 //! `Updater` owns journal, trust and the download; the driver gives it messages and ticks. What it
 //! does with versions in memory stands in `versions.rs`.
 
-use super::fetch::{ContentError, Download, FetchError, Progress, Wanted};
+use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wanted};
 use super::machine::{Effect, Event, Offered, step};
 use super::report;
 use crate::bundle::{Bundle, Digest, ModelName, Probation};
@@ -106,11 +106,11 @@ impl Updater {
     }
 
     /// A link came, with nothing in its hands.
-    pub fn link_is_new(&mut self) {
+    pub fn link_is_new(&mut self) -> Result<(), DiskError> {
         self.board = trust::Offered::default();
         self.waiting_for_metadata = false;
         self.link_knows_targets = false;
-        self.consider_offers();
+        self.consider_offers()
     }
 
     /// Takes news in. An error is the disk's; what the board shows wrong is an outcome.
@@ -147,17 +147,14 @@ impl Updater {
         match result {
             Ok(trust::Progress::Committed) => {
                 info!(targets = trust.verified().map(trust::Verified::targets_version), "metadata verified");
-                self.consider_offers();
+                self.consider_offers()?;
                 self.next_download()
             }
             // The link has begun anew: what is trusted already may still have to be fetched.
             Ok(trust::Progress::Unchanged) => self.next_download(),
             Ok(trust::Progress::Waiting) => {
                 // A newer root may have taken away the keys of what was offered.
-                if trust.verified().is_none() {
-                    self.consider_offers();
-                }
-                Ok(())
+                if trust.verified().is_none() { self.consider_offers() } else { Ok(()) }
             }
             Err(trust::UpdateError::Disk(error)) => Err(error),
             Err(trust::UpdateError::Refused(refusal)) => {
@@ -170,12 +167,12 @@ impl Updater {
     }
 
     /// Makes the list of what trust says this device should run.
-    fn consider_offers(&mut self) {
+    fn consider_offers(&mut self) -> Result<(), DiskError> {
         let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
         let wanted = offers.into_iter().map(|offer| {
-            let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, .. } = offer;
+            let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, bundle, deltas } = offer;
             let offered = Offered { version, target: digest, allow_downgrade, retry };
-            (model.clone(), Wanted { model, offered, ordinal, size })
+            (model.clone(), Wanted { model, offered, ordinal, size, bundle, deltas })
         });
         self.pending = wanted.collect();
         // Of the one under way, only the place may have changed.
@@ -183,10 +180,11 @@ impl Updater {
             && let Some(wanted) = self.pending.get(&download.model)
             && wanted.offered == download.offered
         {
-            download.restart(wanted.ordinal);
+            download.restart(wanted.clone())?;
             self.pending.remove(&download.model.clone());
             self.download = Some(download);
         }
+        Ok(())
     }
 
     /// Starts on the next offer when none is under way.
@@ -204,7 +202,8 @@ impl Updater {
                         info!(%model, version = offered.version, "fetching");
                         let dir = self.parts.state.join("fetch");
                         let wanted = Wanted { offered, ..wanted.clone() };
-                        self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted));
+                        let bases = self.store.named(&model);
+                        self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted, bases)?);
                     }
                     Effect::Report { .. } => self.judged.push(wanted.offered),
                     Effect::Check | Effect::Serve => {}
@@ -226,32 +225,60 @@ impl Updater {
     async fn on_progress(&mut self, came: Option<Result<Progress, FetchError>>) -> Result<(), DiskError> {
         match came {
             None | Some(Ok(Progress::Ignored | Progress::More)) => Ok(()),
-            Some(Ok(Progress::Complete)) => {
-                let assembled = self.download.as_mut().map(Download::assemble);
-                match assembled {
-                    None => Ok(()),
-                    Some(Ok(bundle)) => self.store_and_check(&bundle).await,
-                    Some(Err(error)) => self.on_fetch_error(error).await,
-                }
-            }
-            Some(Err(error)) => self.on_fetch_error(error).await,
+            Some(Ok(Progress::Complete)) => match self.put_together().await {
+                Ok(None) => Ok(()),
+                Ok(Some(bundle)) => self.store_and_check(&bundle).await,
+                Err(error) => self.on_fetch_error(error),
+            },
+            Some(Err(error)) => self.on_fetch_error(error),
         }
     }
 
-    async fn on_fetch_error(&mut self, error: FetchError) -> Result<(), DiskError> {
-        let Some(download) = &self.download else { return Ok(()) };
+    /// Beside the serving path: a delta takes as long as it is.
+    async fn put_together(&mut self) -> Result<Option<Bundle>, FetchError> {
+        let Some(download) = &mut self.download else { return Ok(None) };
+        let Some(assembly) = download.assembly() else { return Ok(None) };
+        let made = tokio::task::spawn_blocking(move || assembly.run()).await;
+        let Ok(made) = made else { return Err(FetchError::Broke) };
+        if let Err(FetchError::Mismatch { expected, .. }) = &made {
+            download.lost(*expected);
+        }
+        let bundle = made?;
+        download.check(&bundle)?;
+        Ok(Some(bundle))
+    }
+
+    /// The link was asked for long, and nothing came: another road may be open.
+    pub fn asked_in_vain(&mut self) -> Result<(), DiskError> {
+        let is_delta = self.download.as_ref().is_some_and(Download::is_delta);
+        if is_delta { self.on_fetch_error(FetchError::Delta(DeltaFault::Absent)) } else { Ok(()) }
+    }
+
+    fn on_fetch_error(&mut self, error: FetchError) -> Result<(), DiskError> {
+        let Some(download) = &mut self.download else { return Ok(()) };
         let (model, offered) = (download.model.clone(), download.offered);
         warn!(%model, version = offered.version, error = &error as &dyn std::error::Error, "fetch");
         let event = match error {
             FetchError::Disk(error) => return Err(error),
             FetchError::Mismatch { expected, actual } => {
-                // Wait for the right bytes, and say once that wrong ones stand there.
+                // Wait for the right bytes, and say once that wrong ones stand there. Of a delta, the rest can do without.
+                download.give_delta_up()?;
                 if self.mismatched != Some(offered.target) {
                     self.mismatched = Some(offered.target);
                     let seen = (Measure::Digest(expected.short()), Measure::Digest(actual.short()));
                     self.advance(&model, unusable(offered, Stage::Fetch, Code::DigestMismatch, seen))?;
                 }
                 return Ok(());
+            }
+            FetchError::Delta(_) => {
+                download.give_delta_up()?;
+                let nothing = (Measure::None, Measure::None);
+                self.advance(&model, unusable(offered, Stage::Bundle, Code::BadDelta, nothing))?;
+                return Ok(());
+            }
+            FetchError::Broke => {
+                self.judged.push(offered);
+                unusable(offered, Stage::Bundle, Code::BadBundle, (Measure::None, Measure::None))
             }
             // Tried again when new metadata, a new link or the end of a trial gives cause.
             FetchError::Full { needed, free } => {
@@ -324,7 +351,7 @@ impl Updater {
             let effects = self.advance(&model, tally)?;
             if !effects.is_empty() {
                 self.perform(&model, effects).await?;
-                self.consider_offers();
+                self.consider_offers()?;
                 self.next_download()?;
             }
         }

@@ -27,6 +27,9 @@ pub(super) fn remedy(code: Code) -> Option<&'static str> {
             "bytes on the board are not those that were signed: `selvedge refresh --all --broker ...`, then look at who can write to the broker"
         }
         Code::DiskFull => "no room beside the live version: free what `expected` says where the engine's `state` is",
+        Code::BadDelta => {
+            "its delta did not apply here and all of it was fetched: nothing to do once; report it if it stays"
+        }
         Code::BadBundle => "it does not unpack: publish from the model directory again; report it if it stays",
         Code::CannotRun => "the engine cannot run it: its log names the node; try it on a PC with the same Selvedge",
         Code::OverMemory => {

@@ -158,6 +158,35 @@ fn a_target_is_found_by_the_place_of_its_name_also_where_others_are_broken() {
 }
 
 #[test]
+fn a_delta_is_found_by_its_place_also_where_others_are_broken() {
+    let mut link = Link::new();
+    let chunk = chunk_ref(&wire(0), &[0; 9]);
+    let delta =
+        crate::bundle::DeltaIndex { from: Digest::of(b"1"), sha256: Digest::of(b"2"), size: 9, chunks: vec![chunk] };
+    let bytes = Node::Delta(delta).to_bytes();
+    let with = |custom: serde_json::Value| {
+        let mut target = digest_json(&index(3, 3));
+        target["custom"] = custom;
+        target
+    };
+    let node = serde_json::json!({ "node": Digest::of(&bytes) });
+    let good = with(serde_json::json!({ "deltas": [{ "node": 7 }, node, {}] }));
+    link.board(&[
+        ("a".into(), good),
+        ("b".into(), with(serde_json::json!({ "deltas": 7 }))),
+        ("c".into(), with(7.into())),
+    ]);
+    for (ordinal, delta) in [(0, 0), (0, 2), (0, 3), (0, u32::MAX), (1, 0), (2, 0), (3, 0), (u32::MAX, 0)] {
+        link.says(ToLink::Fetch(Fetch::Delta { ordinal, delta }));
+        assert_eq!(link.subscribed.len(), 4, "delta {delta} of {ordinal} is nothing to subscribe to");
+    }
+    link.says(ToLink::Fetch(Fetch::Delta { ordinal: 0, delta: 1 }));
+    assert_eq!(link.shows(&topic_of(&bytes), &bytes), [ToEngine::Node { bytes: bytes.clone() }]);
+    link.chunks([0]);
+    assert_eq!(link.shows(&topic_of(&wire(0)), wire(0)), [ToEngine::Chunk { ordinal: 0, bytes: wire(0) }]);
+}
+
+#[test]
 fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
     let mut link = Link::new();
     let node = index(20, 10);
