@@ -1,5 +1,6 @@
 //! `manifest.toml`: what a model takes and gives, and what it must prove before it serves.
 
+use super::gates::{Budget, CanaryGate, GoldenPolicy, Probation, ShadowGate};
 use super::preprocess::Preprocess;
 use crate::tensor::{DataType, TensorSpec};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -59,6 +60,10 @@ pub struct Manifest {
     pub golden: GoldenPolicy,
     #[serde(default)]
     pub budget: Budget,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowGate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryGate>,
     #[serde(default)]
     pub probation: Probation,
 }
@@ -88,45 +93,6 @@ pub struct Output {
     /// A file of the bundle with a class name on each line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
-}
-
-/// How closely the golden samples must be answered on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct GoldenPolicy {
-    /// Largest allowed absolute difference of any output value.
-    pub atol: f64,
-    /// Share of the samples, 0 to 1, that must be within it.
-    #[serde(default = "all_of_them")]
-    pub min_agreement: f64,
-}
-
-fn all_of_them() -> f64 {
-    1.0
-}
-
-/// What the model may cost; absent means no bound of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Budget {
-    /// Resident memory, MiB.
-    pub memory_mib: Option<u32>,
-    /// One inference on the device, ms.
-    pub latency_ms: Option<f64>,
-}
-
-/// The first requests after a swap: more failures than `max_errors` among them bring the old version back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Probation {
-    pub requests: u32,
-    pub max_errors: u32,
-}
-
-impl Default for Probation {
-    fn default() -> Self {
-        Self { requests: 100, max_errors: 0 }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -179,15 +145,17 @@ impl Manifest {
         require(self.version > 0, "version", "must be 1 or more")?;
         require(self.runtime_triple().is_some(), "runtime", "must be like \"0.1.0\"")?;
         require(self.description.len() <= 1024, "description", "is over 1024 bytes")?;
-        require(self.golden.atol >= 0.0 && self.golden.atol.is_finite(), "golden.atol", "must be 0 or more")?;
-        let share = 0.0..=1.0;
-        require(share.contains(&self.golden.min_agreement), "golden.min-agreement", "must be from 0 to 1")?;
+        self.golden.check()?;
+        self.budget.check()?;
+        self.shadow.as_ref().map_or(Ok(()), ShadowGate::check)?;
+        self.canary.as_ref().map_or(Ok(()), CanaryGate::check)?;
+        self.probation.check()?;
         check_tensors("inputs", &self.input_specs())?;
         check_tensors("outputs", &self.output_specs())
     }
 }
 
-fn value(field: &str, problem: &str) -> ManifestError {
+pub(super) fn value(field: &str, problem: &str) -> ManifestError {
     ManifestError::Value { field: field.to_owned(), problem: problem.to_owned() }
 }
 
@@ -226,6 +194,7 @@ fn parse_triple(text: &str) -> Option<(u16, u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gates::Likeness;
     use super::*;
 
     pub(crate) const EXAMPLE: &str = r#"
@@ -256,6 +225,36 @@ mod tests {
         let manifest = Manifest::parse(EXAMPLE.as_bytes()).unwrap();
         assert_eq!(manifest.input_specs()[0].byte_size(), Some(256));
         assert_eq!(manifest.probation, Probation::default());
+        assert_eq!((manifest.shadow, manifest.canary), (None, None));
+    }
+
+    #[test]
+    fn gates_are_on_where_they_are_named() {
+        let text = format!("{EXAMPLE}\n[shadow]\nmin-agreement = 0.9\n[canary]\nshare = 0.1\nrequests = 7");
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        let (shadow, canary) = (manifest.shadow.unwrap(), manifest.canary.unwrap());
+        assert_eq!((shadow.answers, shadow.seconds, shadow.compare), (100, 86_400, Likeness::Argmax));
+        assert_eq!((canary.requests, canary.seconds, canary.max_errors), (7, 86_400, 0));
+    }
+
+    #[test]
+    fn gates_out_of_their_bounds_are_named() {
+        for (gate, field) in [
+            ("[budget]\nlatency-ms = 0", "budget.latency-ms"),
+            ("[shadow]\nmin-agreement = 1.1", "shadow.min-agreement"),
+            ("[shadow]\nmin-agreement = 1\nanswers = 0", "shadow.answers"),
+            ("[shadow]\nmin-agreement = 1\nseconds = 2592001", "shadow.seconds"),
+            ("[shadow]\nmin-agreement = 1\natol = nan", "shadow.atol"),
+            ("[shadow]\nmin-agreement = 1\nmax-slowdown = 0.0", "shadow.max-slowdown"),
+            ("[canary]\nshare = 0.6", "canary.share"),
+            ("[canary]\nshare = 0.1\nrequests = 0", "canary.requests"),
+            ("[canary]\nshare = 0.1\nseconds = 0", "canary.seconds"),
+            ("[probation]\nseconds = 4000000000", "probation.seconds"),
+            ("[probation]\nlatency-ms = -1", "probation.latency-ms"),
+        ] {
+            let told = Manifest::parse(format!("{EXAMPLE}\n{gate}").as_bytes()).unwrap_err().to_string();
+            assert!(told.contains(&format!("`{field}`")), "{gate}: {told}");
+        }
     }
 
     #[test]

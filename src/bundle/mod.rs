@@ -9,6 +9,7 @@
 mod chunks;
 pub mod delta;
 mod digest;
+mod gates;
 mod golden;
 mod index;
 mod manifest;
@@ -20,8 +21,9 @@ pub use chunks::{ChunkRef, ExpandError, MAX_CHUNK_WIRE, expand};
 #[cfg(feature = "operator")]
 pub use chunks::{Cut, cut, cut_evenly};
 pub use digest::{Digest, NotADigest};
+pub use gates::{Budget, CanaryGate, GoldenPolicy, Likeness, Probation, ShadowGate};
 pub use golden::{GoldenError, GoldenSample, datatype, parse_golden};
 pub use index::{DeltaIndex, Index, IndexError, Node};
-pub use manifest::{BadName, Budget, GoldenPolicy, Input, Manifest, ManifestError, ModelName, Output, Probation};
+pub use manifest::{BadName, Input, Manifest, ManifestError, ModelName, Output};
 pub use pack::{Bundle, PackError};
 pub use preprocess::{AudioPreprocess, ColorOrder, ImagePreprocess, Layout, Preprocess, Resize};

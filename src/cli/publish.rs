@@ -7,9 +7,9 @@ use crate::publish::{
     Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, upload,
 };
 use crate::store::read_model_dir;
-use crate::sys::RealClock;
+use crate::sys::{RealClock, is_throttled};
 use crate::trust::Custom;
-use crate::update;
+use crate::update::{self, Board};
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -126,7 +126,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 /// What each board will ask of it, asked here: before a version is spent on a model that cannot run.
 async fn check(bundle: &Bundle) -> anyhow::Result<()> {
     let bundle = bundle.clone();
-    let checked = tokio::task::spawn_blocking(move || update::check(&bundle, 1, &RealClock::new())).await?;
+    let checked = tokio::task::spawn_blocking(move || {
+        update::check(&bundle, 1, &Board { clock: &RealClock::new(), throttled: &is_throttled })
+    })
+    .await?;
     match checked {
         Ok(_) => Ok(()),
         Err(failure) => {

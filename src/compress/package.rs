@@ -78,6 +78,8 @@ fn first(network: &Network, name: ModelName, atol: f64) -> Manifest {
         outputs: network.outputs.iter().map(output).collect(),
         golden: GoldenPolicy { atol, min_agreement: 1.0 },
         budget: Budget::default(),
+        shadow: None,
+        canary: None,
         probation: Probation::default(),
     }
 }

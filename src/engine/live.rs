@@ -1,10 +1,9 @@
-//! What is live: one loaded version of each model, with its sessions and counts.
+//! One loaded version of a model, with its sessions and counts.
 //!
 //! Invariant: who holds a `Live` is answered by it, whatever is installed in the meantime.
 
 use super::model::{Model, RunError, Session};
 use crate::tensor::Tensor;
-use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,40 +156,4 @@ impl Live {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The live version of each model, by name. Reading takes no lock.
-#[derive(Debug, Default)]
-pub struct Slots {
-    map: ArcSwap<BTreeMap<String, Arc<Live>>>,
-    /// Writers go one by one.
-    writing: Mutex<()>,
-}
-
-impl Slots {
-    pub fn get(&self, name: &str) -> Option<Arc<Live>> {
-        self.map.load().get(name).cloned()
-    }
-
-    /// From now on this one takes the requests. Gives back the one that did before.
-    pub fn install(&self, live: Arc<Live>) -> Option<Arc<Live>> {
-        self.change(|map| map.insert(live.name.clone(), live))
-    }
-
-    pub fn remove(&self, name: &str) -> Option<Arc<Live>> {
-        self.change(|map| map.remove(name))
-    }
-
-    /// Sorted by name.
-    pub fn list(&self) -> Vec<Arc<Live>> {
-        self.map.load().values().cloned().collect()
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Live>>) -> T) -> T {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut map = BTreeMap::clone(&self.map.load());
-        let result = change(&mut map);
-        self.map.store(Arc::new(map));
-        result
-    }
 }

@@ -11,6 +11,7 @@
 //! others' sessions); async workers (inference is CPU work and would stall timers and sockets).
 
 mod backend;
+mod beside;
 mod common;
 mod ends;
 mod faults;
@@ -24,6 +25,7 @@ mod peak;
 mod region;
 mod report;
 mod settings;
+mod slots;
 mod watch;
 mod workers;
 
@@ -35,12 +37,14 @@ mod tests;
 /// An instruction set, as settings and the configuration name it.
 pub use crate::kernels::{Isa, IsaError};
 pub use backend::NodeFacts;
+pub use beside::{Canary, Compare, Heard, Shadow, near};
 pub use ends::{Ends, EndsError, Shapes};
 pub use int8::fast::StageFacts;
-pub use live::{Counts, Live, LiveError, Slots};
+pub use live::{Counts, Live, LiveError};
 pub use model::{LoadError, Model, RunError, Session, Side};
 pub use peak::peak;
 pub use report::{EngineFacts, FileFacts, FloatNode, MemoryFacts, OperatorFacts, RegionFacts, Report};
 pub use settings::{AlreadyStated, Because, ISA_VARIABLE, IsaChoice, Settings};
+pub use slots::{Beside, Slots, Taken};
 pub use watch::NodeTime;
 pub use workers::{Answer, InferError, Workers};

@@ -213,6 +213,7 @@ mod tests {
             previous: None,
             state: ModelState::Idle,
             candidate: None,
+            agreement: None,
         };
         outbox
             .tell(Tell::Status(Box::new(Status { models: vec![model; Status::MAX_MODELS + 1], ..Status::default() })));

@@ -42,6 +42,9 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// The version that `state` is about, while an update is under way.
     pub candidate: Option<u32>,
+    /// While it is a shadow: of the requests that both versions were asked, how many they answered alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,10 @@ pub enum ModelState {
     Fetching,
     /// Self-test and golden samples run.
     Checking,
+    /// The candidate is asked what the live version is asked; the live version answers.
+    Shadow,
+    /// The candidate answers a share of the requests.
+    Canary,
     Probation,
 }
 
@@ -79,6 +86,8 @@ pub enum Verdict {
     Refused,
     /// It served and was taken back.
     RolledBack,
+    /// This board could not tell now; it tries again later.
+    Inconclusive,
 }
 
 /// Where in an update's life it ended.
@@ -91,6 +100,8 @@ pub enum Stage {
     Bundle,
     SelfTest,
     Golden,
+    Shadow,
+    Canary,
     Probation,
     Restart,
 }
@@ -124,15 +135,23 @@ pub enum Code {
     BadBundle,
     /// Self-test: the engine cannot run it.
     CannotRun,
-    /// Self-test: over its memory budget.
+    /// Offer, self-test: over its memory budget, or that over the board's memory.
     OverMemory,
-    /// Self-test: over its latency budget.
+    /// Self-test, shadow, probation: over its latency budget.
     OverLatency,
+    /// Self-test: over its latency budget on a board that heat or a weak supply slows down.
+    Throttled,
     /// Golden: too few samples answered within tolerance.
     GoldenMismatch,
-    /// Probation: too many failed requests.
+    /// Shadow, canary: it takes other inputs or gives other outputs than the live version.
+    NotComparable,
+    /// Shadow: too few answers like the live version's.
+    Disagrees,
+    /// Shadow: an inference that does not end.
+    Hangs,
+    /// Canary, probation: too many failed requests.
     TooManyErrors,
-    /// Restart: the engine died while it was on trial.
+    /// Restart: the engine died while it was on trial, or again and again while it was live.
     Crashed,
     /// Restart: what was stored does not read any more; the medium lost data.
     StorageDamaged,

@@ -107,6 +107,7 @@ mod tests {
             previous: Some(1),
             state: ModelState::Idle,
             candidate: None,
+            agreement: None,
         };
         serde_json::to_vec(&Status { sequence: 7, models: vec![model; models], ..Status::default() }).unwrap()
     }

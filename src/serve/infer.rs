@@ -3,16 +3,16 @@
 use super::api::{Api, Refusal, Reply};
 use super::body::Body;
 use super::{answer, request};
-use crate::engine::{InferError, Live};
+use crate::engine::{InferError, Taken};
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
-use std::sync::Arc;
 
 /// Larger bodies are read and written off the thread that serves the sockets.
 const LARGE: usize = 256 * 1024;
 
-/// `live` is the version that took the request; it answers, whatever is installed meanwhile.
-pub(super) async fn infer(api: &Api, live: Arc<Live>, headers: &HeaderMap, body: Body) -> Result<Reply, Refusal> {
+/// The version that took the request answers, whatever is installed meanwhile.
+pub(super) async fn infer(api: &Api, taken: Taken, headers: &HeaderMap, body: Body) -> Result<Reply, Refusal> {
+    let Taken { live, shadow } = taken;
     let json_length = headers.get(request::JSON_LENGTH).map(|value| value.as_bytes().to_vec());
     let is_large = body.bytes.len() > LARGE;
     let parse = {
@@ -22,7 +22,11 @@ pub(super) async fn infer(api: &Api, live: Arc<Live>, headers: &HeaderMap, body:
     let mut request = off_thread(is_large, parse).await?.map_err(Refusal::bad)?;
     let deadline = request.timeout.map_or(api.limits.deadline, |timeout| timeout.min(api.limits.deadline));
     let inputs = std::mem::take(&mut request.inputs);
+    let heard = shadow.filter(|shadow| shadow.has_room()).map(|shadow| (shadow, inputs.clone()));
     let answer = api.workers.infer(live.clone(), inputs, deadline).await.map_err(refusal)?;
+    if let Some((shadow, inputs)) = heard {
+        shadow.hear(inputs, answer.outputs.clone(), answer.ran);
+    }
     let is_large = answer.outputs.iter().map(|output| output.bytes().len()).sum::<usize>() > LARGE;
     off_thread(is_large, move || answer::write(&live, &request, &answer.outputs)).await?
 }

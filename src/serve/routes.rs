@@ -2,7 +2,7 @@
 
 use super::api::{Api, Refusal, Reply, json, reply};
 use super::{address, body, infer, metrics, request::short};
-use crate::engine::Live;
+use crate::engine::{Live, Taken};
 use crate::tensor::TensorSpec;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
@@ -122,8 +122,8 @@ async fn model(api: &Api, name: &str, rest: &[&str], request: &Parts, body: &mut
             // Early, so that a body to nowhere is not waited for.
             find(api, name, version)?;
             let body = body::read(api, &request.headers, body).await?;
-            let live = find(api, name, version)?;
-            infer::infer(api, live, &request.headers, body).await
+            let taken = take(api, name, version)?;
+            infer::infer(api, taken, &request.headers, body).await
         }
         _ => Err(unknown_path()),
     }
@@ -143,6 +143,13 @@ fn find(api: &Api, name: &str, version: Option<&str>) -> Result<Arc<Live>, Refus
         }
         Some(_) | None => Ok(live),
     }
+}
+
+/// Who answers a request: a version that is named is meant; else a candidate may have its share.
+fn take(api: &Api, name: &str, version: Option<&str>) -> Result<Taken, Refusal> {
+    let live = find(api, name, version)?;
+    let taken = if version.is_none() { api.slots.take(name) } else { None };
+    Ok(taken.unwrap_or(Taken { live, shadow: None }))
 }
 
 fn metadata(live: &Live) -> Value {

@@ -13,6 +13,21 @@ pub struct Journal {
     pub models: BTreeMap<ModelName, Entry>,
     /// The last eight, oldest first.
     pub outcomes: Vec<Outcome>,
+    /// The engine's present run.
+    #[serde(default)]
+    pub run: Run,
+}
+
+/// One run of the engine, for the next one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// The kernel's boot that it began in.
+    pub boot: u128,
+    /// It has not stopped in order.
+    pub running: bool,
+    /// Runs of this boot before it that did not, in a row.
+    pub deaths: u32,
 }
 
 /// One model. Live and previous are whole on disk.
@@ -41,7 +56,7 @@ pub struct VersionRef {
     pub target: Option<Digest>,
 }
 
-/// A version that has to prove itself. While it is checked it is not live; on probation it is.
+/// A version that has to prove itself. On probation it is live; before that another one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
@@ -54,14 +69,42 @@ pub struct Trial {
     /// Starts that found the trial begun by an earlier boot: the power went, or someone rebooted. With
     /// nothing to go back to, deaths within one boot count here too.
     pub power_cuts: u32,
-    /// The engine stopped in order; the next start does not count as a death.
+    /// The engine stopped in order, or the checks wait; the next start does not count as a death.
     pub paused: bool,
+    /// Gates that stand between its checks and serving.
+    #[serde(default)]
+    pub gates: Gates,
+    /// What it has shown at the gate where it stands, for a start after this one.
+    #[serde(default)]
+    pub seen: Seen,
+}
+
+/// Which of the optional gates a version's manifest asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gates {
+    pub shadow: bool,
+    pub canary: bool,
+}
+
+/// What a candidate has shown at one gate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    pub answers: u64,
+    /// Of these, as the live version answered.
+    pub agreeing: u64,
+    pub failed: u64,
+    /// The engine ran so long with it.
+    pub seconds: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     Checking,
+    Shadow,
+    Canary,
     Probation,
 }
 

@@ -11,7 +11,7 @@
 mod journal;
 mod model_dir;
 
-pub use journal::{Entry, Journal, JournalError, Phase, Quarantined, Trial, VersionRef};
+pub use journal::{Entry, Gates, Journal, JournalError, Phase, Quarantined, Run, Seen, Trial, VersionRef};
 pub use model_dir::{ModelDirError, read_model_dir};
 
 use crate::bundle::{Bundle, Digest, ModelName, PackError};

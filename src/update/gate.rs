@@ -1,7 +1,7 @@
 //! The gates: what a version has to prove on this board before it serves.
 
 use crate::bundle::{Bundle, GoldenPolicy, GoldenSample, Manifest};
-use crate::engine::{Live, Model, Session};
+use crate::engine::{Live, Model, Session, near};
 use crate::privacy::{Code, Measure, Stage};
 use crate::sys::{self, Clock};
 use crate::tensor::Tensor;
@@ -64,20 +64,35 @@ pub fn load(bundle: &Bundle, workers: usize) -> Result<Arc<Live>, Failure> {
     }
 }
 
-/// All gates before a version may serve. Takes as long as loading and the golden samples take.
-pub fn check(bundle: &Bundle, workers: usize, clock: &dyn Clock) -> Result<Arc<Live>, Failure> {
+/// What times on this machine are measured by, and whether they mean anything now.
+pub struct Board<'a> {
+    pub clock: &'a dyn Clock,
+    pub throttled: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Board<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").field("throttled", &(self.throttled)()).finish_non_exhaustive()
+    }
+}
+
+/// The gates before a version may meet requests. Takes as long as loading takes, the golden samples and, with a budget of
+/// time, at most some [`ROUNDS`] times [`RUNS`] inferences.
+pub fn check(bundle: &Bundle, workers: usize, board: &Board<'_>) -> Result<Arc<Live>, Failure> {
     let live = load(bundle, workers)?;
     let mut session = live.model().session().map_err(Failure::cannot_run)?;
     let manifest = bundle.manifest();
     let mut agreeing = 0;
-    let mut times = Vec::with_capacity(bundle.golden().len());
     for sample in bundle.golden() {
-        let (agrees, took) = ask(&mut session, manifest, sample, clock)?;
+        let (agrees, _) = ask(&mut session, manifest, sample, board.clock)?;
         agreeing += usize::from(agrees);
-        times.push(took);
     }
     golden_verdict(manifest.golden, agreeing, bundle.golden().len())?;
-    latency_verdict(manifest.budget.latency_ms, times)?;
+    if let Some(budget) = manifest.budget.latency_ms {
+        let budget = Duration::try_from_secs_f64(budget / 1e3).unwrap_or(Duration::MAX);
+        let p95 = latency(&mut session, bundle, budget, board)?;
+        latency_verdict(budget, p95, (board.throttled)())?;
+    }
     Ok(live)
 }
 
@@ -102,8 +117,8 @@ fn ask(
 
 /// Within tolerance in every value; a NaN agrees with a NaN only.
 fn close(expected: &Tensor, actual: &Tensor, atol: f64) -> bool {
-    let near = |(e, a): (&f64, &f64)| (e - a).abs() <= atol || e == a || (e.is_nan() && a.is_nan());
-    expected.shape() == actual.shape() && expected.to_f64().iter().zip(&actual.to_f64()).all(near)
+    let pairs = || expected.to_f64().into_iter().zip(actual.to_f64());
+    expected.shape() == actual.shape() && pairs().all(|(e, a)| near(e, a, atol))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a share needs no more than an f32")]
@@ -116,14 +131,33 @@ fn golden_verdict(policy: GoldenPolicy, agreeing: usize, samples: usize) -> Resu
     Err(Failure::new(Stage::Golden, Code::GoldenMismatch, expected, actual))
 }
 
-/// The median of the golden samples against the budget: one slow answer is the machine's, half of them are the model's.
-fn latency_verdict(budget_ms: Option<f64>, mut times: Vec<Duration>) -> Result<(), Failure> {
-    times.sort();
-    let (Some(budget), Some(median)) = (budget_ms, times.get(times.len() / 2)) else { return Ok(()) };
-    let budget = Duration::try_from_secs_f64(budget / 1e3).unwrap_or(Duration::MAX);
-    if *median <= budget {
+/// Inferences of one round, of which 95 of 100 are within what is measured.
+const RUNS: usize = 40;
+/// A round that is over the budget may have had a busy moment: the best of so many counts.
+const ROUNDS: usize = 3;
+
+/// The golden samples over and over: what 95 of 100 inferences take on this board.
+fn latency(session: &mut Session, bundle: &Bundle, budget: Duration, board: &Board<'_>) -> Result<Duration, Failure> {
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let samples = bundle.golden().iter().cycle().take(if bundle.golden().is_empty() { 0 } else { RUNS });
+        let times = samples.map(|sample| Ok(ask(session, bundle.manifest(), sample, board.clock)?.1));
+        let mut times = times.collect::<Result<Vec<_>, Failure>>()?;
+        times.sort();
+        best = best.min(times.get(times.len() * 95 / 100).copied().unwrap_or_default());
+        if best <= budget {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// A board that is slowed down cannot tell.
+fn latency_verdict(budget: Duration, p95: Duration, throttled: bool) -> Result<(), Failure> {
+    if p95 <= budget {
         return Ok(());
     }
     let micros = |d: Duration| Measure::Microseconds(u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
-    Err(Failure::new(Stage::SelfTest, Code::OverLatency, micros(budget), micros(*median)))
+    let code = if throttled { Code::Throttled } else { Code::OverLatency };
+    Err(Failure::new(Stage::SelfTest, code, micros(budget), micros(p95)))
 }

@@ -27,21 +27,29 @@ fn stored(number: u32) -> Event {
     Event::Stored { candidate: version(number), retry: 0, boot: BOOT }
 }
 
+/// Of fifty that are wanted, none may fail.
 fn tally(answered: u64, failed: u64) -> Event {
-    Event::Tally { answered, failed, wanted: 50, allowed: 0 }
+    let too_many = Tallied::Bad(Reason::plain(Stage::Probation, Code::TooManyErrors));
+    let end = if answered < 50 { Tallied::GoesOn } else { Tallied::Good };
+    Event::Tally { answered, verdict: if failed > 0 { too_many } else { end } }
 }
 
 fn refusal(effects: &[Effect]) -> Option<Code> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Report { ended: Ended::Refused { code, .. } | Ended::RolledBack { code, .. }, .. } => Some(*code),
-        Effect::Report { ended: Ended::Live, .. } | Effect::Fetch(_) | Effect::Check | Effect::Serve => None,
+        Effect::Report { ended: Ended::Refused(why) | Ended::RolledBack(why), .. } => Some(why.code),
+        Effect::Report { ended: Ended::Live | Ended::Inconclusive(_), .. }
+        | Effect::Fetch(_)
+        | Effect::Check
+        | Effect::Serve => None,
     })
 }
 
+const PASSED: Event = Event::Passed(Gates { shadow: false, canary: false });
+const BOTH: Event = Event::Passed(Gates { shadow: true, canary: true });
+
 #[test]
 fn a_newer_version_goes_all_the_way_and_keeps_the_old_one_pinned() {
-    let (entry, effects) =
-        run(live(1), &[Event::Offered(offer(2)), stored(2), Event::Passed, tally(49, 0), tally(50, 0)]);
+    let (entry, effects) = run(live(1), &[Event::Offered(offer(2)), stored(2), PASSED, tally(49, 0), tally(50, 0)]);
     let done = Effect::Report { version: 2, ended: Ended::Live };
     assert_eq!(effects, [Effect::Fetch(offer(2)), Effect::Check, Effect::Serve, done]);
     assert_eq!(entry, Entry { previous: Some(version(1)), ..live(2) });
@@ -65,12 +73,7 @@ fn an_older_offer_is_refused_unless_it_is_meant() {
 
 #[test]
 fn a_failed_gate_leaves_the_live_version_and_quarantines_the_offer_until_its_epoch_rises() {
-    let failed = Event::Failed {
-        stage: Stage::Golden,
-        code: Code::GoldenMismatch,
-        expected: Measure::Share(1.0),
-        actual: Measure::Share(0.5),
-    };
+    let failed = Event::Failed(Reason::plain(Stage::Golden, Code::GoldenMismatch));
     let (entry, effects) = run(live(1), &[stored(2), failed]);
     assert_eq!(refusal(&effects), Some(Code::GoldenMismatch));
     assert_eq!((entry.live, entry.trial), (Some(version(1)), None));
@@ -82,7 +85,7 @@ fn a_failed_gate_leaves_the_live_version_and_quarantines_the_offer_until_its_epo
 
 #[test]
 fn errors_on_probation_bring_the_previous_version_back() {
-    let (entry, effects) = run(live(1), &[stored(2), Event::Passed, tally(10, 1)]);
+    let (entry, effects) = run(live(1), &[stored(2), PASSED, tally(10, 1)]);
     assert_eq!(refusal(&effects), Some(Code::TooManyErrors));
     assert_eq!(effects.iter().filter(|e| **e == Effect::Serve).count(), 2);
     assert_eq!((entry.live, entry.previous, entry.trial), (Some(version(1)), None, None));
@@ -90,7 +93,7 @@ fn errors_on_probation_bring_the_previous_version_back() {
 
 #[test]
 fn a_death_on_trial_is_blamed_on_the_candidate_at_the_next_start() {
-    for events in [&[stored(2)][..], &[stored(2), Event::Passed]] {
+    for events in [&[stored(2)][..], &[stored(2), PASSED]] {
         let (entry, _) = run(live(1), events);
         let (entry, effects) = step(&entry, Event::Started { boot: BOOT });
         assert_eq!(refusal(&effects), Some(Code::Crashed));
@@ -100,7 +103,7 @@ fn a_death_on_trial_is_blamed_on_the_candidate_at_the_next_start() {
 
 #[test]
 fn a_board_that_is_unplugged_each_night_keeps_a_version_that_answers() {
-    let (mut entry, _) = run(live(1), &[stored(2), Event::Passed]);
+    let (mut entry, _) = run(live(1), &[stored(2), PASSED]);
     for boot in 0..100 {
         entry = run(entry, &[Event::Started { boot: 100 + boot }, tally(20, 0)]).0;
     }
@@ -109,7 +112,7 @@ fn a_board_that_is_unplugged_each_night_keeps_a_version_that_answers() {
 
 #[test]
 fn a_first_model_is_not_given_up_for_one_death_and_is_for_many() {
-    let (mut entry, _) = run(Entry::default(), &[stored(1), Event::Passed]);
+    let (mut entry, _) = run(Entry::default(), &[stored(1), PASSED]);
     for _ in 0..MAX_POWER_CUTS {
         let (next, effects) = step(&entry, Event::Started { boot: BOOT });
         assert_eq!((effects, next.live), (vec![], Some(version(1))));
@@ -122,7 +125,7 @@ fn a_first_model_is_not_given_up_for_one_death_and_is_for_many() {
 
 #[test]
 fn a_death_after_an_overtaken_first_probation_goes_back_to_the_overtaken() {
-    let (entry, _) = run(Entry::default(), &[stored(1), Event::Passed, stored(2), Event::Passed]);
+    let (entry, _) = run(Entry::default(), &[stored(1), PASSED, stored(2), PASSED]);
     assert_eq!((entry.live, entry.previous), (Some(version(2)), Some(version(1))));
     let (entry, _) = step(&entry, Event::Started { boot: BOOT });
     assert_eq!(entry.live, Some(version(1)));
@@ -130,7 +133,7 @@ fn a_death_after_an_overtaken_first_probation_goes_back_to_the_overtaken() {
 
 #[test]
 fn an_orderly_stop_and_a_few_power_cuts_are_not() {
-    let (entry, _) = run(live(1), &[stored(2), Event::Passed, Event::Stopping]);
+    let (entry, _) = run(live(1), &[stored(2), PASSED, Event::Stopping]);
     let (mut entry, effects) = step(&entry, Event::Started { boot: BOOT });
     assert_eq!(effects, []);
     for boot in 0..u128::from(MAX_POWER_CUTS) {
@@ -147,7 +150,7 @@ fn an_orderly_stop_and_a_few_power_cuts_are_not() {
 #[test]
 fn a_newer_offer_overtakes_a_probation_and_the_proven_version_stays_pinned() {
     let (entry, effects) =
-        run(live(1), &[stored(2), Event::Passed, Event::Offered(offer(3)), stored(3), Event::Passed, tally(50, 0)]);
+        run(live(1), &[stored(2), PASSED, Event::Offered(offer(3)), stored(3), PASSED, tally(50, 0)]);
     assert!(effects.contains(&Effect::Fetch(offer(3))));
     assert_eq!((entry.live, entry.previous), (Some(version(3)), Some(version(1))));
     assert_eq!((entry.trial, entry.unproven), (None, None));
@@ -155,13 +158,8 @@ fn a_newer_offer_overtakes_a_probation_and_the_proven_version_stays_pinned() {
 
 #[test]
 fn a_probation_goes_on_when_the_one_that_overtook_it_fails_its_checks() {
-    let failed = Event::Failed {
-        stage: Stage::Golden,
-        code: Code::GoldenMismatch,
-        expected: Measure::None,
-        actual: Measure::None,
-    };
-    let (before, _) = run(live(1), &[stored(2), Event::Passed]);
+    let failed = Event::Failed(Reason::plain(Stage::Golden, Code::GoldenMismatch));
+    let (before, _) = run(live(1), &[stored(2), PASSED]);
     let (entry, effects) = run(before.clone(), &[stored(3), failed]);
     assert_eq!(refusal(&effects), Some(Code::GoldenMismatch));
     assert_eq!(Entry { quarantine: vec![], ..entry.clone() }, before);
@@ -177,10 +175,117 @@ fn an_offer_waits_for_the_checks_to_end() {
 
 #[test]
 fn the_quarantine_is_bounded() {
-    let failed =
-        Event::Failed { stage: Stage::Bundle, code: Code::BadBundle, expected: Measure::None, actual: Measure::None };
+    let failed = Event::Failed(Reason::plain(Stage::Bundle, Code::BadBundle));
     let events: Vec<Event> = (2..200).flat_map(|n| [stored(n), failed]).collect();
     let (entry, _) = run(live(1), &events);
     assert_eq!(entry.quarantine.len(), Entry::MAX_QUARANTINE);
     assert_eq!(entry.quarantine.last().map(|q| q.target), version(199).target);
+}
+
+/// A candidate that has come to its shadow, beside a proven version 1.
+fn shadowed() -> (Entry, Vec<Effect>) {
+    run(live(1), &[stored(2), BOTH])
+}
+
+fn failed(stage: Stage) -> Event {
+    Event::Failed(Reason::plain(stage, Code::Disagrees))
+}
+
+fn phase(entry: &Entry) -> Option<Phase> {
+    entry.trial.map(|trial| trial.phase)
+}
+
+#[test]
+fn shadow_and_canary_come_before_the_swap_where_they_are_asked_for() {
+    let (entry, effects) = shadowed();
+    assert_eq!(effects, [Effect::Check, Effect::Serve]);
+    assert_eq!((entry.live, phase(&entry)), (Some(version(1)), Some(Phase::Shadow)));
+    let (entry, _) = run(entry, &[Event::Cleared]);
+    assert_eq!((entry.live, phase(&entry)), (Some(version(1)), Some(Phase::Canary)));
+    let (entry, effects) = run(entry, &[Event::Cleared]);
+    assert_eq!(
+        (entry.live, entry.previous, phase(&entry)),
+        (Some(version(2)), Some(version(1)), Some(Phase::Probation))
+    );
+    assert_eq!(effects, [Effect::Serve]);
+    let one = Event::Passed(Gates { shadow: false, canary: true });
+    assert_eq!(phase(&run(live(1), &[stored(2), one]).0), Some(Phase::Canary));
+    let first = run(Entry::default(), &[stored(1), BOTH]).0;
+    assert_eq!(
+        (first.live, phase(&first)),
+        (Some(version(1)), Some(Phase::Probation)),
+        "beside nothing it cannot stand"
+    );
+}
+
+#[test]
+fn a_candidate_that_fails_beside_the_live_version_never_becomes_it() {
+    let (entry, effects) = run(shadowed().0, &[failed(Stage::Shadow)]);
+    assert_eq!(refusal(&effects), Some(Code::Disagrees));
+    assert!(matches!(effects[..], [Effect::Serve, Effect::Report { ended: Ended::Refused(_), .. }]), "{effects:?}");
+    assert_eq!((entry.live, entry.trial, entry.quarantine.len()), (Some(version(1)), None, 1));
+    let (entry, effects) = run(shadowed().0, &[Event::Cleared, failed(Stage::Canary)]);
+    assert!(
+        matches!(effects[..], [.., Effect::Report { ended: Ended::RolledBack(_), .. }]),
+        "it has answered: {effects:?}"
+    );
+    assert_eq!((entry.live, entry.trial), (Some(version(1)), None));
+}
+
+#[test]
+fn a_shadow_goes_on_where_it_stood_after_a_start_and_a_death_ends_it() {
+    let seen = Seen { answers: 40, agreeing: 39, failed: 1, seconds: 500 };
+    let (entry, _) = run(shadowed().0, &[Event::Seen(seen), Event::Stopping, Event::Started { boot: BOOT }, BOTH]);
+    assert_eq!(entry.trial.map(|trial| (trial.phase, trial.seen)), Some((Phase::Shadow, seen)));
+    let (entry, effects) = run(entry, &[Event::Started { boot: BOOT }]);
+    assert_eq!((refusal(&effects), entry.trial), (Some(Code::Crashed), None));
+}
+
+#[test]
+fn a_newer_offer_takes_the_place_of_one_that_stands_beside() {
+    let (entry, effects) = run(shadowed().0, &[Event::Offered(offer(2)), Event::Offered(offer(3)), stored(3), PASSED]);
+    assert_eq!(effects, [Effect::Fetch(offer(3)), Effect::Serve, Effect::Check, Effect::Serve]);
+    assert_eq!((entry.live, entry.previous), (Some(version(3)), Some(version(1))));
+}
+
+#[test]
+fn a_probation_is_judged_while_another_version_stands_beside() {
+    let (entry, _) = run(live(1), &[stored(2), PASSED, stored(3), BOTH]);
+    assert_eq!((entry.live, phase(&entry), entry.unproven), (Some(version(2)), Some(Phase::Shadow), Some(0)));
+    let (good, effects) = run(entry.clone(), &[tally(50, 0)]);
+    assert_eq!(effects, [Effect::Report { version: 2, ended: Ended::Live }]);
+    assert_eq!((good.unproven, phase(&good)), (None, Some(Phase::Shadow)));
+    assert_eq!(run(good, &[Event::Cleared, Event::Cleared]).0.previous, Some(version(2)), "proven by now");
+    let (bad, effects) = run(entry, &[tally(3, 1)]);
+    assert_eq!(refusal(&effects), Some(Code::TooManyErrors));
+    assert_eq!((bad.live, phase(&bad)), (Some(version(1)), Some(Phase::Shadow)), "the other one stands on");
+    let alone = run(Entry::default(), &[stored(2), PASSED, stored(3), BOTH, tally(3, 1)]).0;
+    assert_eq!((alone.live, phase(&alone)), (Some(version(3)), Some(Phase::Probation)), "nothing else can serve");
+}
+
+#[test]
+fn a_board_that_cannot_tell_tries_again_and_blames_nobody() {
+    let slow = Event::Inconclusive(Reason::plain(Stage::SelfTest, Code::Throttled));
+    let (entry, effects) = run(live(1), &[stored(2), slow]);
+    assert!(
+        matches!(effects[..], [Effect::Check, Effect::Report { ended: Ended::Inconclusive(_), .. }]),
+        "{effects:?}"
+    );
+    assert!(entry.quarantine.is_empty());
+    let (again, effects) = run(entry.clone(), &[Event::Again]);
+    assert_eq!(effects, [Effect::Check]);
+    assert_eq!(run(again, &[PASSED]).0.live, Some(version(2)));
+    let (entry, effects) = run(entry, &[Event::Started { boot: BOOT }]);
+    assert_eq!((refusal(&effects), phase(&entry)), (None, Some(Phase::Checking)), "the engine ended while it waited");
+}
+
+#[test]
+fn what_makes_the_engine_die_again_and_again_goes_back_though_it_was_proven() {
+    let (entry, _) = run(live(1), &[stored(2), PASSED, tally(50, 0)]);
+    let blamed = Event::Blamed { deaths: 3, limit: 2, retry: 4 };
+    let (entry, effects) = run(entry, &[blamed]);
+    assert_eq!((refusal(&effects), entry.live, entry.previous), (Some(Code::Crashed), Some(version(1)), None));
+    let same = Offered { retry: 4, ..offer(2) };
+    assert_eq!(refusal(&run(entry.clone(), &[Event::Offered(same)]).1), Some(Code::Quarantined));
+    assert_eq!(run(entry, &[blamed]).1, [], "nothing stands behind it");
 }

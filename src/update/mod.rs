@@ -5,17 +5,19 @@
 //! Not here: the network (`link`), signatures (`trust`), answering requests (`serve`).
 
 mod assemble;
+mod deaths;
 mod driver;
 mod fetch;
 mod gate;
 mod machine;
 mod report;
 mod start;
+mod trials;
 mod updater;
 mod versions;
 
 pub use driver::{Serving, run};
-pub use gate::{Failure, check, runtime};
+pub use gate::{Board, Failure, check, runtime};
 pub use machine::{Effect, Event, MAX_POWER_CUTS, Offered, step};
 pub use start::StartError;
 pub use updater::{Parts, Updater};

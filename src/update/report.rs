@@ -1,9 +1,9 @@
 //! What the update side tells of itself: outcomes, status, metrics.
 
 use super::fetch::Download;
-use super::machine::Ended;
+use super::machine::{Ended, Reason};
 use crate::bundle::ModelName;
-use crate::engine::Slots;
+use crate::engine::{Beside, Slots};
 use crate::privacy::{
     Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status,
     Verdict,
@@ -42,6 +42,8 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
     let fetching = download.filter(|d| d.model == *name).map(|d| (ModelState::Fetching, d.offered.version));
     let on_trial = entry.trial.map(|trial| match trial.phase {
         Phase::Checking => (ModelState::Checking, trial.candidate.version),
+        Phase::Shadow => (ModelState::Shadow, trial.candidate.version),
+        Phase::Canary => (ModelState::Canary, trial.candidate.version),
         Phase::Probation => (ModelState::Probation, trial.candidate.version),
     });
     let (state, candidate) = match on_trial.or(fetching) {
@@ -49,7 +51,16 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
         None => (ModelState::Idle, None),
     };
     let live = slots.get(name.as_str()).map(|live| live.version());
-    ModelStatus { model: name.clone(), live, previous: entry.previous.map(|v| v.version), state, candidate }
+    let agreement = match slots.beside(name.as_str()) {
+        Some(Beside::Shadow(shadow)) => Some(shadow.heard()).filter(|heard| heard.answers > 0),
+        Some(Beside::Canary(_)) | None => None,
+    };
+    // In steps of a hundredth, so that a status is not told anew for every request.
+    #[expect(clippy::cast_possible_truncation, reason = "a share needs no more than an f32")]
+    let agreement =
+        agreement.map(|heard| (heard.agreeing as f64 / heard.answers as f64 * 100.0).round() as f32 / 100.0);
+    let previous = entry.previous.map(|v| v.version);
+    ModelStatus { model: name.clone(), live, previous, state, candidate, agreement }
 }
 
 pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metrics {
@@ -70,11 +81,13 @@ pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metric
 }
 
 pub(super) fn outcome(model: &ModelName, version: u32, ended: Ended, time: u64) -> Outcome {
-    let (verdict, stage, code, expected, actual) = match ended {
-        Ended::Live => (Verdict::Live, Stage::Probation, Code::Ok, Measure::None, Measure::None),
-        Ended::Refused { stage, code, expected, actual } => (Verdict::Refused, stage, code, expected, actual),
-        Ended::RolledBack { stage, code, expected, actual } => (Verdict::RolledBack, stage, code, expected, actual),
+    let (verdict, why) = match ended {
+        Ended::Live => (Verdict::Live, Reason::plain(Stage::Probation, Code::Ok)),
+        Ended::Refused(why) => (Verdict::Refused, why),
+        Ended::RolledBack(why) => (Verdict::RolledBack, why),
+        Ended::Inconclusive(why) => (Verdict::Inconclusive, why),
     };
+    let Reason { stage, code, expected, actual } = why;
     Outcome { model: Some(model.clone()), version: Some(version), verdict, stage, code, expected, actual, time }
 }
 

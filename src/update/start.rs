@@ -3,12 +3,12 @@
 //! Invariant: something that loads serves whenever anything does: the live version, else the pinned
 //! one, else the factory's.
 
-use super::machine::{Ended, Event};
+use super::machine::{Ended, Event, Reason};
 use super::report;
 use super::updater::{Parts, Updater};
 use crate::bundle::ModelName;
 use crate::privacy::{Code, Measure, Outcome, Stage, Verdict};
-use crate::store::{Entry, Store, VersionRef};
+use crate::store::{Entry, Phase, Store, Trial, VersionRef};
 use crate::sys::DiskError;
 use crate::trust::{OpenError, Trust};
 use tracing::{error, info, warn};
@@ -35,6 +35,7 @@ impl Updater {
         if let Some(error) = lost {
             error!(error = &error as &dyn std::error::Error, "starting from the factory models");
         }
+        this.settle("note the run", Self::begin_run);
         this.settle("install the factory models", Self::install_factory);
         let models: Vec<ModelName> = this.store.journal().models.keys().cloned().collect();
         for model in &models {
@@ -65,8 +66,12 @@ impl Updater {
     pub async fn resume(&mut self) -> Result<(), DiskError> {
         let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
         for model in models {
-            let is_checking = self.entry(&model).trial.is_some_and(|t| t.phase == crate::store::Phase::Checking);
-            if is_checking {
+            let waits = |trial: Trial| match trial.phase {
+                Phase::Checking => !self.again.contains_key(&model),
+                Phase::Shadow | Phase::Canary => !self.loaded.contains_key(&trial.candidate.bundle),
+                Phase::Probation => false,
+            };
+            if self.entry(&model).trial.is_some_and(waits) {
                 self.perform(&model, vec![super::machine::Effect::Check]).await?;
             }
         }
@@ -130,12 +135,12 @@ impl Updater {
         let lost = entry.live.map_or(0, |live| live.version);
         warn!(%model, lost, now = chosen.map(|v| v.version), "falling back");
         let measure = |version: Option<VersionRef>| version.map_or(Measure::None, |v| Measure::Version(v.version));
-        let ended = Ended::RolledBack {
+        let ended = Ended::RolledBack(Reason {
             stage: Stage::Restart,
             code: Code::StorageDamaged,
             expected: measure(entry.live),
             actual: measure(chosen),
-        };
+        });
         let mut journal = self.store.journal().clone();
         report::remember(&mut journal.outcomes, report::outcome(model, lost, ended, self.now()));
         let next =

@@ -9,7 +9,7 @@ use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Reposit
 use crate::store::read_model_dir;
 use crate::sys::{Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;
-use crate::update::machine::Event;
+use crate::update::machine::{Event, Reason};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,7 @@ impl Device {
             factory: vec![world.factory.clone()],
             boot,
             inventory: Box::new(Inventory::default),
+            throttled: Arc::new(|| false),
         };
         let updater = Updater::start(parts).await?;
         Ok(Self { updater, slots, workers: Workers::start(1, 4)?, brought: Vec::new() })
@@ -296,7 +297,7 @@ async fn on_probation(world: &World) -> FaultyDisk {
 
 async fn roll_back(device: &mut Device) -> Result<()> {
     let (expected, actual) = (crate::privacy::Measure::Count(0), crate::privacy::Measure::Count(1));
-    let failed = Event::Failed { stage: Stage::Probation, code: Code::TooManyErrors, expected, actual };
+    let failed = Event::Failed(Reason { stage: Stage::Probation, code: Code::TooManyErrors, expected, actual });
     let effects = device.updater.advance(&digits(), failed)?;
     Ok(device.updater.perform(&digits(), effects).await?)
 }

@@ -4,9 +4,10 @@
 //! does with versions in memory stands in `versions.rs`.
 
 use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wanted};
-use super::machine::{Effect, Event, Offered, step};
+use super::machine::{Effect, Event, Offered, Reason, step};
 use super::report;
-use crate::bundle::{Bundle, Digest, ModelName, Probation};
+use super::trials::Watched;
+use crate::bundle::{Bundle, Digest, Manifest, ModelName};
 use crate::engine::{Live, Slots};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, Measure, Metrics, Outcome, Stage, Status};
@@ -16,6 +17,7 @@ use crate::trust::{self, Trust};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// What an updater is made of.
@@ -34,6 +36,8 @@ pub struct Parts {
     pub factory: Vec<Bundle>,
     pub boot: u128,
     pub inventory: Box<dyn Fn() -> Inventory + Send + Sync>,
+    /// Whether the board is slowed down just now: no verdict on times then.
+    pub throttled: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -62,18 +66,24 @@ pub struct Updater {
     mismatched: Option<Digest>,
     /// Versions in memory, by the digest of their bundle: what is live and what would come back.
     pub(super) loaded: BTreeMap<Digest, Loaded>,
+    /// Versions at a gate, by the digest of their bundle.
+    pub(super) watched: BTreeMap<Digest, Watched>,
+    /// When checks that were inconclusive run again.
+    pub(super) again: BTreeMap<ModelName, Duration>,
+    pub(super) started: Duration,
     pub(super) passing: Vec<Outcome>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Loaded {
     pub live: Arc<Live>,
-    pub probation: Probation,
+    pub manifest: Arc<Manifest>,
 }
 
 impl Updater {
     pub(super) fn assemble(parts: Parts, store: Store, trust: Option<Trust>) -> Self {
         Self {
+            started: parts.clock.monotonic(),
             parts,
             store,
             trust,
@@ -85,6 +95,8 @@ impl Updater {
             judged: Vec::new(),
             mismatched: None,
             loaded: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            again: BTreeMap::new(),
             passing: Vec::new(),
         }
     }
@@ -129,6 +141,13 @@ impl Updater {
         }
     }
 
+    /// The epoch of the offer that a live version came by; 0 where it is offered no more.
+    pub(super) fn epoch_of_live(&self, model: &ModelName) -> u32 {
+        let target = self.entry(model).live.and_then(|live| live.target);
+        let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
+        offers.iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
+    }
+
     async fn on_metadata(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), DiskError> {
         let Some(trust) = &mut self.trust else { return Ok(()) };
         let role = match role {
@@ -167,7 +186,7 @@ impl Updater {
     }
 
     /// Makes the list of what trust says this device should run.
-    fn consider_offers(&mut self) -> Result<(), DiskError> {
+    pub(super) fn consider_offers(&mut self) -> Result<(), DiskError> {
         let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
         let wanted = offers.into_iter().map(|offer| {
             let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, bundle, deltas } = offer;
@@ -190,7 +209,7 @@ impl Updater {
     /// Starts on the next offer when none is under way.
     pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
         while self.download.is_none() {
-            let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase == Phase::Probation);
+            let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking);
             let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
             let Some(wanted) = self.pending.remove(&model) else { break };
             if self.judged.contains(&wanted.offered) {
@@ -332,39 +351,16 @@ impl Updater {
         self.store.record(journal)
     }
 
-    /// Looks at the requests that versions on probation have had.
-    pub async fn tick(&mut self) -> Result<(), DiskError> {
-        let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
-        for model in models {
-            let Some(trial) = self.entry(&model).trial.filter(|trial| trial.phase == Phase::Probation) else {
-                continue;
-            };
-            let Some(loaded) = self.loaded.get(&trial.candidate.bundle) else { continue };
-            let counts = loaded.live.counts();
-            let Probation { requests, max_errors } = loaded.probation;
-            let tally = Event::Tally {
-                answered: counts.answered,
-                failed: counts.failed,
-                wanted: requests,
-                allowed: max_errors,
-            };
-            let effects = self.advance(&model, tally)?;
-            if !effects.is_empty() {
-                self.perform(&model, effects).await?;
-                self.consider_offers()?;
-                self.next_download()?;
-            }
-        }
-        Ok(())
-    }
-
     /// The engine stops in order: a trial that is cut off by it is not the candidate's fault.
     pub fn stop(&mut self) -> Result<(), DiskError> {
         let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
         for model in models {
+            if let Some(seen) = self.progress(&model) {
+                self.advance(&model, Event::Seen(seen))?;
+            }
             self.advance(&model, Event::Stopping)?;
         }
-        Ok(())
+        self.calm(false)
     }
 
     pub fn status(&self) -> Status {
@@ -395,7 +391,7 @@ impl Updater {
 }
 
 fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {
-    Event::Unusable { offered, blame: false, stage, code, expected, actual }
+    Event::Unusable { offered, blame: false, why: Reason { stage, code, expected, actual } }
 }
 
 fn unusable_content(offered: Offered, error: &ContentError) -> Event {
@@ -408,5 +404,6 @@ fn unusable_content(offered: Offered, error: &ContentError) -> Event {
         }
         ContentError::Index(_) | ContentError::Expand(_) | ContentError::Pack(_) => (Measure::None, Measure::None),
     };
-    Event::Unusable { offered, blame: true, stage: Stage::Bundle, code: Code::BadBundle, expected, actual }
+    let why = Reason { stage: Stage::Bundle, code: Code::BadBundle, expected, actual };
+    Event::Unusable { offered, blame: true, why }
 }

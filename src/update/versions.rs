@@ -1,12 +1,15 @@
 //! Versions in memory: checked beside the serving path, put into their slots, let go.
 
-use super::gate::{self, Failure};
-use super::machine::{Effect, Event};
+use super::gate::{self, Board, Failure};
+use super::machine::{Effect, Event, Reason};
+use super::trials::{self, live_counts};
 use super::updater::{Loaded, Updater};
-use crate::bundle::{Digest, ModelName};
-use crate::privacy::{Code, Measure, Stage};
-use crate::store::VersionRef;
+use crate::bundle::{Digest, Likeness, ModelName};
+use crate::engine::{Beside, Canary, Compare, Live, Shadow};
+use crate::privacy::{Code, Stage};
+use crate::store::{Gates, Phase, Seen, Trial, VersionRef};
 use crate::sys::DiskError;
+use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 impl Updater {
@@ -35,41 +38,92 @@ impl Updater {
             Ok(bundle) => bundle,
             Err(error) => {
                 warn!(%model, error = &error as &dyn std::error::Error, "candidate");
-                return failed(Stage::Bundle, Code::StorageDamaged);
+                return Event::Failed(Reason::plain(Stage::Bundle, Code::StorageDamaged));
             }
         };
-        let (workers, clock) = (self.parts.workers, self.parts.clock.clone());
-        let probation = bundle.manifest().probation;
-        let checked = tokio::task::spawn_blocking(move || gate::check(&bundle, workers, &*clock)).await;
-        match checked {
-            Ok(Ok(live)) => {
-                self.loaded.insert(trial.candidate.bundle, Loaded { live, probation });
-                Event::Passed
-            }
+        let (workers, clock, throttled) = (self.parts.workers, self.parts.clock.clone(), self.parts.throttled.clone());
+        let manifest = Arc::new(bundle.manifest().clone());
+        let check = move || gate::check(&bundle, workers, &Board { clock: &*clock, throttled: &*throttled });
+        match tokio::task::spawn_blocking(check).await {
+            Ok(Ok(live)) => self.admit(model, trial, Loaded { live, manifest }),
             Ok(Err(failure)) => {
                 warn!(%model, error = &failure as &dyn std::error::Error, "gate");
                 let Failure { stage, code, expected, actual, .. } = failure;
-                Event::Failed { stage, code, expected, actual }
+                let why = Reason { stage, code, expected, actual };
+                if code != Code::Throttled {
+                    return Event::Failed(why);
+                }
+                self.again.insert(model.clone(), self.parts.clock.monotonic() + trials::AGAIN);
+                Event::Inconclusive(why)
             }
             Err(error) => {
                 warn!(%model, %error, "gate broke");
-                failed(Stage::SelfTest, Code::CannotRun)
+                Event::Failed(Reason::plain(Stage::SelfTest, Code::CannotRun))
             }
         }
     }
 
-    /// Makes the slot hold what the journal says is live.
+    /// It passed its checks: the gates that its manifest asks for, if it can stand there.
+    fn admit(&mut self, model: &ModelName, trial: Trial, loaded: Loaded) -> Event {
+        let gates = Gates { shadow: loaded.manifest.shadow.is_some(), canary: loaded.manifest.canary.is_some() };
+        let live = self.parts.slots.get(model.as_str());
+        let stage = if gates.shadow { Stage::Shadow } else { Stage::Canary };
+        if (gates.shadow || gates.canary) && live.is_some_and(|live| !is_comparable(&live, &loaded.live)) {
+            return Event::Failed(Reason::plain(stage, Code::NotComparable));
+        }
+        self.loaded.insert(trial.candidate.bundle, loaded);
+        Event::Passed(gates)
+    }
+
+    /// Makes the slot hold what the journal says is live, and beside it who stands at a gate.
     pub(super) async fn serve_live(&mut self, model: &ModelName) {
-        match self.entry(model).live {
+        let entry = self.entry(model);
+        match entry.live {
             Some(version) => match self.load(model, version).await {
                 Ok(loaded) => {
                     info!(%model, version = version.version, "serving");
+                    let then = live_counts(&loaded.live);
                     self.parts.slots.install(loaded.live);
+                    let proves = entry.trial.filter(|trial| trial.phase == Phase::Probation);
+                    if let Some(before) = proves.map(|trial| trial.seen).or(entry.unproven.map(|_| Seen::default())) {
+                        self.watch(version.bundle, Phase::Probation, before, then);
+                    }
+                    if let Some(trial) = entry.trial {
+                        self.put_beside(model, trial);
+                    }
                 }
                 Err(error) => warn!(%model, version = version.version, error = &*error, "cannot serve"),
             },
             None => drop(self.parts.slots.remove(model.as_str())),
         }
+    }
+
+    /// A candidate whose phase asks for it, once it is loaded.
+    fn put_beside(&mut self, model: &ModelName, trial: Trial) {
+        let Some(Loaded { live, manifest }) = self.loaded.get(&trial.candidate.bundle).cloned() else { return };
+        let version = trial.candidate.version;
+        let (beside, then) = match (trial.phase, manifest.shadow, manifest.canary) {
+            (Phase::Shadow, Some(gate), _) => {
+                let atol = gate.atol;
+                let compare = match gate.compare {
+                    Likeness::Argmax => Compare::Argmax { atol },
+                    Likeness::Values => Compare::Values { atol },
+                };
+                match Shadow::start(live, compare) {
+                    Ok(shadow) => (Beside::Shadow(shadow), Seen::default()),
+                    Err(error) => return warn!(%model, version, %error, "no thread for a shadow"),
+                }
+            }
+            (Phase::Canary, _, Some(gate)) => {
+                let then = live_counts(&live);
+                (Beside::Canary(Canary::new(live, gate.share)), then)
+            }
+            (_, _, _) => return,
+        };
+        info!(%model, version, phase = ?trial.phase, "beside the live version");
+        self.watched.remove(&trial.candidate.bundle);
+        self.watch(trial.candidate.bundle, trial.phase, trial.seen, then);
+        self.parts.slots.set_beside(model.as_str(), Some(beside));
     }
 
     /// From memory, or from disk with the self-test.
@@ -82,10 +136,10 @@ impl Updater {
             return Ok(loaded.clone());
         }
         let bundle = self.store.load(model, &version)?;
-        let probation = bundle.manifest().probation;
+        let manifest = Arc::new(bundle.manifest().clone());
         let workers = self.parts.workers;
         let live = tokio::task::spawn_blocking(move || gate::load(&bundle, workers)).await??;
-        let loaded = Loaded { live, probation };
+        let loaded = Loaded { live, manifest };
         self.loaded.insert(version.bundle, loaded.clone());
         Ok(loaded)
     }
@@ -116,10 +170,13 @@ impl Updater {
             })
             .collect();
         self.loaded.retain(|digest, _| keep.contains(digest));
+        self.watched.retain(|digest, _| keep.contains(digest));
         self.store.collect_garbage()
     }
 }
 
-fn failed(stage: Stage, code: Code) -> Event {
-    Event::Failed { stage, code, expected: Measure::None, actual: Measure::None }
+/// Whether both can be asked the same, and their answers be held against each other.
+fn is_comparable(live: &Live, candidate: &Live) -> bool {
+    let (live, candidate) = (live.model(), candidate.model());
+    live.inputs() == candidate.inputs() && live.outputs() == candidate.outputs()
 }

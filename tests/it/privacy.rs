@@ -70,7 +70,14 @@ fn closed_set() -> (BTreeSet<String>, BTreeSet<String>) {
     let status = Status {
         sequence: 0,
         time: 0,
-        models: vec![ModelStatus { model: model.clone(), live: None, previous: None, state, candidate: None }],
+        models: vec![ModelStatus {
+            model: model.clone(),
+            live: None,
+            previous: None,
+            state,
+            candidate: None,
+            agreement: Some(0.5),
+        }],
         outcomes: vec![Outcome {
             model: None,
             version: None,

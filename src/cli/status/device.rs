@@ -182,6 +182,7 @@ mod tests {
                 previous: Some(1),
                 state: ModelState::Fetching,
                 candidate: Some(5),
+                agreement: None,
             }],
             outcomes: vec![
                 outcome(2, Verdict::Live, Stage::Probation, Code::Ok),

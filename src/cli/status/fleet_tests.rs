@@ -16,7 +16,14 @@ fn args(words: &str) -> Args {
 
 fn model(name: &str, live: u32, state: ModelState) -> ModelStatus {
     let candidate = (state != ModelState::Idle).then_some(live + 1);
-    ModelStatus { model: ModelName::new(name).unwrap(), live: Some(live), previous: None, state, candidate }
+    ModelStatus {
+        model: ModelName::new(name).unwrap(),
+        live: Some(live),
+        previous: None,
+        state,
+        candidate,
+        agreement: None,
+    }
 }
 
 fn status(models: Vec<ModelStatus>) -> Status {

@@ -38,13 +38,23 @@ pub(super) fn remedy(code: Code) -> Option<&'static str> {
         Code::OverLatency => {
             "over its latency budget: is the board hot? else raise `latency-ms`, or make the model smaller"
         }
+        Code::Throttled => "heat or a weak supply slows the board down: it tries again every ten minutes; cool it",
+        Code::NotComparable => {
+            "it takes or gives other tensors than the live version: leave [shadow] and [canary] out of manifest.toml for this one"
+        }
+        Code::Disagrees => {
+            "too few of its answers were the live version's: is that meant? then lower `min-agreement` under [shadow]"
+        }
+        Code::Hangs => "an inference did not end: try it on a PC; a loop of the graph is the usual one",
         Code::GoldenMismatch => {
             "too few golden samples answered within tolerance: were they made with this very model? `atol` must allow for rounding"
         }
         Code::TooManyErrors => {
             "too many of its first requests failed: the engine's log names the errors; a changed input shape is the usual one"
         }
-        Code::Crashed => "the engine died while it was on trial: `journalctl -u selvedge-engine` shows how",
+        Code::Crashed => {
+            "the engine died while it was on trial, or again and again: `journalctl -u selvedge-engine` shows how"
+        }
         Code::StorageDamaged => {
             "what was stored does not read any more: publish it again with --retry, and think of a new SD card"
         }
