@@ -190,6 +190,11 @@ fn without_trial(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
 }
 
 impl Offered {
+    /// What tells it from other offers of its model.
+    pub(super) fn key(&self) -> (Digest, u32) {
+        (self.target, self.retry)
+    }
+
     fn target_is_not(&self, version: VersionRef) -> bool {
         version.target != Some(self.target)
     }

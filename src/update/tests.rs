@@ -2,12 +2,12 @@
 
 use super::{Parts, Updater};
 use crate::bundle::{Bundle, Digest, ModelName, topics};
-use crate::engine::{Slots, Workers};
+use crate::engine::{Slots, Taken, Workers};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, ModelState, Stage};
 use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository};
-use crate::store::read_model_dir;
-use crate::sys::{Disk, FaultyDisk, RealClock, Torn};
+use crate::store::{Phase, read_model_dir};
+use crate::sys::{Clock, Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;
 use crate::update::machine::{Event, Reason};
 use std::collections::BTreeMap;
@@ -42,24 +42,24 @@ struct World {
 impl World {
     /// An operator who has published version 2 over the factory's version 1, of which the board knows nothing.
     fn new() -> Self {
-        Self::with(false)
+        Self::with(&[read_model_dir(&model_dir("digits-adapted")).unwrap().0])
     }
 
     /// Both versions were published: there is a delta between them.
     fn with_delta() -> Self {
-        Self::with(true)
+        Self::with(&["digits", "digits-adapted"].map(|name| read_model_dir(&model_dir(name)).unwrap().0))
     }
 
-    fn with(published: bool) -> Self {
+    /// The operator has published these, over the factory's version 1.
+    fn with(published: &[Bundle]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository::init(&dir.path().join("repo"), &InitOptions::default()).unwrap();
         let root = repository.root_json().unwrap();
         let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
-        let (adapted, _) = read_model_dir(&model_dir("digits-adapted")).unwrap();
         let mut this = Self { board: BTreeMap::new(), root, factory, repository, _dir: dir };
-        for bundle in published.then(|| this.factory.clone()).into_iter().chain([adapted]) {
+        for bundle in published {
             let options = PublishOptions::default();
-            let publication = this.repository.publish(&bundle, &Audience::group("shop"), &options).unwrap();
+            let publication = this.repository.publish(bundle, &Audience::group("shop"), &options).unwrap();
             this.post(publication);
         }
         this
@@ -108,10 +108,19 @@ struct Device {
 
 impl Device {
     async fn start(world: &World, disk: &FaultyDisk, boot: u128) -> Result<Self> {
+        Self::start_on(world, disk, boot, (Arc::new(RealClock::new()), Arc::new(|| false))).await
+    }
+
+    async fn start_on(
+        world: &World,
+        disk: &FaultyDisk,
+        boot: u128,
+        (clock, throttled): (Arc<dyn Clock>, Arc<dyn Fn() -> bool + Send + Sync>),
+    ) -> Result<Self> {
         let slots = Arc::new(Slots::default());
         let parts = Parts {
             disk: Arc::new(disk.clone()),
-            clock: Arc::new(RealClock::new()),
+            clock,
             state: "/state".into(),
             root: Some(world.root.clone()),
             device: [7; 16],
@@ -121,7 +130,7 @@ impl Device {
             factory: vec![world.factory.clone()],
             boot,
             inventory: Box::new(Inventory::default),
-            throttled: Arc::new(|| false),
+            throttled,
         };
         let updater = Updater::start(parts).await?;
         Ok(Self { updater, slots, workers: Workers::start(1, 4)?, brought: Vec::new() })
@@ -169,12 +178,33 @@ impl Device {
         }
     }
 
-    /// Enough requests for any probation, then a look at them.
+    /// Enough requests for any gate and its probation, and a look at them after each lot.
     async fn serve(&mut self, world: &World) -> Result<()> {
-        for _ in 0..60 {
-            self.ask(world).await?;
+        let inputs: Vec<Tensor> = world.factory.golden()[0].inputs.values().cloned().collect();
+        loop {
+            for _ in 0..60 {
+                self.answer(&inputs).await?;
+            }
+            self.updater.tick().await?;
+            if self.updater.entry(&digits()).trial.is_none_or(|trial| trial.phase == Phase::Checking) {
+                return Ok(());
+            }
         }
-        Ok(self.updater.tick().await?)
+    }
+
+    /// One request that names no version, as the API serves it.
+    async fn answer(&self, inputs: &[Tensor]) -> Result<u32> {
+        let Taken { live, shadow } = self.slots.take("digits").ok_or("nothing serves")?;
+        let version = live.version();
+        let answer = self.workers.infer(live, inputs.to_vec(), Duration::from_secs(10)).await?;
+        if let Some(shadow) = shadow {
+            let before = shadow.heard().answers;
+            shadow.hear(inputs.to_vec(), answer.outputs, answer.ran);
+            while shadow.heard().answers == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(version)
     }
 
     async fn ask(&self, world: &World) -> Result<u32> {
@@ -415,3 +445,4 @@ async fn a_damaged_trust_takes_no_update_and_serves_on() {
 }
 
 mod deltas;
+mod gates;

@@ -4,7 +4,7 @@
 //! does with versions in memory stands in `versions.rs`.
 
 use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wanted};
-use super::machine::{Effect, Event, Offered, Reason, step};
+use super::machine::{Effect, Ended, Event, Offered, Reason, step};
 use super::report;
 use super::trials::Watched;
 use crate::bundle::{Bundle, Digest, Manifest, ModelName};
@@ -60,8 +60,8 @@ pub struct Updater {
     /// Offers that wait for their turn.
     pending: BTreeMap<ModelName, Wanted>,
     download: Option<Download>,
-    /// Offers that ended since the start: each is judged and reported once.
-    judged: Vec<Offered>,
+    /// Offers that ended since the start, by target and epoch: each is judged and reported once.
+    judged: Vec<(Digest, u32)>,
     /// The target whose bytes were seen wrong on the board; said once.
     mismatched: Option<Digest>,
     /// Versions in memory, by the digest of their bundle: what is live and what would come back.
@@ -212,7 +212,7 @@ impl Updater {
             let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking);
             let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
             let Some(wanted) = self.pending.remove(&model) else { break };
-            if self.judged.contains(&wanted.offered) {
+            if self.judged.contains(&wanted.offered.key()) {
                 continue;
             }
             for effect in self.advance(&model, Event::Offered(wanted.offered))? {
@@ -224,7 +224,7 @@ impl Updater {
                         let bases = self.store.named(&model);
                         self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted, bases)?);
                     }
-                    Effect::Report { .. } => self.judged.push(wanted.offered),
+                    Effect::Report { .. } => self.judged.push(wanted.offered.key()),
                     Effect::Check | Effect::Serve => {}
                 }
             }
@@ -296,7 +296,7 @@ impl Updater {
                 return Ok(());
             }
             FetchError::Broke => {
-                self.judged.push(offered);
+                self.judged.push(offered.key());
                 unusable(offered, Stage::Bundle, Code::BadBundle, (Measure::None, Measure::None))
             }
             // Tried again when new metadata, a new link or the end of a trial gives cause.
@@ -304,7 +304,7 @@ impl Updater {
                 unusable(offered, Stage::Fetch, Code::DiskFull, (Measure::Bytes(needed), Measure::Bytes(free)))
             }
             FetchError::Content(error) => {
-                self.judged.push(offered);
+                self.judged.push(offered.key());
                 unusable_content(offered, &error)
             }
         };
@@ -330,6 +330,7 @@ impl Updater {
 
     /// One step of a model's machine, made durable before its effects are given out.
     pub(super) fn advance(&mut self, model: &ModelName, event: Event) -> Result<Vec<Effect>, DiskError> {
+        let before = self.entry(model).trial;
         let (entry, effects) = step(&self.entry(model), event);
         let mut journal = self.store.journal().clone();
         for effect in &effects {
@@ -343,7 +344,10 @@ impl Updater {
         if entry != Entry::default() || journal.models.contains_key(model) {
             journal.models.insert(model.clone(), entry);
         }
+        let ended =
+            before.filter(|_| entry_ended(&effects)).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
         self.record(journal)?;
+        self.judged.extend(ended);
         Ok(effects)
     }
 
@@ -388,6 +392,14 @@ impl Updater {
         let clock = &*self.parts.clock;
         self.trust.as_ref().map_or_else(|| clock.system(), |trust| trust.device_time(clock))
     }
+}
+
+/// Not one that waits to be checked again.
+fn entry_ended(effects: &[Effect]) -> bool {
+    let ends = |effect: &Effect| {
+        matches!(effect, Effect::Report { ended: Ended::Live | Ended::Refused(_) | Ended::RolledBack(_), .. })
+    };
+    effects.iter().any(ends)
 }
 
 fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {
