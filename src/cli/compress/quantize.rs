@@ -63,9 +63,6 @@ pub struct Args {
     /// How weights come to their levels.
     #[arg(long, value_enum, default_value = "nearest")]
     rounding: Rounding,
-    /// Iterations of AdaRound, a layer.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    iterations: usize,
     /// Cross-layer equalization.
     #[arg(long, value_enum, default_value = "exact")]
     equalize: Equalize,
@@ -148,7 +145,6 @@ impl Args {
                 calibration: self.calibration,
             },
             rounding: self.rounding,
-            iterations: self.iterations,
             equalize: self.equalize,
             bias_correction: !self.no_bias_correction,
             smooth: self.smooth,

@@ -138,7 +138,7 @@ fn rounding_and_biases_by_data_beat_the_nearest_level() {
         let corrected = sqnr(Rounding::Nearest, true);
         let learnt = sqnr(Rounding::Adaround, true);
         assert!(corrected > nearest + 1.0, "{bits} bits: {nearest} to {corrected} dB");
-        assert!(learnt > corrected + 3.0, "{bits} bits: {corrected} to {learnt} dB");
+        assert!(learnt > corrected + 6.0, "{bits} bits: {corrected} to {learnt} dB");
     }
 }
 
