@@ -1,16 +1,17 @@
 //! AdaRound: up or down for each weight, so that the layer's output, not the weight, is met best.
 //!
-//! Invariant: a level is one of the two beside the weight; no flip of one weight or of two lessens the error any more,
+//! Invariant: a level is one of the two beside the weight; no flip of one weight or of two lessens the error by what counts,
 //! which is never above that of the nearest levels; the same rows give the same levels on any number of threads.
-//! Not here: scales (`weights`), biases (`rounding`).
+//! Not here: scales (`weights`), biases (`bias`).
 //!
 //! Nagel et al., 2020 (<https://arxiv.org/abs/2004.10568>), section 3: with the inputs `x` in float and `q` as they come
 //! once they are quantized, the error of one output channel with weights `w` and levels that stand for `s` is
 //! `|q s - x w|^2`, a quadratic form in bits with the same `q'q` for all channels, and half of its gradient is
 //! `q'q (s - w) + q'(q - x) w`. Both sums are made once; then each channel goes downhill from its nearest levels.
 //!
-//! Rejected: that paper's relaxation by sigmoids. On the same form 100 to 1000 of its steps end above what flips find, on
-//! rows that none has seen, and take hundreds of times as long; so do both in a row.
+//! Rejected: that paper's relaxation by sigmoids. 1000 of its steps on batches ended far above what flips find, on rows
+//! that none had seen, too; 100 or 300 on the same form with flips of one weight behind them ended above flips of two,
+//! and all of them took tens of times as long.
 
 use super::rows::Rows;
 use super::scheme::Affine;

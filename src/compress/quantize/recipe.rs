@@ -125,6 +125,8 @@ impl Recipe {
         }
         let dynamic = self.form == Form::Dynamic && !self.weights.symmetric;
         require(!dynamic, "the dynamic form takes symmetric weights")?;
+        let packed = self.weights.packed && self.form == Form::Dynamic;
+        require(!packed, "the dynamic form multiplies bytes: it has no place for INT4")?;
         let rounded = self.qat.is_some() && self.rounding == Rounding::Adaround;
         require(!rounded, "training with the rounding in the loop takes the place of AdaRound: state one of the two")?;
         let learned = self.qat.as_ref().is_some_and(|qat| qat.scales == Scales::Learned);
