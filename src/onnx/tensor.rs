@@ -206,10 +206,15 @@ impl Tensor {
     /// `None` where a value does not fit the type, or their number not the shape.
     pub fn from_i64s(element: ElementType, shape: Vec<usize>, values: &[i64]) -> Option<Self> {
         let (low, high) = if element == ElementType::Bool { (0, 1) } else { element.range()? };
-        let size = element.bits() / 8;
+        let size = element.bits().div_ceil(8);
         let fits = values.iter().all(|&value| (low..=high).contains(&i128::from(value)));
         // Two's complement: the low bytes are the value in every width.
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect();
+        let mut bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect();
+        if element.bits() == 4 {
+            bytes = bytes.chunks(2).map(|two| (two[0] & 15) | (two.get(1).unwrap_or(&0) << 4)).collect();
+        }
+        // An odd number of halves takes as many bytes as the even one after it.
+        let fits = fits && count(&shape) == Some(values.len());
         if fits && size > 0 { Self::new(element, shape, bytes).ok() } else { None }
     }
 

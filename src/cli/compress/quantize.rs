@@ -39,9 +39,12 @@ pub struct Args {
     /// What becomes integers.
     #[arg(long, value_enum, default_value = "static")]
     form: Form,
-    /// Bits of weights: 8, 4, 3 or 2. Fewer than 8 are stored a byte each.
+    /// Bits of weights: 8, 4, 3 or 2. Fewer than 8 are stored a byte each, unless --store-int4 is given.
     #[arg(long, value_name = "N", default_value_t = 8)]
     bits: u32,
+    /// Store weights of 4 bits and fewer two in a byte, as INT4: a smaller file, and the same kernels.
+    #[arg(long)]
+    store_int4: bool,
     /// One scale for a layer's weights instead of one for each output channel.
     #[arg(long)]
     per_tensor: bool,
@@ -60,12 +63,9 @@ pub struct Args {
     /// How ranges come from data: min-max, moving-average, percentile, percentile:99.99, mse, entropy.
     #[arg(long, value_name = "HOW", default_value = "mse")]
     calibration: Calibration,
-    /// How weights come to their levels.
-    #[arg(long, value_enum, default_value = "nearest")]
-    rounding: Rounding,
-    /// Iterations of AdaRound, a layer.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    iterations: usize,
+    /// How weights come to their levels; by default as a layer's outputs are met best on your data, where there are any.
+    #[arg(long, value_enum)]
+    rounding: Option<Rounding>,
     /// Cross-layer equalization.
     #[arg(long, value_enum, default_value = "exact")]
     equalize: Equalize,
@@ -133,6 +133,9 @@ impl Args {
             }
             false => None,
         };
+        // Training finds its own levels, and the other forms have no rows to look at.
+        let by_data = self.form == Form::Static && !self.qat;
+        let by_default = if by_data { Rounding::Adaround } else { Rounding::Nearest };
         let recipe = Recipe {
             form: self.form,
             weights: WeightScheme {
@@ -140,6 +143,7 @@ impl Args {
                 per_channel: !self.per_tensor,
                 symmetric: !self.affine_weights,
                 least_squares: self.bits <= 4,
+                packed: self.store_int4,
             },
             activations: ActivationScheme {
                 bits: self.activation_bits,
@@ -147,8 +151,7 @@ impl Args {
                 signed: self.signed,
                 calibration: self.calibration,
             },
-            rounding: self.rounding,
-            iterations: self.iterations,
+            rounding: self.rounding.unwrap_or(by_default),
             equalize: self.equalize,
             bias_correction: !self.no_bias_correction,
             smooth: self.smooth,
@@ -172,6 +175,9 @@ impl Args {
         }
         if let Some(bits) = self.low_bits.filter(|bits| ![2, 3, 4].contains(bits) || *bits >= self.bits) {
             bail!("--low-bits {bits} is not below the {} bits of the rest: 4, 3 or 2 is expected", self.bits);
+        }
+        if self.store_int4 && self.bits > 4 && self.low_bits.is_none() {
+            bail!("--store-int4 is for weights of 4 bits and fewer: add --bits 4, or --low-bits 4 with its bound");
         }
         Ok(Bounds {
             max_drop: self.max_drop,

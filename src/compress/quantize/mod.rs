@@ -7,6 +7,8 @@
 //! prepare -> place -> observe -> scales, rounding, biases -> write -> judge, and give layers back to float
 //! ```
 
+mod adaround;
+mod bias;
 mod observe;
 mod place;
 mod qat;
@@ -14,7 +16,6 @@ mod range;
 mod recipe;
 mod report;
 mod rescale;
-mod rounding;
 mod rows;
 mod scheme;
 mod search;

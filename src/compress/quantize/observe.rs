@@ -108,12 +108,15 @@ fn finite(network: &Network, value: ValueId, seen: &Seen) -> Result<Range, Error
     )))
 }
 
-/// Rows of layers' inputs, at most `most` of each, evenly over the samples and by the seed within each.
+/// Rows of a layer that rounding and biases are judged on: so many, and where a convolution has more weights for an output
+/// than that four for each of them, so that they say more than there is to choose.
+const ROWS: std::ops::RangeInclusive<usize> = 1024..=4096;
+
+/// Rows of layers' inputs, evenly over the samples and by the seed within each.
 pub fn rows(
     network: &Network,
     layers: &[&Layer],
     samples: Samples<'_>,
-    most: usize,
     seed: u64,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Rows>, Error> {
@@ -121,19 +124,26 @@ pub fn rows(
     let mut probe = Probe::new(network, &values)?;
     let windows: Vec<Window> = layers.iter().map(|layer| window(network, layer)).collect();
     let mut rows: Vec<Rows> = windows.iter().map(|window| Rows::new(window.width())).collect();
-    let each = most.div_ceil(samples.numbers.len().max(1)).max(1);
+    let most: Vec<usize> =
+        layers.iter().map(|layer| (4 * taken(network, layer)).clamp(*ROWS.start(), *ROWS.end())).collect();
     let mut number = 0;
     samples.each("what layers see", progress, |sample| {
         let seen = probe.run(&sample.inputs)?;
-        for ((layer, window), rows) in layers.iter().zip(&windows).zip(&mut rows) {
+        for (((layer, window), rows), &most) in layers.iter().zip(&windows).zip(&mut rows).zip(&most) {
             if let Some(seen) = seen.get(&layer.input).filter(|_| rows.count() < most) {
-                window.take(seen, each, seed ^ number, rows);
+                window.take(seen, most.div_ceil(samples.numbers.len().max(1)), seed ^ number, rows);
             }
         }
         number += 1;
         Ok(())
     })?;
     Ok(rows)
+}
+
+/// Weights of one output.
+fn taken(network: &Network, layer: &Layer) -> usize {
+    let weight = network.graph().constant(layer.weight);
+    weight.map_or(0, |weight| weight.len() / weight.shape().get(layer.axis).copied().unwrap_or(1).max(1))
 }
 
 fn window(network: &Network, layer: &Layer) -> Window {

@@ -68,8 +68,6 @@ pub struct Recipe {
     pub weights: WeightScheme,
     pub activations: ActivationScheme,
     pub rounding: Rounding,
-    /// Of AdaRound.
-    pub iterations: usize,
     /// Cross-layer equalization.
     pub equalize: Equalize,
     pub bias_correction: bool,
@@ -101,7 +99,6 @@ impl Default for Recipe {
             weights: WeightScheme::default(),
             activations: ActivationScheme::default(),
             rounding: Rounding::Nearest,
-            iterations: 1000,
             equalize: Equalize::Exact,
             bias_correction: true,
             smooth: None,
@@ -122,13 +119,14 @@ impl Recipe {
         require([2, 3, 4, 8].contains(&self.weights.bits), "weights take 8, 4, 3 or 2 bits")?;
         require([4, 8, 16].contains(&self.activations.bits), "activations take 8 or 16 bits, or 4 in simulation")?;
         require(self.samples > 0, "at least one sample has to calibrate")?;
-        require(self.iterations <= 1_000_000, "AdaRound takes at most 1,000,000 iterations")?;
         require(self.smooth.is_none_or(|alpha| (0.0..=1.0).contains(&alpha)), "SmoothQuant's alpha is from 0 to 1")?;
         if let Calibration::Percentile(kept) = self.activations.calibration {
             require(kept > 50.0 && kept <= 100.0, "a percentile is over 50 and at most 100")?;
         }
         let dynamic = self.form == Form::Dynamic && !self.weights.symmetric;
         require(!dynamic, "the dynamic form takes symmetric weights")?;
+        let packed = self.weights.packed && self.form == Form::Dynamic;
+        require(!packed, "the dynamic form multiplies bytes: it has no place for INT4")?;
         let rounded = self.qat.is_some() && self.rounding == Rounding::Adaround;
         require(!rounded, "training with the rounding in the loop takes the place of AdaRound: state one of the two")?;
         let learned = self.qat.as_ref().is_some_and(|qat| qat.scales == Scales::Learned);

@@ -4,7 +4,7 @@
 //! Not here: rounding that looks at data (`rounding`).
 
 use super::scheme::{Affine, Levels, Range};
-use crate::onnx::Tensor;
+use crate::onnx::{ElementType, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// How weights are quantized.
@@ -19,17 +19,22 @@ pub struct WeightScheme {
     pub symmetric: bool,
     /// Ranges by the least squared error, instead of by the extremes.
     pub least_squares: bool,
+    /// Of 4 bits and fewer two in a byte, as INT4; else a byte each.
+    pub packed: bool,
 }
 
 impl Default for WeightScheme {
     fn default() -> Self {
-        Self { bits: 8, per_channel: true, symmetric: true, least_squares: false }
+        Self { bits: 8, per_channel: true, symmetric: true, least_squares: false, packed: false }
     }
 }
 
 impl WeightScheme {
     fn levels(&self) -> Levels {
-        let levels = Levels::of_weights(self.bits);
+        let mut levels = Levels::of_weights(self.bits);
+        if self.packed && self.bits <= 4 {
+            levels.element = ElementType::I4;
+        }
         // With a zero point the lowest level is of use.
         if self.symmetric { levels } else { Levels { min: levels.min - 1, ..levels } }
     }

@@ -1,11 +1,12 @@
 //! The steps of quantizing, with what is learnt from data kept between them: trying layers in other forms costs no new
 //! walk over the data.
 
+use super::adaround::adaround;
+use super::bias::bias_correction;
 use super::observe::{self, Choice, Observed, Samples};
 use super::place::{Layer, Placed, Wishes, is_named, name_of, place};
 use super::recipe::{Equalize, Form, Recipe, Rounding};
 use super::rescale;
-use super::rounding::{AdaRound, adaround, bias_correction};
 use super::rows::Rows;
 use super::scheme::{Affine, Levels, Range};
 use super::weights::{IntegerWeights, Matrix, WeightScheme, smallest_scale};
@@ -18,9 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Under which the recipe stands in the file.
 const METADATA: &str = "selvedge.quantize";
-
-/// Rows of each layer that rounding and biases are judged on.
-const ROWS: usize = 1024;
 
 /// A float model with all that calibration tells of it.
 #[derive(Debug)]
@@ -211,7 +209,7 @@ impl Prepared {
         self.placed = place_by(network, recipe, &self.spared, &Exceptions::default());
         if recipe.rounding == Rounding::Adaround || recipe.bias_correction {
             let layers: Vec<&Layer> = self.placed.layers.iter().collect();
-            let seen = observe::rows(network, &layers, samples, ROWS, recipe.seed, progress)?;
+            let seen = observe::rows(network, &layers, samples, recipe.seed, progress)?;
             self.rows = layers.iter().map(|layer| layer.node).zip(seen).collect();
         }
         Ok(())
@@ -320,8 +318,7 @@ impl Prepared {
         }
         if let (Some(rows), Some(input)) = (self.rows.get(&layer.node), input) {
             if self.recipe.rounding == Rounding::Adaround {
-                let how = AdaRound { iterations: self.recipe.iterations, seed: self.recipe.seed };
-                weights.levels = adaround(&matrix, &weights, rows, input, how);
+                weights.levels = adaround(&matrix, &weights, rows, input);
             }
             if self.recipe.bias_correction {
                 let add = bias_correction(&matrix, &weights, rows, input);

@@ -127,6 +127,7 @@ impl<'a> Folder<'a> {
             self.graph.set_constant(output, tensor);
             return;
         }
+        quantize::widen(self, id);
         quantize::turn_weights(self, id);
         self.settle_reshape(id);
     }

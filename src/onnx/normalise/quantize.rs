@@ -43,6 +43,29 @@ pub(super) fn quantize(
     Tensor::from_i64s(to, data.shape().to_vec(), &values.iter().enumerate().map(one).collect::<Vec<_>>())
 }
 
+/// Weights of 4 bits, two in a byte, become a byte each: the kernels multiply those. Where scales go by blocks they stay.
+pub(super) fn widen(folder: &mut Folder, id: NodeId) -> Option<()> {
+    let node = folder.graph.node(id).filter(|node| node.op == "DequantizeLinear")?;
+    let values = [(0, node.input(0)), (2, node.input(2))];
+    let element = folder.graph.constant(values[0].1?)?.element();
+    let wide = if element == ElementType::I4 { ElementType::I8 } else { ElementType::U8 };
+    if element.bits() != 4 || node.int("block_size").unwrap_or(0) != 0 {
+        return None;
+    }
+    let mut made = Vec::new();
+    for (at, value) in values.into_iter().filter_map(|(at, value)| Some((at, value?))) {
+        let tensor = folder.graph.constant(value).filter(|tensor| tensor.element() == element)?.clone();
+        folder.pay(tensor.len().checked_mul(size_of::<i64>())?)?;
+        let name = folder.graph.value(value).name.clone();
+        made.push((at, name, Tensor::from_i64s(wide, tensor.shape().to_vec(), &tensor.to_i64s()?)?));
+    }
+    for (at, name, tensor) in made {
+        let value = folder.constant(&name, tensor);
+        folder.graph.node_mut(id)?.inputs[at] = Some(value);
+    }
+    Some(())
+}
+
 /// `DequantizeLinear`, then a new layout: the constant gets that layout instead. The node is replaced; its
 /// output keeps its index.
 pub(super) fn turn_weights(folder: &mut Folder, id: NodeId) -> Option<()> {

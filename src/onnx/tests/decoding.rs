@@ -57,6 +57,19 @@ fn values_are_read_by_type() {
 }
 
 #[test]
+fn integers_are_written_in_the_width_of_their_type() {
+    for (element, values) in
+        [(ElementType::I4, [-8, 7, -1]), (ElementType::U4, [15, 0, 9]), (ElementType::I16, [-300, 2, 9])]
+    {
+        let made = Tensor::from_i64s(element, vec![3], &values).unwrap();
+        assert_eq!((made.to_i64s().unwrap(), made.bytes().len()), (values.to_vec(), (3 * element.bits()).div_ceil(8)));
+        let beyond = i64::try_from(element.range().unwrap().1).unwrap() + 1;
+        assert_eq!(Tensor::from_i64s(element, vec![1], &[beyond]), None, "{element}");
+        assert_eq!(Tensor::from_i64s(element, vec![4], &values), None, "{element}");
+    }
+}
+
+#[test]
 fn texts_stay_as_they_are() {
     let texts = vec![b"a".to_vec(), vec![0xff]];
     let tensor = first(TensorProto { string_data: texts.clone(), ..listed(ElementType::Text, 2) }).unwrap();

@@ -771,6 +771,47 @@ def shuffles():
     return made
 
 
+def four_bits():
+    """Weights of 4 bits as INT4 and UINT4, which others write: by channel and by tensor, with and without zero points."""
+    made = {}
+
+    def packed(kind, shape, low, high):
+        values = rng.integers(low, high + 1, shape)
+        net.count += 1
+        net.inits.append(helper.make_tensor(f"c{net.count}", kind, shape, values.reshape(-1).tolist()))
+        return f"c{net.count}"
+
+    def weights(kind, shape, scale, zero=None, axis=None):
+        low, high = (-8, 7) if kind == TensorProto.INT4 else (0, 15)
+        inputs = [packed(kind, shape, low, high), net.const(np.float32(scale))]
+        if zero is not None:
+            inputs.append(packed(kind, list(np.shape(scale)), *zero))
+        return net.op("DequantizeLinear", *inputs, **({} if axis is None else {"axis": axis}))
+
+    for name, kind, zero in (("int4", TensorProto.INT4, (-3, 3)), ("uint4", TensorProto.UINT4, (6, 9))):
+        # Odd numbers of weights, so that the last byte is half full; windows of all channels and of one.
+        net, x = image((1, 5, 9, 7), 21)
+        x = fq(net, x, .02, np.uint8(128))
+        w = weights(kind, [7, 5, 3, 3], rng.uniform(.01, .03, 7), zero, 0)
+        x = fq(net, net.op("Relu", net.op("Conv", x, w, pads=[1] * 4)), .03, np.uint8(0))
+        w = weights(kind, [7, 1, 3, 3], .05, (0, 0) if kind == TensorProto.INT4 else (8, 8))
+        made[f"{name}-conv"] = net.model(fq(net, net.op("Conv", x, w, pads=[1] * 4, group=7), .06, np.uint8(99)))
+        net = Net(21)
+        x = fq(net, net.input("x", [3, 21]), .03, np.uint8(120))
+        x = net.op("Gemm", x, weights(kind, [11, 21], rng.uniform(.01, .03, 11), zero, 0), transB=1)
+        x = fq(net, x, .05, np.uint8(110))
+        x = net.op("MatMul", x, weights(kind, [11, 9], rng.uniform(.01, .03, 9), None, 1))
+        made[f"{name}-linear"] = net.model(fq(net, x, .06, np.uint8(120)))
+        # Scales by blocks: products of floats.
+        net = Net(21)
+        x = fq(net, net.input("x", [3, 32]), .03, np.uint8(120))
+        low, high = (-8, 7) if kind == TensorProto.INT4 else (0, 15)
+        w = [packed(kind, [32, 9], low, high), net.const(rng.uniform(.01, .03, (2, 9)).astype(np.float32)), packed(kind, [2, 9], *zero)]
+        x = net.op("MatMul", x, net.op("DequantizeLinear", *w, axis=0, block_size=16))
+        made[f"{name}-blocks"] = net.model(fq(net, x, .06, np.uint8(120)))
+    return made
+
+
 MOVING = ("MaxPool", "Reshape", "Transpose", "Slice", "Squeeze", "Pad", "DepthToSpace", "Resize")
 
 # Where a case differs from onnxruntime, and why: (part of the name, compare, steps, reason).
@@ -829,6 +870,8 @@ def main():
         for kind in ("u8s8", "s8s8"):
             add(f"shuffle-qdq-{kind}-{name}", static(model, QuantFormat.QDQ, *types[kind], per_channel=kind == "s8s8"))
         add(f"shuffle-qop-u8s8-{name}", static(model, QuantFormat.QOperator, *types["u8s8"]))
+    for name, model in four_bits().items():
+        add(name, model, lsb=1, why="onnxruntime multiplies 4 bits in float, and rounds halves by that")
     write(HERE / "vectors.safetensors")
 
 
