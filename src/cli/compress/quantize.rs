@@ -63,7 +63,7 @@ pub struct Args {
     /// How ranges come from data: min-max, moving-average, percentile, percentile:99.99, mse, entropy.
     #[arg(long, value_name = "HOW", default_value = "mse")]
     calibration: Calibration,
-    /// How weights come to their levels; by default as a layer's outputs are met best on your data, where there are any.
+    /// How weights come to their levels; by default the nearest ones at 8 bits, and with fewer as a layer's outputs are met best on your data.
     #[arg(long, value_enum)]
     rounding: Option<Rounding>,
     /// Cross-layer equalization.
@@ -133,8 +133,9 @@ impl Args {
             }
             false => None,
         };
-        // Training finds its own levels, and the other forms have no rows to look at.
-        let by_data = self.form == Form::Static && !self.qat;
+        // At 8 bits the nearest levels lose next to nothing. Training finds its own levels, and the other forms have no
+        // rows to look at.
+        let by_data = self.bits < 8 && self.form == Form::Static && !self.qat;
         let by_default = if by_data { Rounding::Adaround } else { Rounding::Nearest };
         let recipe = Recipe {
             form: self.form,
