@@ -131,7 +131,14 @@ pub(super) fn of_named(
         None => vec![None; samples],
     };
     let rows = Arc::new(Rows::Arrays { arrays: found, scale: reading.scale.unwrap_or(1.0) });
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes: reading.classes.clone() })
+    Ok(Dataset {
+        path: path.into(),
+        specs: specs.to_vec(),
+        rows,
+        labels,
+        classes: reading.classes.clone(),
+        layout: None,
+    })
 }
 
 fn check(array: &Tensor, spec: &TensorSpec, samples: usize) -> Result<(), String> {

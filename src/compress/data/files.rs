@@ -56,8 +56,9 @@ pub(super) fn open(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resu
         (all, given) if all == files.len() => given.clone().unwrap_or(Preprocess::Audio(AudioPreprocess::default())),
         _ => return Err(form(path, "images and sounds are mixed in it")),
     };
+    let layout = if let Preprocess::Image(how) = &expected { Some(how.layout) } else { None };
     let rows = Arc::new(Rows::Files(Folder { files, preprocess: expected }));
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
+    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes, layout })
 }
 
 /// Subfolders, and files of a known kind, by name.

@@ -21,7 +21,7 @@ mod tests;
 pub(in crate::compress) use split::mix;
 pub use split::{Part, Shares, Split};
 
-use crate::bundle::Preprocess;
+use crate::bundle::{Layout, Preprocess};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +81,8 @@ pub struct Dataset {
     labels: Vec<Option<Label>>,
     /// Names of classes, where the data tells them.
     classes: Vec<String>,
+    /// Of images, where the manifest says it, or files were read so.
+    layout: Option<Layout>,
 }
 
 #[derive(Debug)]
@@ -108,6 +110,9 @@ impl Dataset {
         };
         if let Some(labels) = &reading.labels {
             data.labels = table::labels(labels, &data.classes)?.into_iter().map(Some).collect();
+        }
+        if let Some(Preprocess::Image(how)) = &reading.preprocess {
+            data.layout = Some(how.layout);
         }
         let (labels, samples) = (data.labels.len(), data.len());
         if samples == 0 {
@@ -164,6 +169,11 @@ impl Dataset {
     /// Names of classes by number; empty where the data tells none.
     pub fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    /// How images are laid out, as far as the manifest says so or files were read so.
+    pub fn layout(&self) -> Option<Layout> {
+        self.layout
     }
 
     /// Labels by sample, without reading the samples.

@@ -53,7 +53,7 @@ pub(super) fn csv(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resul
         None => (vec![None; samples], reading.classes.clone()),
     };
     let rows = Arc::new(Rows::Arrays { arrays: vec![array], scale: 1.0 });
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
+    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes, layout: None })
 }
 
 /// Labels of a file of their own.

@@ -10,7 +10,7 @@ use crate::compress::data::{mix, tensor_of};
 use crate::compress::probe::Probe;
 use crate::compress::train::fit::read;
 use crate::compress::train::loss::{by_labels, logits, rows};
-use crate::compress::train::{self, Augment, Batch, Guide, Mode, Program, Run, Samples, Tap, values};
+use crate::compress::train::{self, Augmenter, Batch, Guide, Mode, Program, Run, Samples, Tap, values};
 use crate::compress::{Error, Network};
 use crate::onnx::graph::ValueId;
 use crate::tensor::{Tensor as Given, TensorSpec};
@@ -91,7 +91,7 @@ impl<'a> Teacher<'a> {
     /// Asks both about one sample: adapters take their shapes from what they say.
     fn compare(&mut self, student: &Network, samples: Samples<'_>, seed: u64) -> Result<(), Error> {
         let Some(&first) = samples.train.first() else { return Ok(()) };
-        let batch = read(samples.data, &[first], &Augment::default(), 0)?;
+        let batch = read(samples.data, &[first], &Augmenter::default(), 0)?;
         let answers = self.answers(&batch)?;
         let own = Program::new(student, &|_| false)?.run(
             &batch.inputs,

@@ -3,7 +3,7 @@
 //! Invariant: the network that comes out is the best on the validation part, the one that went in included unless it is
 //! told otherwise; the same seed and data give the same network.
 
-use super::augment::Augment;
+use super::augment::{Augment, Augmenter};
 use super::loss::{by_labels, logits};
 use super::memory;
 use super::optimise::{Method, Optimiser, Schedule};
@@ -12,7 +12,7 @@ use super::weights::{Weight, weights};
 use crate::compress::data::{Dataset, Label, mix};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::{NodeId, ValueId, describe};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -196,11 +196,13 @@ pub fn fit(
             "there are no samples to train on, or none to choose by: give more, or another --split",
         ));
     }
+    let augmenter = recipe.augment.ready(network, samples.data)?;
     let program = Program::new(network, &chosen(network, recipe.parts))?;
     let at_once = recipe.batch.min(samples.train.len()).max(BATCH.min(samples.validation.len()).div_ceil(3));
     memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
     let before = mean_loss(&program, samples.data, samples.validation, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
+    fitting.augmenter = augmenter;
     for epoch in 0..recipe.epochs {
         if progress.is_stopped() {
             fitting.trained.stopped = true;
@@ -229,6 +231,7 @@ struct Fitting<'a> {
     program: Program,
     samples: Samples<'a>,
     recipe: &'a Recipe,
+    augmenter: Augmenter,
     guide: &'a mut dyn Guide,
     optimiser: Optimiser,
     logits: Option<(ValueId, bool)>,
@@ -244,7 +247,8 @@ impl<'a> Fitting<'a> {
         let network = program.network().clone();
         let logits = logits(&network);
         let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false };
-        Self { program, samples, recipe, guide, optimiser, logits, step: 0, trained }
+        let augmenter = Augmenter::default();
+        Self { program, samples, recipe, augmenter, guide, optimiser, logits, step: 0, trained }
     }
 
     fn epoch(&mut self, epoch: usize, progress: &mut dyn Progress) -> Result<(), Error> {
@@ -279,7 +283,7 @@ impl<'a> Fitting<'a> {
 
     fn batch(&mut self, numbers: &[usize], epoch: usize, rate: f32) -> Result<f64, Error> {
         let seed = mix(self.recipe.seed ^ mix(0x5eed ^ epoch as u64));
-        let batch = read(self.samples.data, numbers, &self.recipe.augment, seed)?;
+        let batch = read(self.samples.data, numbers, &self.augmenter, seed)?;
         let mut wanted = self.guide.wanted();
         wanted.extend(self.logits.map(|(value, _)| value));
         // Where the head alone is trained, what it reads stays as it was.
@@ -332,7 +336,7 @@ struct Find {
 
 impl Tap for Find {
     fn value(&mut self, value: ValueId, tensor: Tensor) -> candle_core::Result<Tensor> {
-        if self.at.is_none() && tensor.dtype() == candle_core::DType::F32 {
+        if self.at.is_none() && tensor.dtype() == DType::F32 {
             let finite = super::ops::values(&tensor)?.iter().all(|value| value.is_finite());
             self.at = (!finite).then_some(value);
         }
@@ -354,17 +358,17 @@ fn labelled(
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn read(data: &Dataset, numbers: &[usize], augment: &Augment, seed: u64) -> Result<Batch, Error> {
+pub fn read(data: &Dataset, numbers: &[usize], augmenter: &Augmenter, seed: u64) -> Result<Batch, Error> {
     let mut batch = Batch { inputs: Vec::new(), labels: Vec::new(), numbers: numbers.to_vec() };
     for &number in numbers {
         let sample = data.sample(number)?;
         let mut inputs = inputs_of(&sample)?;
-        if !augment.is_none()
-            && let Some(first) = inputs.first_mut()
-        {
-            let mut values = super::ops::values(first).map_err(computing)?;
-            augment.change(&mut values, first.dims(), mix(seed ^ number as u64));
-            *first = Tensor::from_vec(values, first.dims(), &Device::Cpu).map_err(computing)?;
+        if let Some(first) = inputs.first_mut().filter(|_| !augmenter.is_none()) {
+            let as_floats = first.to_dtype(DType::F32).and_then(|floats| super::ops::values(&floats));
+            let mut values = as_floats.map_err(computing)?;
+            augmenter.change(&mut values, mix(seed ^ number as u64));
+            let changed = Tensor::from_vec(values, first.dims(), &Device::Cpu);
+            *first = changed.and_then(|changed| changed.to_dtype(first.dtype())).map_err(computing)?;
         }
         batch.inputs.push(inputs);
         batch.labels.push(sample.label);
@@ -382,7 +386,7 @@ pub fn mean_loss(program: &Program, data: &Dataset, numbers: &[usize], guide: &m
     wanted.extend(logits.map(|(value, _)| value));
     let mut sum = 0.0;
     for numbers in numbers.chunks(BATCH) {
-        let batch = read(data, numbers, &Augment::default(), 0)?;
+        let batch = read(data, numbers, &Augmenter::default(), 0)?;
         let run = program.run(&batch.inputs, Mode::Inference, &wanted, guide)?;
         let labelled = labelled(&batch, &run, logits, 0.0)?;
         let loss = guide.judged(&batch, &run, labelled)?.detach();
@@ -425,7 +429,7 @@ pub fn gradients(
     let mut gradients = Gradients::default();
     progress.step("gradients", numbers.len());
     for (at, &number) in numbers.iter().enumerate() {
-        let batch = read(data, &[number], &Augment::default(), 0)?;
+        let batch = read(data, &[number], &Augmenter::default(), 0)?;
         let run = program.run(&batch.inputs, Mode::Inference, &wanted, &mut NoTap)?;
         let loss = labelled(&batch, &run, logits, 0.0)?
             .ok_or_else(|| Error::unfit("gradients need a label for each sample: state --labels"))?;
@@ -457,7 +461,7 @@ pub fn settle_norms(network: &Network, data: &Dataset, numbers: &[usize], seed: 
         if numbers.len() == 1 && at > 0 {
             break;
         }
-        let batch = read(data, numbers, &Augment::default(), 0)?;
+        let batch = read(data, numbers, &Augmenter::default(), 0)?;
         let run = program.run(&batch.inputs, Mode::Training, &[], &mut NoTap)?;
         // The mean over all batches so far.
         program.move_norms(&run.moments, 1.0 / (at + 1) as f32);

@@ -25,7 +25,7 @@ mod program;
 mod tests;
 mod weights;
 
-pub use augment::Augment;
+pub use augment::{Augment, Augmenter};
 pub use fit::{
     Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit, gradients, loss_of, read, settle_norms,
 };

@@ -42,7 +42,7 @@ fn what_is_simulated_is_what_the_engine_computes() {
     let mut session = network.session().unwrap();
     let (mut off, mut size) = (0.0_f64, 0.0_f64);
     for number in 0..40 {
-        let batch = train::read(&case.held, &[number], &train::Augment::default(), 0).unwrap();
+        let batch = train::read(&case.held, &[number], &train::Augmenter::default(), 0).unwrap();
         let run = program.run(&batch.inputs, train::Mode::Inference, &[], &mut guide).unwrap();
         let simulated = train::values(run.value(prepared.network.graph().outputs[0].value).unwrap()).unwrap();
         let computed = session.run(&case.held.sample(number).unwrap().inputs).unwrap()[0].to_f32().unwrap();
