@@ -267,6 +267,7 @@ fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
         "epochs": done.trained.epochs,
         "rounded-epochs": done.rounded,
         "stopped": done.trained.stopped,
+        "zeros-kept": done.trained.zeros,
         "test": done.sides,
     });
     Ok(format!("{}\n", serde_json::to_string_pretty(&value)?))
@@ -295,6 +296,9 @@ fn text(args: &Args, done: &Done) -> String {
     text += &format!("loss on the validation part {:.4} -> {:.4}\n", done.trained.before, done.trained.after);
     if !done.rounded.is_empty() {
         text += &format!("\nwith rounding:\n{}\n", losses(&done.rounded));
+    }
+    if done.trained.zeros > 0 {
+        text += &format!("{} weights that were zero still are (--zeros train lets them learn)\n", done.trained.zeros);
     }
     if !done.labelled {
         text += "there are samples without a label: soft targets taught them alone\n";

@@ -141,6 +141,7 @@ fn json(args: &Args, recipe: &crate::compress::train::Recipe, done: &Done) -> an
         "recipe": recipe,
         "share": done.tuned.share,
         "changed": done.tuned.changed,
+        "zeros-kept": done.tuned.zeros,
         "epochs": done.tuned.epochs,
         "validation": { "new": pair(&done.tuned.new), "old": done.tuned.old.as_ref().map(pair) },
         "test": { "new": pair(&done.new), "old": done.old.as_ref().map(pair) },
@@ -157,6 +158,9 @@ fn text(args: &Args, done: &Done) -> String {
     }
     if done.tuned.stopped {
         text += "stopped before the end: this is the best so far\n";
+    }
+    if done.tuned.zeros > 0 {
+        text += &format!("{} weights that were zero still are (--zeros train lets them learn)\n", done.tuned.zeros);
     }
     if done.tuned.share < 1.0 {
         text += &format!("weights went {:.0} % of the way, so that the old is kept\n", done.tuned.share * 100.0);

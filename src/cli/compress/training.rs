@@ -1,6 +1,6 @@
 //! How to train, as the commands that do so take it.
 
-use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule};
+use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule, Zeros};
 
 /// How to train.
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,9 @@ pub(in crate::cli) struct TrainArgs {
     /// What is trained.
     #[arg(long, value_enum, default_value = "all")]
     parts: Parts,
+    /// What becomes of single weights that pruning put to zero: they stay zero, or learn again.
+    #[arg(long, value_enum, default_value = "keep")]
+    zeros: Zeros,
 }
 
 impl TrainArgs {
@@ -61,6 +64,7 @@ impl TrainArgs {
             clip: self.clip,
             augment: self.augment,
             parts: self.parts,
+            zeros: self.zeros,
             seed,
         };
         recipe.check()?;

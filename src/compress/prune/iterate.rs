@@ -244,9 +244,8 @@ impl<'a> Pruning<'a> {
         }
         let now = Cost::of(network)?.nonzero;
         let Some(going) = now.checked_sub(target).filter(|&going| going > 0) else {
-            return Err(Error::unfit(format!(
-                "the target, {target}, is reached already: {now} weights of the model are not zero"
-            )));
+            let what = format!("the target, {target}, is reached already: {now} weights of the model are not zero");
+            return Err(Error::unfit(what));
         };
         // A ratio counts zeros that are there already.
         let ratio = (zeros as f64 + going as f64) / (may_go as f64).max(1.0);

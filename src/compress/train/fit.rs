@@ -9,6 +9,7 @@ use super::memory;
 use super::optimise::{Method, Optimiser, Schedule};
 use super::program::{Mode, NoTap, Program, Run, Tap, computing, inputs_of};
 use super::weights::{Weight, weights};
+use super::zeros::{Held, Zeros};
 use crate::compress::data::{Dataset, Label, mix};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::{NodeId, ValueId, describe};
@@ -33,6 +34,7 @@ pub struct Recipe {
     pub clip: f32,
     pub augment: Augment,
     pub parts: Parts,
+    pub zeros: Zeros,
     pub seed: u64,
 }
 
@@ -66,6 +68,7 @@ impl Default for Recipe {
             clip: 5.0,
             augment: Augment::default(),
             parts: Parts::All,
+            zeros: Zeros::Keep,
             seed: 1,
         }
     }
@@ -168,6 +171,8 @@ pub struct Trained {
     pub epochs: Vec<Epoch>,
     /// The operator stopped it: the best so far came out.
     pub stopped: bool,
+    /// Weights that were zero and were held there.
+    pub zeros: usize,
 }
 
 /// Data in the parts that training may look at.
@@ -232,6 +237,7 @@ struct Fitting<'a> {
     samples: Samples<'a>,
     recipe: &'a Recipe,
     augmenter: Augmenter,
+    held: Held,
     guide: &'a mut dyn Guide,
     optimiser: Optimiser,
     logits: Option<(ValueId, bool)>,
@@ -246,9 +252,11 @@ impl<'a> Fitting<'a> {
         guide.variables().iter().for_each(|(variable, factor)| optimiser.add(variable, *factor));
         let network = program.network().clone();
         let logits = logits(&network);
-        let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false };
+        let held = Held::of(&network, recipe.zeros);
+        let zeros = held.count(&program);
+        let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false, zeros };
         let augmenter = Augmenter::default();
-        Self { program, samples, recipe, augmenter, guide, optimiser, logits, step: 0, trained }
+        Self { program, samples, recipe, augmenter, held, guide, optimiser, logits, step: 0, trained }
     }
 
     fn epoch(&mut self, epoch: usize, progress: &mut dyn Progress) -> Result<(), Error> {
@@ -300,6 +308,7 @@ impl<'a> Fitting<'a> {
         let clip = self.clip(&gradients, &batch)?;
         self.optimiser.step(&gradients, rate, clip).map_err(computing)?;
         self.program.move_norms(&run.moments, 0.1);
+        self.held.hold(&self.program)?;
         self.guide.project(&self.program)?;
         Ok(value)
     }

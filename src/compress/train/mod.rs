@@ -9,6 +9,7 @@
 //! program    a network's nodes, in order   loss        what is made small
 //! optimise   steps                         fit         the loop
 //! augment    changed copies of images         weights     which constants they are
+//! zeros      weights that stay at zero
 //! ```
 //!
 //! Rejected: candle-onnx (most models fail on missing operators), burn (code generation only).
@@ -24,6 +25,7 @@ mod program;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod zeros;
 
 pub use augment::{Augment, Augmenter};
 pub use fit::{
@@ -33,3 +35,4 @@ pub use ops::{Kernel, View, apply, fake, values};
 pub use optimise::{Method, Schedule};
 pub use program::{Mode, NoTap, Program, Run, Tap};
 pub use weights::{Weight, weights};
+pub use zeros::{Held, Zeros};
