@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+mod exact;
 mod masks;
 
 fn vectors(name: &str) -> PathBuf {
