@@ -1,5 +1,4 @@
-//! Promises of distillation: losses are torch's, gradients those of finite differences, students get better by their
-//! teacher.
+//! Promises of distillation: losses are torch's, gradients those of finite differences, students get better.
 
 use super::hint::Adapter;
 use super::loss::{angles, distances, soft_targets};
@@ -14,6 +13,8 @@ use crate::engine::Shapes;
 use crate::onnx::graph::{Attribute, ValueId};
 use candle_core::{Device, Tensor, Var};
 use std::path::{Path, PathBuf};
+
+mod binary;
 
 fn vectors(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/compress").join(name)

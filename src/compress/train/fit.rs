@@ -4,7 +4,7 @@
 //! told otherwise; the same seed and data give the same network.
 
 use super::augment::{Augment, Augmenter};
-use super::loss::{by_labels, logits};
+use super::loss::{Form, by_labels, logits};
 use super::memory;
 use super::optimise::{Method, Optimiser, Schedule};
 use super::program::{Mode, NoTap, Program, Run, Tap, computing, inputs_of};
@@ -240,7 +240,7 @@ struct Fitting<'a> {
     held: Held,
     guide: &'a mut dyn Guide,
     optimiser: Optimiser,
-    logits: Option<(ValueId, bool)>,
+    logits: Option<(ValueId, Form)>,
     step: usize,
     trained: Trained,
 }
@@ -356,11 +356,11 @@ impl Tap for Find {
 fn labelled(
     batch: &Batch,
     run: &Run,
-    logits: Option<(ValueId, bool)>,
+    logits: Option<(ValueId, Form)>,
     smoothing: f32,
 ) -> Result<Option<Tensor>, Error> {
-    let Some((value, is_log)) = logits.filter(|_| batch.labels.iter().all(Option::is_some)) else { return Ok(None) };
-    by_labels(run.value(value).map_err(computing)?, is_log, &batch.labels, smoothing).map(Some)
+    let Some((value, form)) = logits.filter(|_| batch.labels.iter().all(Option::is_some)) else { return Ok(None) };
+    by_labels(run.value(value).map_err(computing)?, form, &batch.labels, smoothing).map(Some)
 }
 
 /// Reads samples, changed as is asked for.

@@ -31,6 +31,7 @@ pub use augment::{Augment, Augmenter};
 pub use fit::{
     Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit, gradients, loss_of, read, settle_norms,
 };
+pub use ops::unary::Unary;
 pub use ops::{Kernel, View, apply, fake, values};
 pub use optimise::{Method, Schedule};
 pub use program::{Mode, NoTap, Program, Run, Tap};

@@ -478,6 +478,6 @@ fn a_softmax_behind_which_only_moves_stand_is_no_part_of_the_loss() {
         let shape = sketch.ints(&[1, 168, 1]);
         sketch.node("Reshape", &[shares, shape], &[])
     });
-    let (value, is_log) = loss::logits(&network).unwrap();
-    assert!(!is_log && network.graph().producer(value).unwrap().1.is("Flatten"));
+    let (value, form) = loss::logits(&network).unwrap();
+    assert!(form == loss::Form::Logits && network.graph().producer(value).unwrap().1.is("Flatten"));
 }
