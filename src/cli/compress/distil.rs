@@ -160,6 +160,16 @@ impl Args {
         Ok(recipe)
     }
 
+    /// All that can be told without reading a model.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.recipe().check().map_err(|error| failed(error, "distil"))?;
+        self.quantization().check().map_err(|error| failed(error, "distil"))?;
+        self.training(1).map(drop)
+    }
+
     fn quantization(&self) -> quantize::Recipe {
         let usual = quantize::Recipe::default();
         let weights = quantize::WeightScheme { bits: self.bits, least_squares: self.bits <= 4, ..usual.weights };
@@ -188,8 +198,7 @@ struct Done {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.recipe().check().map_err(|error| failed(error, "distil"))?;
-    args.quantization().check().map_err(|error| failed(error, "distil"))?;
+    args.check()?;
     let teacher = args.model.open(None)?;
     let student = match &args.student {
         Student::File(path) => Some(args.model.beside(path.clone()).open(None)?),

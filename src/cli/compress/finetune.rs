@@ -8,7 +8,7 @@ use crate::cli::{advise, print, publish};
 use crate::compress::data::Part;
 use crate::compress::finetune::{Old, Tuned, finetune};
 use crate::compress::score::{Metric, Score};
-use crate::compress::train::Samples;
+use crate::compress::train::{Parts, Samples};
 use crate::compress::{Network, Progress as _};
 use crate::config;
 use anyhow::{anyhow, bail};
@@ -59,22 +59,40 @@ struct Done {
     old: Option<[Score; 2]>,
 }
 
+impl Args {
+    /// All that can be told without reading the model: `labelled` says whether each sample has a label, where that is known.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self, labelled: Option<bool>) -> anyhow::Result<()> {
+        let recipe = self.training.recipe(self.data.seed())?;
+        if !self.max_forget.is_finite() || self.max_forget < 0.0 {
+            bail!("--max-forget takes a number from 0");
+        }
+        if self.publish_to.is_empty() != self.with.broker.is_none() {
+            bail!("--publish-to and --broker go together");
+        }
+        if !self.publish_to.is_empty() && self.out.is_file() {
+            bail!("what is published is a model's directory: name an --out without .onnx");
+        }
+        if labelled == Some(false) && recipe.parts != Parts::Norms {
+            bail!(
+                "finetuning needs a label for each sample: state --labels, or let norms alone follow with --parts norms"
+            );
+        }
+        Ok(())
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    args.check(None)?;
     let recipe = args.training.recipe(args.data.seed())?;
-    if !args.max_forget.is_finite() || args.max_forget < 0.0 {
-        bail!("--max-forget takes a number from 0");
-    }
-    if args.publish_to.is_empty() != args.with.broker.is_none() {
-        bail!("--publish-to and --broker go together");
-    }
-    if !args.publish_to.is_empty() && args.out.is_file() {
-        bail!("what is published is a model's directory: name an --out without .onnx");
-    }
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let Some(new) = args.data.open(&source)? else {
         return Err(advise(anyhow!("there is nothing to learn from"), "finetune", "state --data"));
     };
+    args.check(Some(new.data.is_labelled()))?;
     let old = match &args.keep_data {
         Some(path) => args.data.beside(path.clone()).open(&source)?,
         None => None,

@@ -10,7 +10,7 @@ mod plan;
 use super::output::{OutArgs, judged};
 use super::{Bar, DataArgs, Opened, compare, eval, failed};
 use crate::cli::model_file::{ModelArgs, Source};
-use crate::cli::{Align, Table, advise, bytes, plain, print};
+use crate::cli::{Align, Command, Table, advise, bytes, plain, print};
 use crate::compress::Network;
 use crate::compress::data::Part;
 use crate::compress::prune::Cost;
@@ -114,10 +114,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let home = plan.home.clone();
     std::env::set_current_dir(&home).with_context(|| format!("go to {}", home.display()))?;
     let ends = plan.ends()?;
-    plan.steps.iter().enumerate().try_for_each(|(at, step)| check(&plan, at, step))?;
+    check_steps(&plan, None)?;
     let source = ends.model.open(None)?;
     ends.out.check(&source)?;
     let opened = ends.data.open(&source)?;
+    check_steps(&plan, opened.as_ref().map(|opened| opened.data.is_labelled()))?;
     if args.check {
         return print(&format!("{} steps, all as they should be\n", plan.steps.len())).map(|()| ExitCode::SUCCESS);
     }
@@ -128,19 +129,33 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if done.steps.iter().any(|made| made.broken) { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }
 
-/// Whether the command would take a step's options.
-fn check(plan: &Plan, at: usize, step: &Step) -> anyhow::Result<()> {
+/// Whether the commands would take their steps' options.
+fn check_steps(plan: &Plan, labelled: Option<bool>) -> anyhow::Result<()> {
+    let each = |(at, step): (usize, &Step)| {
+        check(plan, step, labelled).with_context(|| format!("step {} of the plan, {}", at + 1, step.name))
+    };
+    plan.steps.iter().enumerate().try_for_each(each)
+}
+
+fn check(plan: &Plan, step: &Step, labelled: Option<bool>) -> anyhow::Result<()> {
     let line = plan.command_line(step, Path::new("model.onnx"), Path::new("result.onnx"));
     let words = std::iter::once(OsString::from("selvedge")).chain(line);
-    match <crate::cli::Cli as clap::Parser>::try_parse_from(words) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let text = error.render().to_string();
-            let first: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect();
-            let what = format!("read step {} of the plan, {}", at + 1, step.name);
-            let hint = format!("`selvedge {} --help` says what there is", step.name);
-            Err(advise(anyhow!("{}", plain(&first.join("; "))), what, hint))
-        }
+    let read = <crate::cli::Cli as clap::Parser>::try_parse_from(words).map_err(|error| {
+        let text = error.render().to_string();
+        let first: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect();
+        let hint = format!("`selvedge {} --help` says what there is", step.name);
+        advise(anyhow!("{}", plain(&first.join("; "))), "read its options", hint)
+    })?;
+    if let Command::Quantize(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Prune(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Finetune(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Distil(args) = &read.command {
+        args.check()
+    } else {
+        bail!("{} is no step of a plan", step.name)
     }
 }
 
