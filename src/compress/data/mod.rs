@@ -10,6 +10,8 @@
 //! | `x.npy` | the one input; labels by `--labels` |
 //! | `x.csv` | a sample each line, in the input's row-major order; a column `label` |
 //! | a folder of images or of WAV files | as the manifest's `preprocess` says; subfolders are classes |
+//!
+//! A sample without a label: -1 among integers, NaN among floats, an empty cell or line, a subfolder `unlabelled`.
 
 mod arrays;
 mod files;
@@ -109,7 +111,11 @@ impl Dataset {
             false => Self::of_file(path, specs, reading)?,
         };
         if let Some(labels) = &reading.labels {
-            data.labels = table::labels(labels, &data.classes)?.into_iter().map(Some).collect();
+            data.labels = table::labels(labels, &data.classes)?;
+            // Empty lines at a text's end stand for nothing.
+            while data.labels.len() > data.len() && data.labels.last() == Some(&None) {
+                data.labels.pop();
+            }
         }
         if let Some(Preprocess::Image(how)) = &reading.preprocess {
             data.layout = Some(how.layout);
@@ -164,6 +170,11 @@ impl Dataset {
 
     pub fn is_labelled(&self) -> bool {
         self.labels.iter().all(Option::is_some)
+    }
+
+    /// How many samples have a label.
+    pub fn labelled(&self) -> usize {
+        self.labels.iter().flatten().count()
     }
 
     /// Names of classes by number; empty where the data tells none.

@@ -15,6 +15,7 @@ use candle_core::{Device, Tensor, Var};
 use std::path::{Path, PathBuf};
 
 mod binary;
+mod partly;
 
 fn vectors(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/compress").join(name)
@@ -28,7 +29,6 @@ fn scalar(tensor: &Tensor) -> f64 {
     f64::from(tensor.to_scalar::<f32>().unwrap())
 }
 
-/// Values that look random, about 0.
 fn random(shape: &[usize], seed: usize) -> Tensor {
     let count = shape.iter().product::<usize>();
     tensor((0..count).map(|at| ((at + seed * 97) as f32 * 0.754_877).fract() * 2.0 - 1.0).collect(), shape)

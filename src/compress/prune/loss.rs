@@ -1,7 +1,7 @@
 //! L(θ): the loss of the engine's answers, which the stop rule is about.
 //!
 //! Classes: cross-entropy, binary where a Sigmoid ends the network; values: mean squared error; without labels: the squared difference to the answers of the network
-//! as it was, over their square.
+//! as it was, over their square; that, too, where only some samples have labels.
 
 use crate::compress::data::{Dataset, Label};
 use crate::compress::score::Answers;
@@ -40,9 +40,11 @@ pub fn loss(
     reference: &Answers,
 ) -> Result<f64, Error> {
     let form = form(network);
+    // What has a label and what has none are no one number.
+    let labelled = numbers.iter().all(|&number| data.label(number).is_some());
     let mut sum = 0.0;
     for ((own, &number), before) in answers.each().iter().zip(numbers).zip(reference.each()) {
-        sum += match data.label(number) {
+        sum += match data.label(number).filter(|_| labelled) {
             Some(Label::Class(class)) => of_class(form, own, *class).ok_or_else(|| {
                 Error::unfit(format!(
                     "sample {number} is of class {class}, and the first output has {} values",

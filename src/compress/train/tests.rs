@@ -12,6 +12,7 @@ use std::path::Path;
 
 mod kept;
 mod ties;
+mod tokens;
 
 /// Ints, as attributes are written.
 fn ints(values: &[i64]) -> Attribute {
