@@ -94,6 +94,39 @@ fn a_plan_that_is_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_step_that_is_killed_while_it_trains_goes_on_there_and_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let tune = "[[step]]\ndo = 'finetune'\nepochs = 60\nrate = 0.0002\n";
+    let plan = |name: &str| std::fs::write(dir.path().join(format!("{name}.toml")), head(name) + tune).unwrap();
+    plan("whole");
+    let whole = done(dir.path(), "whole.toml");
+    plan("parts");
+    let mut command = selvedge(dir.path(), &["compress", "parts.toml"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+    let states = || {
+        let part = |entry: std::fs::DirEntry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+        let cache = std::fs::read_dir(dir.path().join("parts.cache")).into_iter().flatten().flatten();
+        let files = cache.flat_map(part).map(|entry| entry.file_name().to_string_lossy().into_owned());
+        files.filter(|name| name.ends_with(".state")).count()
+    };
+    let since = Instant::now();
+    while states() == 0 {
+        assert!(since.elapsed() < Duration::from_secs(120), "nothing was kept");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let group = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("parts").exists() && states() == 1);
+    let parts = done(dir.path(), "parts.toml");
+    assert_eq!(parts["steps"][0]["report"]["epochs"], whole["steps"][0]["report"]["epochs"]);
+    assert_eq!(parts["steps"][0]["report"]["epochs"].as_array().unwrap().len(), 60);
+    let model = |name: &str| std::fs::read(dir.path().join(name).join("model.onnx")).unwrap();
+    assert!(model("whole") == model("parts"), "other bytes");
+    assert_eq!(states(), 0, "what is done needs no state");
+}
+
+#[test]
 fn a_plan_is_checked_whole_before_its_first_step() {
     let dir = tempfile::tempdir().unwrap();
     let told = refused(dir.path(), &format!("{}{PRUNE}[[step]]\ndo = 'quantize'\nbitz = 8\n", head("next")));

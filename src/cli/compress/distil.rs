@@ -207,7 +207,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = student.as_ref().unwrap_or(&teacher);
     args.out.check(source)?;
     let Some(opened) = args.data.open(&teacher)? else { bail!("state --data: what the teacher is asked") };
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     bar.catch_interrupt()?;
     let done = work(args, &teacher, source, &opened, &mut bar);
     bar.clear();

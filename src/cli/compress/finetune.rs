@@ -97,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(path) => args.data.beside(path.clone()).open(&source)?,
         None => None,
     };
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     bar.catch_interrupt()?;
     let done = work(&args, &recipe, &source, &new, old.as_ref(), &mut bar);
     bar.clear();

@@ -1,7 +1,8 @@
 //! `selvedge compress plan.toml`: distil, prune, finetune, quantize in a row, and what came of it.
 //!
 //! Invariant: the whole plan is read and every step's options are checked before the first begins; a step's result is kept
-//! by the content of all that it depends on, so that a plan that was stopped, or changed at its end, goes on where it can.
+//! by the content of all that it depends on, so that a plan that was stopped, or changed at its end, goes on where it can:
+//! within a step where its training stood.
 //! Each step is the command of its name, in a process of its own: what holds of one holds of the other.
 
 mod cache;
@@ -18,7 +19,7 @@ use crate::compress::score::{Metric, Score};
 use anyhow::{Context as _, anyhow, bail};
 use cache::Cache;
 use plan::{Plan, Step};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -185,11 +186,19 @@ fn follow(args: &Args, plan: &Plan, source: &Source, interrupts: &Interrupts) ->
             None => {
                 told("");
                 let before = made.last().map_or(&source.onnx, |made| &made.onnx);
-                let (onnx, report, broken, stopped) = execute(plan, step, &cache, before, interrupts)?;
+                let part = cache.part(key);
+                if args.fresh {
+                    cache::remove_dir(&part)?;
+                }
+                // What follows a step that was stopped has no key of its own.
+                let resume = Some(&part).filter(|_| !stopped_before);
+                let (onnx, report, broken, stopped) =
+                    execute(plan, step, &cache, before, resume.map(PathBuf::as_path), interrupts)?;
                 stopped_before |= stopped;
                 if !stopped_before {
                     cache.keep(key, &onnx, &report)?;
                 }
+                cache::remove_dir(&part)?;
                 Made { broken, stopped, ..Made::new(step, source, onnx, report, false)? }
             }
         };
@@ -226,6 +235,7 @@ fn execute(
     step: &Step,
     cache: &Cache,
     before: &[u8],
+    resume: Option<&Path>,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Executed> {
     let [input, output] = cache.scratch();
@@ -235,6 +245,7 @@ fn execute(
     let seen = interrupts.count();
     let mut child = std::process::Command::new(program);
     child.args(plan.command_line(step, &input, &output)).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped());
+    child.args(resume.iter().flat_map(|dir| [OsStr::new("--resume"), dir.as_os_str()]));
     let ran = interrupts.with_child(|| child.spawn().and_then(std::process::Child::wait_with_output));
     let ran = ran.with_context(|| format!("run selvedge {}", step.name))?;
     if ran.status.code().is_none_or(|code| code == INTERRUPTED) {

@@ -185,7 +185,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let labelled = opened.as_ref().is_some_and(|opened| opened.data.is_labelled());
     args.check(Some(labelled))?;
     let recipe = args.recipe(labelled)?;
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.tuning.resume.clone());
     bar.catch_interrupt()?;
     let done = work(args, recipe, &source, opened.as_ref(), &mut bar);
     bar.clear();

@@ -217,7 +217,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let opened = args.data.open(&source)?;
     args.check(opened.as_ref().map(|opened| opened.data.is_labelled()))?;
     let float = network(&source)?;
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     if recipe.qat.is_some() {
         bar.catch_interrupt()?;
     }

@@ -8,9 +8,9 @@ use super::names::{embedding, find};
 use super::{Recipe, Soft};
 use crate::compress::data::{mix, tensor_of};
 use crate::compress::probe::Probe;
-use crate::compress::train::fit::read;
 use crate::compress::train::loss::{Form, by_labels, logits, rows};
-use crate::compress::train::{self, Augmenter, Batch, Guide, Mode, Program, Run, Samples, Tap, values};
+use crate::compress::train::read;
+use crate::compress::train::{self, Augmenter, Batch, Guide, Mode, Program, Run, Samples, State, Tap, values};
 use crate::compress::{Error, Network};
 use crate::onnx::graph::ValueId;
 use crate::tensor::{Tensor as Given, TensorSpec};
@@ -263,6 +263,14 @@ impl Guide for Teacher<'_> {
 
     fn keep(&mut self) {
         self.inner.keep();
+    }
+
+    fn save(&self, state: &mut State) {
+        self.inner.save(state);
+    }
+
+    fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        self.inner.restore(state)
     }
 
     fn project(&mut self, program: &Program) -> Result<(), Error> {

@@ -363,7 +363,7 @@ fn samples_without_a_label_learn_from_soft_targets_alone() {
         let mut plain = Plain;
         let recipe = Recipe { alpha, ..Recipe::default() };
         let mut guide = Teacher::new(&digits.teacher, &student, samples, &recipe, &training, &mut plain).unwrap();
-        let mut batch = train::fit::read(&digits.train, &train, &train::Augmenter::default(), 0).unwrap();
+        let mut batch = train::read(&digits.train, &train, &train::Augmenter::default(), 0).unwrap();
         for (label, _) in batch.labels.iter_mut().zip(labelled).filter(|(_, labelled)| !labelled) {
             *label = None;
         }

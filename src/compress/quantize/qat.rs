@@ -14,7 +14,7 @@ use super::weights::{Matrix, WeightScheme, scales, transposed};
 use super::work::{Exceptions, Prepared};
 use super::write::of_constant;
 use crate::compress::train::fake::Fake;
-use crate::compress::train::{Guide, Samples, Tap, Trained, apply, fit, values};
+use crate::compress::train::{Guide, Samples, State, Tap, Trained, apply, fit, values};
 use crate::compress::{Error, Progress};
 use crate::onnx::graph::{Graph, NodeId, Use, ValueId};
 use candle_core::{Device, Result as Computed, Tensor, Var};
@@ -208,6 +208,48 @@ impl Guide for Qat {
         for (scale, _) in self.variables() {
             let held: Vec<f32> = values(scale.as_tensor())?.into_iter().map(|scale| scale.max(1e-8)).collect();
             scale.set(&Tensor::from_vec(held, scale.shape(), &Device::Cpu)?)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, state: &mut State) {
+        for rounded in self.weights.values() {
+            state.number(rounded.age as u64);
+            state.floats(rounded.scales.clone());
+            state.floats(rounded.zeros.clone());
+        }
+        state.number(u64::from(self.best.is_some()));
+        let best = self.best.iter().flat_map(BTreeMap::iter);
+        state.number(best.clone().count() as u64);
+        for (node, scales) in best {
+            state.number(node.index() as u64);
+            state.floats(scales.clone());
+        }
+        state.number(self.best_classes.len() as u64);
+        for (class, scale) in &self.best_classes {
+            state.number(*class as u64);
+            state.floats(vec![*scale]);
+        }
+    }
+
+    fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        for rounded in self.weights.values_mut() {
+            rounded.age = state.take_number()? as usize;
+            rounded.scales = state.take_floats(rounded.scales.len())?;
+            rounded.zeros = state.take_floats(rounded.zeros.len())?;
+        }
+        let nodes: BTreeMap<u64, NodeId> =
+            self.weights.values().map(|own| (own.node.index() as u64, own.node)).collect();
+        let kept = state.take_number()? == 1;
+        let mut best = BTreeMap::new();
+        for _ in 0..state.take_number()? {
+            let (node, scales) = (state.take_number()?, state.take_run()?);
+            best.extend(nodes.get(&node).map(|&node| (node, scales)));
+        }
+        self.best = kept.then_some(best);
+        for _ in 0..state.take_number()? {
+            let class = state.take_number()? as usize;
+            self.best_classes.insert(class, state.take_floats(1)?[0]);
         }
         Ok(())
     }

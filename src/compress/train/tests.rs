@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor, Var};
 use std::path::Path;
 
 mod kept;
+mod resumed;
 mod ties;
 mod tokens;
 
@@ -59,7 +60,7 @@ fn check_one(what: &str, network: &Network) {
 fn check_of(what: &str, network: &Network, mode: Mode, numbers: &[usize]) {
     let program = Program::new(network, &|_| true).unwrap_or_else(|error| panic!("{what}: {error}"));
     let data = noise(network, 2);
-    let batch = fit::read(&data, numbers, &Augmenter::default(), 0).unwrap();
+    let batch = read(&data, numbers, &Augmenter::default(), 0).unwrap();
     assert_eq!(program.batches(), numbers.len() > 1, "{what}: two samples at once");
     if mode == Mode::Inference {
         as_the_engine(what, network, &program, &data);

@@ -31,6 +31,11 @@ impl Cache {
         self.0.join(format!("{key}.json"))
     }
 
+    /// Where a step keeps how far it is.
+    pub fn part(&self, key: &Key) -> PathBuf {
+        self.0.join(format!("{key}.part"))
+    }
+
     /// Where a step reads from and writes to.
     pub fn scratch(&self) -> [PathBuf; 2] {
         let process = std::process::id();
@@ -119,6 +124,16 @@ fn contents(sum: &mut Sha256, path: &Path) -> anyhow::Result<()> {
     }
     sum.update(length.to_le_bytes());
     Ok(())
+}
+
+/// A directory of files that may not be there.
+pub(super) fn remove_dir(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// A file that may not be there.

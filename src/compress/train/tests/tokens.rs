@@ -44,7 +44,7 @@ fn samples_of_tokens_run_at_once_with_the_answers_and_gradients_of_each_for_itse
     assert!(program.batches());
     as_the_engine("tokens", &network, &program, &data);
     let output = network.graph().outputs[0].value;
-    let read = |numbers: &[usize]| fit::read(&data, numbers, &Augmenter::default(), 0).unwrap();
+    let read = |numbers: &[usize]| super::read(&data, numbers, &Augmenter::default(), 0).unwrap();
     let run = |numbers: &[usize]| program.run(&read(numbers).inputs, Mode::Inference, &[], &mut NoTap).unwrap();
     let sum = |numbers: &[usize]| run(numbers).value(output).unwrap().sqr().unwrap().sum_all().unwrap();
     let all: Vec<usize> = (0..8).collect();
