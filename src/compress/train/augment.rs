@@ -81,16 +81,17 @@ impl Augment {
     /// When that input holds no images, or nothing says how they are laid out.
     pub fn ready(self, network: &Network, data: &Dataset) -> Result<Augmenter, Error> {
         let Some(spec) = network.inputs.first().filter(|_| !self.is_none()) else { return Ok(Augmenter::default()) };
-        let levels = match spec.datatype {
-            DataType::Uint8 => Some((0.0, 255.0)),
-            DataType::Int8 => Some((-128.0, 127.0)),
-            _ if spec.datatype.is_float() => None,
-            other => {
-                return Err(Error::unfit(format!(
-                    "--augment changes images, and input {:?} is of type {other}: train without it",
-                    spec.name
-                )));
-            }
+        let levels = if spec.datatype == DataType::Uint8 {
+            Some((0.0, 255.0))
+        } else if spec.datatype == DataType::Int8 {
+            Some((-128.0, 127.0))
+        } else if spec.datatype.is_float() {
+            None
+        } else {
+            return Err(Error::unfit(format!(
+                "--augment changes images, and input {:?} is of type {}: train without it",
+                spec.name, spec.datatype
+            )));
         };
         let layout = || data.layout().or_else(|| by_readers(network.graph())).or_else(|| by_channels(&spec.shape));
         let moves = self.flip || self.shift > 0 || self.cutout > 0;

@@ -83,10 +83,9 @@ fn zeros_of_integers_stay_too_where_they_are_more_than_rounding_makes() {
 fn what_has_not_learnt_yet_is_not_held_at_zero() {
     // Biases at zero, a layer at zero, a few zeros by chance.
     let mut start = untrained(&network("digits.onnx"));
-    let last = weights(start.graph())
-        .into_iter()
-        .filter(|weight| start.graph().constant(weight.value).is_some_and(|tensor| tensor.shape().len() == 2));
-    let last = last.last().unwrap().value;
+    let is_matrix =
+        |weight: &Weight| start.graph().constant(weight.value).is_some_and(|tensor| tensor.shape().len() == 2);
+    let last = weights(start.graph()).into_iter().rfind(is_matrix).unwrap().value;
     let shape = start.graph().constant(last).unwrap().shape().to_vec();
     let nothing = vec![0.0; shape.iter().product()];
     start.model.graph.set_constant(last, Constant::from_f64s(ElementType::F32, shape, &nothing).unwrap());
