@@ -8,8 +8,9 @@ use crate::sys::{Clock as _, RealClock};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Between two states: writing them shall not be what takes the time.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Between two states at least, and so many times as long as it took to write the last one.
+const PAUSE: Duration = Duration::from_millis(500);
+const TIMES: u32 = 20;
 /// Bytes of a state.
 const MAX: u64 = 16 << 30;
 
@@ -18,17 +19,18 @@ pub(super) struct Kept {
     dir: PathBuf,
     clock: RealClock,
     last: Duration,
+    pause: Duration,
 }
 
 impl Kept {
     pub fn new(dir: PathBuf) -> Self {
         let clock = RealClock::new();
         let last = clock.monotonic();
-        Self { dir, clock, last }
+        Self { dir, clock, last, pause: PAUSE }
     }
 
     pub fn is_due(&self, end: bool) -> bool {
-        end || self.clock.monotonic().saturating_sub(self.last) >= PAUSE
+        end || self.clock.monotonic().saturating_sub(self.last) >= self.pause
     }
 
     fn path(&self, key: u64) -> PathBuf {
@@ -36,10 +38,12 @@ impl Kept {
     }
 
     pub fn keep(&mut self, key: u64, state: &[u8]) -> Result<(), Error> {
+        let began = self.clock.monotonic();
         let written = std::fs::create_dir_all(&self.dir).map_err(anyhow::Error::from);
         let written = written.and_then(|()| commit(&self.path(key), state));
         written.map_err(|error| Error::Unfit(format!("keep how far training is: {error:#}")))?;
         self.last = self.clock.monotonic();
+        self.pause = PAUSE.max(self.last.saturating_sub(began) * TIMES);
         Ok(())
     }
 
