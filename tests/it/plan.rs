@@ -146,11 +146,11 @@ fn a_plan_is_checked_whole_before_its_first_step() {
     for (step, expected) in [
         ("do = 'quantize'\nlow-bits = 4\n", "--max-bytes"),
         ("do = 'quantize'\nepochs = 3\n", "--qat"),
-        ("do = 'quantize'\nmax-drop = -1.0\n", "numbers from 0"),
+        ("do = 'quantize'\nmax-drop = inf\n", "numbers from 0"),
         ("do = 'prune'\nratio = 1.5\n", "between 0 and 1"),
         ("do = 'prune'\ntarget-latency = 3.0\n", "--report"),
         ("do = 'finetune'\nbatch = 0\n", "a batch of"),
-        ("do = 'finetune'\nmax-forget = -1.0\nkeep-data = 'x.npz'\n", "--max-forget"),
+        ("do = 'finetune'\nmax-forget = inf\nkeep-data = 'x.npz'\n", "--max-forget"),
         ("do = 'distil'\nstudent = 'template:image'\ntemperature = 0.0\n", "temperature"),
         ("do = 'distil'\nstudent = 'template:image'\nepochs = 200000\n", "epochs"),
     ] {
