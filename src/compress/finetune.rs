@@ -12,8 +12,7 @@ mod tests;
 
 use super::data::Dataset;
 use super::score::{self, Metric, Score};
-use super::train::{Epoch, Plain, Recipe, Samples, fit, settle_norms};
-use super::train::{Parts, loss_of};
+use super::train::{Epoch, Parts, Plain, Recipe, Samples, Trained, fit, loss_of, settle_norms};
 use super::{Error, Network, Progress};
 use crate::onnx::Tensor;
 use crate::onnx::graph::ValueId;
@@ -39,6 +38,8 @@ pub struct Tuned {
     pub old: Option<[Score; 2]>,
     pub changed: Changed,
     pub stopped: bool,
+    /// Weights that were zero and were held there.
+    pub zeros: usize,
 }
 
 /// What an update has to carry.
@@ -68,16 +69,16 @@ pub fn finetune(
 ) -> Result<Tuned, Error> {
     let judge = Judge { metric, new, old };
     let before = judge.both(network, progress)?;
-    let (trained, epochs, stopped) = learn(network, new, old, recipe, progress)?;
+    let trained = learn(network, new, old, recipe, progress)?;
     for share in SHARES {
-        let candidate = between(network, &trained, share)?;
+        let candidate = between(network, &trained.network, share)?;
         let after = judge.both(&candidate, progress)?;
         let Some(old) = old else {
-            return Ok(tuned(network, candidate, (epochs, stopped, share), before, after));
+            return Ok(tuned(network, candidate, (trained, share), before, after));
         };
         let forgotten = after.1.zip(before.1).map_or(0.0, |(after, before)| after.drop_from(&before));
         if forgotten <= old.max_forget && after.0.drop_from(&before.0) < 0.0 {
-            return Ok(tuned(network, candidate, (epochs, stopped, share), before, after));
+            return Ok(tuned(network, candidate, (trained, share), before, after));
         }
     }
     let most = old.map_or(0.0, |old| old.max_forget);
@@ -87,15 +88,13 @@ pub fn finetune(
     )))
 }
 
-type Learnt = (Network, Vec<Epoch>, bool);
-
 fn learn(
     network: &Network,
     new: Samples<'_>,
     old: Option<Old<'_>>,
     recipe: &Recipe,
     progress: &mut dyn Progress,
-) -> Result<Learnt, Error> {
+) -> Result<Trained, Error> {
     if recipe.parts == Parts::Norms {
         if !network.graph().nodes().any(|(_, node)| node.is("BatchNormalization")) {
             return Err(Error::unfit(
@@ -107,19 +106,18 @@ fn learn(
         if !loss.is_finite() {
             return Err(Error::unfit("norms that follow this data make the loss no number: is it of another scale?"));
         }
-        return Ok((settled, Vec::new(), false));
+        let before = loss_of(network, new.data, new.validation)?;
+        return Ok(Trained { network: settled, before, after: loss, epochs: Vec::new(), stopped: false, zeros: 0 });
     }
     let Some(old) = old else {
-        let trained = fit(network, new, recipe, &mut Plain, progress)?;
-        return Ok((trained.network, trained.epochs, trained.stopped));
+        return fit(network, new, recipe, &mut Plain, progress);
     };
     let both = Dataset::joined(new.data, old.samples.data)?;
     let joined = |new_numbers: &[usize], old: &[usize]| rehearsed(new_numbers, old, new.data.len());
     let train = joined(new.train, old.samples.train);
     let validation = joined(new.validation, old.samples.validation);
     let samples = Samples { data: &both, train: &train, validation: &validation };
-    let trained = fit(network, samples, recipe, &mut Plain, progress)?;
-    Ok((trained.network, trained.epochs, trained.stopped))
+    fit(network, samples, recipe, &mut Plain, progress)
 }
 
 /// New samples, and as many old ones at most: new ones are what it is about.
@@ -149,13 +147,14 @@ impl Judge<'_> {
 fn tuned(
     start: &Network,
     network: Network,
-    (epochs, stopped, share): (Vec<Epoch>, bool, f64),
+    (trained, share): (Trained, f64),
     before: (Score, Option<Score>),
     after: (Score, Option<Score>),
 ) -> Tuned {
     let changed = changed(start, &network);
     let old = before.1.zip(after.1).map(|(before, after)| [before, after]);
-    Tuned { network, epochs, share, new: [before.0, after.0], old, changed, stopped }
+    let Trained { epochs, stopped, zeros, .. } = trained;
+    Tuned { network, epochs, share, new: [before.0, after.0], old, changed, stopped, zeros }
 }
 
 /// Constants of both, where they differ.

@@ -42,6 +42,22 @@ pub trait Progress {
     fn is_stopped(&self) -> bool {
         false
     }
+    /// Whether it is time to keep where training stands, so that another process can go on from there; at the `end` of a
+    /// training it is wherever that is kept at all.
+    fn keeps(&mut self, _end: bool) -> bool {
+        false
+    }
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn keep(&mut self, _key: u64, _state: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+    /// What was kept under that key.
+    fn kept(&mut self, _key: u64) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// Tells nobody.

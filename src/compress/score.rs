@@ -149,7 +149,13 @@ pub fn score(
     if metric.needs_labels() {
         check_labels(metric, answers, data, numbers)?;
     } else if reference.is_none_or(|reference| reference.len() != answers.len()) {
-        return Err(Error::unfit("this metric compares with a reference model: state --reference"));
+        let some = match data.labelled() {
+            0 => String::new(),
+            some => {
+                format!("; right answers are counted where each sample has a label, and {some} of {} do", data.len())
+            }
+        };
+        return Err(Error::unfit(format!("this metric compares with a reference model: state --reference{some}")));
     }
     let one = |at: usize| {
         let own = &answers.0[at];
@@ -177,12 +183,12 @@ pub fn score(
 /// # Errors
 /// When they are.
 pub fn check_classes(data: &Dataset) -> Result<(), Error> {
-    let Some(first @ Label::Class(class)) = data.label(0) else { return Ok(()) };
-    if data.len() > 1 && (1..data.len()).all(|at| data.label(at) == Some(first)) {
-        let what = format!(
-            "all {} samples are of one class, {class}: a model that always says it would seem right",
-            data.len()
-        );
+    let mut labels = (0..data.len()).filter_map(|at| data.label(at));
+    let Some(first @ Label::Class(class)) = labels.next() else { return Ok(()) };
+    let count = data.labelled();
+    if count > 1 && labels.all(|label| label == first) {
+        let what =
+            format!("all {count} samples are of one class, {class}: a model that always says it would seem right");
         return Err(Error::unfit(what));
     }
     Ok(())

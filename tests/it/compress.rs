@@ -110,3 +110,16 @@ fn bad_input_is_refused_and_leaves_nothing_behind() {
         assert!(!dir.path().join("o.onnx").exists() && !dir.path().join("o.onnx.new").exists(), "{args:?}");
     }
 }
+
+#[test]
+fn what_has_learnt_nothing_is_written_but_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there: whoever tried to publish would say so.
+    let to = ["--publish-to", "shop", "--broker", "mqtt://127.0.0.1:1", "--out", "next", "--name", "digits"];
+    let output =
+        selvedge(dir.path(), &[&["finetune", FLOAT, "--epochs", "0", "--data", TRAIN][..], &SCALE, &to].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("not published") && told.contains("no better"), "{told}");
+    assert!(dir.path().join("next/manifest.toml").exists());
+}

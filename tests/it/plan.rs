@@ -94,6 +94,39 @@ fn a_plan_that_is_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_step_that_is_killed_while_it_trains_goes_on_there_and_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let tune = "[[step]]\ndo = 'finetune'\nepochs = 60\nrate = 0.0002\n";
+    let plan = |name: &str| std::fs::write(dir.path().join(format!("{name}.toml")), head(name) + tune).unwrap();
+    plan("whole");
+    let whole = done(dir.path(), "whole.toml");
+    plan("parts");
+    let mut command = selvedge(dir.path(), &["compress", "parts.toml"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+    let states = || {
+        let part = |entry: std::fs::DirEntry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+        let cache = std::fs::read_dir(dir.path().join("parts.cache")).into_iter().flatten().flatten();
+        let files = cache.flat_map(part).map(|entry| entry.file_name().to_string_lossy().into_owned());
+        files.filter(|name| name.ends_with(".state")).count()
+    };
+    let since = Instant::now();
+    while states() == 0 {
+        assert!(since.elapsed() < Duration::from_secs(120), "nothing was kept");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let group = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("parts").exists() && states() == 1);
+    let parts = done(dir.path(), "parts.toml");
+    assert_eq!(parts["steps"][0]["report"]["epochs"], whole["steps"][0]["report"]["epochs"]);
+    assert_eq!(parts["steps"][0]["report"]["epochs"].as_array().unwrap().len(), 60);
+    let model = |name: &str| std::fs::read(dir.path().join(name).join("model.onnx")).unwrap();
+    assert!(model("whole") == model("parts"), "other bytes");
+    assert_eq!(states(), 0, "what is done needs no state");
+}
+
+#[test]
 fn a_plan_is_checked_whole_before_its_first_step() {
     let dir = tempfile::tempdir().unwrap();
     let told = refused(dir.path(), &format!("{}{PRUNE}[[step]]\ndo = 'quantize'\nbitz = 8\n", head("next")));
@@ -108,7 +141,71 @@ fn a_plan_is_checked_whole_before_its_first_step() {
     assert!(told.contains("modle"), "{told}");
     let told = refused(dir.path(), &format!("{}{PRUNE}", head("next").replace("digits.onnx", "absent.onnx")));
     assert!(told.contains("absent.onnx"), "{told}");
-    assert!(!dir.path().join("bad.cache").exists() && !dir.path().join("next").exists());
+    // What a command says of its own options, too, and of labels that are not there.
+    let second = |step: &str| refused(dir.path(), &format!("{}{PRUNE}[[step]]\n{step}", head("next")));
+    for (step, expected) in [
+        ("do = 'quantize'\nlow-bits = 4\n", "--max-bytes"),
+        ("do = 'quantize'\nepochs = 3\n", "--qat"),
+        ("do = 'quantize'\nmax-drop = inf\n", "numbers from 0"),
+        ("do = 'prune'\nratio = 1.5\n", "between 0 and 1"),
+        ("do = 'prune'\ntarget-latency = 3.0\n", "--report"),
+        ("do = 'finetune'\nbatch = 0\n", "a batch of"),
+        ("do = 'finetune'\nmax-forget = inf\nkeep-data = 'x.npz'\n", "--max-forget"),
+        ("do = 'distil'\nstudent = 'template:image'\ntemperature = 0.0\n", "temperature"),
+        ("do = 'distil'\nstudent = 'template:image'\nepochs = 200000\n", "epochs"),
+    ] {
+        let told = second(step);
+        assert!(told.contains("step 2") && told.contains(expected) && !told.contains("step 1"), "{step}: {told}");
+    }
+    std::fs::write(dir.path().join("plain.csv"), format!("{}\n", ["0.5"; 64].join(",")).repeat(9)).unwrap();
+    let plain = head("next").replace(&format!("{VECTORS}/train.npz"), "plain.csv");
+    for step in ["do = 'finetune'\n", "do = 'quantize'\nqat = true\n", "do = 'prune'\nepochs = 2\n"] {
+        let told = refused(dir.path(), &format!("{plain}{QUANTIZE}[[step]]\n{step}"));
+        assert!(told.contains("step 2") && told.contains("label"), "{step}: {told}");
+    }
+    // A file that is missing is told with where it was looked for.
+    let told = second("do = 'distil'\nstudent = 'absent.onnx'\n");
+    assert!(told.contains("absent.onnx") && told.contains("relative to the plan"), "{told}");
+    assert!(!dir.path().join("next").exists());
+    assert_eq!(std::fs::read_dir(dir.path().join("bad.cache")).map_or(0, Iterator::count), 0);
+}
+
+/// Eight by eight pixels of the digits as images of bytes, a folder a class, and a model's directory that says how they are read.
+fn images(dir: &Path) {
+    let mut archive = npyz::npz::NpzArchive::open(Path::new(VECTORS).join("held.npz")).unwrap();
+    let mut array = |name: &str| archive.by_name(name).unwrap().unwrap().into_vec::<u8>().unwrap();
+    let (pixels, labels) = (array("image"), array("labels"));
+    for (at, label) in labels.iter().enumerate() {
+        let folder = dir.join("images").join(label.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        let pixels = pixels[at * 64..(at + 1) * 64].iter().map(|value| value * 15).collect();
+        let image = image::GrayImage::from_raw(8, 8, pixels).unwrap();
+        image.save(folder.join(format!("{at:03}.png"))).unwrap();
+    }
+    let data = format!("{VECTORS}/train.npz");
+    let model = format!("{VECTORS}/digits.onnx");
+    let made = ["finetune", &model, "--data", &data, "--scale", "0.0625", "--epochs", "0", "--name", "digits"];
+    let made = selvedge(dir, &[&made[..], &["--out", "model"]].concat()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let path = dir.join("model/manifest.toml");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    let preprocess = "\n[inputs.preprocess]\nkind = \"image\"\ncolor = \"gray\"\nscale = 0.00416666666\n\n[[outputs]]";
+    std::fs::write(path, manifest.replacen("\n[[outputs]]", preprocess, 1)).unwrap();
+}
+
+#[test]
+fn the_manifest_says_in_every_step_how_data_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    let tune = "[[step]]\ndo = 'finetune'\nepochs = 1\nrate = 0.0001\n";
+    let head = "model = 'model'\ndata = 'images'\nout = 'next'\n";
+    std::fs::write(dir.path().join("plan.toml"), format!("{head}{tune}{tune}")).unwrap();
+    let told = done(dir.path(), "plan.toml");
+    assert!(told["before"]["test"]["value"].as_f64().unwrap() > 95.0, "{told}");
+    assert!(told["after"]["test"]["value"].as_f64().unwrap() > 95.0, "{told}");
+    for step in told["steps"].as_array().unwrap() {
+        assert!(step["report"]["test"]["new"]["before"]["value"].as_f64().unwrap() > 95.0, "{step}");
+    }
 }
 
 /// Whether a process's child has the thread that waits for interrupts.

@@ -160,6 +160,16 @@ impl Args {
         Ok(recipe)
     }
 
+    /// All that can be told without reading a model.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.recipe().check().map_err(|error| failed(error, "distil"))?;
+        self.quantization().check().map_err(|error| failed(error, "distil"))?;
+        self.training(1).map(drop)
+    }
+
     fn quantization(&self) -> quantize::Recipe {
         let usual = quantize::Recipe::default();
         let weights = quantize::WeightScheme { bits: self.bits, least_squares: self.bits <= 4, ..usual.weights };
@@ -188,8 +198,7 @@ struct Done {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.recipe().check().map_err(|error| failed(error, "distil"))?;
-    args.quantization().check().map_err(|error| failed(error, "distil"))?;
+    args.check()?;
     let teacher = args.model.open(None)?;
     let student = match &args.student {
         Student::File(path) => Some(args.model.beside(path.clone()).open(None)?),
@@ -198,7 +207,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = student.as_ref().unwrap_or(&teacher);
     args.out.check(source)?;
     let Some(opened) = args.data.open(&teacher)? else { bail!("state --data: what the teacher is asked") };
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     bar.catch_interrupt()?;
     let done = work(args, &teacher, source, &opened, &mut bar);
     bar.clear();
@@ -267,6 +276,7 @@ fn json(args: &Args, done: &Done) -> anyhow::Result<String> {
         "epochs": done.trained.epochs,
         "rounded-epochs": done.rounded,
         "stopped": done.trained.stopped,
+        "zeros-kept": done.trained.zeros,
         "test": done.sides,
     });
     Ok(format!("{}\n", serde_json::to_string_pretty(&value)?))
@@ -295,6 +305,9 @@ fn text(args: &Args, done: &Done) -> String {
     text += &format!("loss on the validation part {:.4} -> {:.4}\n", done.trained.before, done.trained.after);
     if !done.rounded.is_empty() {
         text += &format!("\nwith rounding:\n{}\n", losses(&done.rounded));
+    }
+    if done.trained.zeros > 0 {
+        text += &format!("{} weights that were zero still are (--zeros train lets them learn)\n", done.trained.zeros);
     }
     if !done.labelled {
         text += "there are samples without a label: soft targets taught them alone\n";

@@ -8,7 +8,7 @@ use crate::cli::{advise, print, publish};
 use crate::compress::data::Part;
 use crate::compress::finetune::{Old, Tuned, finetune};
 use crate::compress::score::{Metric, Score};
-use crate::compress::train::Samples;
+use crate::compress::train::{Parts, Samples};
 use crate::compress::{Network, Progress as _};
 use crate::config;
 use anyhow::{anyhow, bail};
@@ -59,27 +59,45 @@ struct Done {
     old: Option<[Score; 2]>,
 }
 
+impl Args {
+    /// All that can be told without reading the model: `labelled` says whether each sample has a label, where that is known.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self, labelled: Option<bool>) -> anyhow::Result<()> {
+        let recipe = self.training.recipe(self.data.seed())?;
+        if !self.max_forget.is_finite() || self.max_forget < 0.0 {
+            bail!("--max-forget takes a number from 0");
+        }
+        if self.publish_to.is_empty() != self.with.broker.is_none() {
+            bail!("--publish-to and --broker go together");
+        }
+        if !self.publish_to.is_empty() && self.out.is_file() {
+            bail!("what is published is a model's directory: name an --out without .onnx");
+        }
+        if labelled == Some(false) && recipe.parts != Parts::Norms {
+            bail!(
+                "finetuning needs a label for each sample: state --labels, or let norms alone follow with --parts norms"
+            );
+        }
+        Ok(())
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    args.check(None)?;
     let recipe = args.training.recipe(args.data.seed())?;
-    if !args.max_forget.is_finite() || args.max_forget < 0.0 {
-        bail!("--max-forget takes a number from 0");
-    }
-    if args.publish_to.is_empty() != args.with.broker.is_none() {
-        bail!("--publish-to and --broker go together");
-    }
-    if !args.publish_to.is_empty() && args.out.is_file() {
-        bail!("what is published is a model's directory: name an --out without .onnx");
-    }
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let Some(new) = args.data.open(&source)? else {
         return Err(advise(anyhow!("there is nothing to learn from"), "finetune", "state --data"));
     };
+    args.check(Some(new.data.is_labelled()))?;
     let old = match &args.keep_data {
         Some(path) => args.data.beside(path.clone()).open(&source)?,
         None => None,
     };
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     bar.catch_interrupt()?;
     let done = work(&args, &recipe, &source, &new, old.as_ref(), &mut bar);
     bar.clear();
@@ -141,6 +159,7 @@ fn json(args: &Args, recipe: &crate::compress::train::Recipe, done: &Done) -> an
         "recipe": recipe,
         "share": done.tuned.share,
         "changed": done.tuned.changed,
+        "zeros-kept": done.tuned.zeros,
         "epochs": done.tuned.epochs,
         "validation": { "new": pair(&done.tuned.new), "old": done.tuned.old.as_ref().map(pair) },
         "test": { "new": pair(&done.new), "old": done.old.as_ref().map(pair) },
@@ -157,6 +176,9 @@ fn text(args: &Args, done: &Done) -> String {
     }
     if done.tuned.stopped {
         text += "stopped before the end: this is the best so far\n";
+    }
+    if done.tuned.zeros > 0 {
+        text += &format!("{} weights that were zero still are (--zeros train lets them learn)\n", done.tuned.zeros);
     }
     if done.tuned.share < 1.0 {
         text += &format!("weights went {:.0} % of the way, so that the old is kept\n", done.tuned.share * 100.0);

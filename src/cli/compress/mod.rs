@@ -4,6 +4,7 @@ pub(super) mod compare;
 pub(super) mod distil;
 pub(super) mod eval;
 pub(super) mod finetune;
+mod kept;
 mod output;
 pub(super) mod pipeline;
 pub(super) mod prune;
@@ -17,6 +18,7 @@ use crate::compress::score::{self, Metric};
 use crate::compress::{Error, Network, Progress};
 use crate::store::read_model_dir;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kept::Kept;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::exit;
@@ -30,7 +32,7 @@ pub(super) struct DataArgs {
     /// npz, npy, safetensors, csv, or a folder of images or WAV files with a subfolder for each class.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// Labels in a file of their own: npy, or one each line.
+    /// Labels in a file of their own: npy, or one each line. A sample without one: -1 among integers, NaN, an empty line.
     #[arg(long, value_name = "FILE", requires = "data")]
     labels: Option<PathBuf>,
     /// Array values times this: 0.00392 makes bytes 0 to 1.
@@ -163,6 +165,7 @@ pub(super) struct Bar {
     bar: ProgressBar,
     /// The operator wants what is best so far.
     stopped: Arc<AtomicBool>,
+    kept: Option<Kept>,
 }
 
 impl Bar {
@@ -172,7 +175,12 @@ impl Bar {
         let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos}/{len}  {eta} left");
         let bar = ProgressBar::with_draw_target(Some(0), target);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, stopped: Arc::default() }
+        Self { bar, stopped: Arc::default(), kept: None }
+    }
+
+    /// With a directory where it is kept how far training is.
+    pub fn keeping(self, dir: Option<PathBuf>) -> Self {
+        Self { kept: dir.map(Kept::new), ..self }
     }
 
     /// From here on a first Ctrl-C ends the work with the best so far, a second one at once.
@@ -221,5 +229,17 @@ impl Progress for Bar {
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn keeps(&mut self, end: bool) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.is_due(end))
+    }
+
+    fn keep(&mut self, key: u64, state: &[u8]) -> Result<(), Error> {
+        self.kept.as_mut().map_or(Ok(()), |kept| kept.keep(key, state))
+    }
+
+    fn kept(&mut self, key: u64) -> Option<Vec<u8>> {
+        self.kept.as_ref()?.find(key)
     }
 }

@@ -1,7 +1,8 @@
 //! `selvedge compress plan.toml`: distil, prune, finetune, quantize in a row, and what came of it.
 //!
 //! Invariant: the whole plan is read and every step's options are checked before the first begins; a step's result is kept
-//! by the content of all that it depends on, so that a plan that was stopped, or changed at its end, goes on where it can.
+//! by the content of all that it depends on, so that a plan that was stopped, or changed at its end, goes on where it can:
+//! within a step where its training stood.
 //! Each step is the command of its name, in a process of its own: what holds of one holds of the other.
 
 mod cache;
@@ -10,7 +11,7 @@ mod plan;
 use super::output::{OutArgs, judged};
 use super::{Bar, DataArgs, Opened, compare, eval, failed};
 use crate::cli::model_file::{ModelArgs, Source};
-use crate::cli::{Align, Table, advise, bytes, plain, print};
+use crate::cli::{Align, Command, Table, advise, bytes, plain, print};
 use crate::compress::Network;
 use crate::compress::data::Part;
 use crate::compress::prune::Cost;
@@ -18,7 +19,7 @@ use crate::compress::score::{Metric, Score};
 use anyhow::{Context as _, anyhow, bail};
 use cache::Cache;
 use plan::{Plan, Step};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -114,10 +115,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let home = plan.home.clone();
     std::env::set_current_dir(&home).with_context(|| format!("go to {}", home.display()))?;
     let ends = plan.ends()?;
-    plan.steps.iter().enumerate().try_for_each(|(at, step)| check(&plan, at, step))?;
+    check_steps(&plan, None)?;
     let source = ends.model.open(None)?;
     ends.out.check(&source)?;
     let opened = ends.data.open(&source)?;
+    check_steps(&plan, opened.as_ref().map(|opened| opened.data.is_labelled()))?;
     if args.check {
         return print(&format!("{} steps, all as they should be\n", plan.steps.len())).map(|()| ExitCode::SUCCESS);
     }
@@ -128,19 +130,33 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if done.steps.iter().any(|made| made.broken) { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }
 
-/// Whether the command would take a step's options.
-fn check(plan: &Plan, at: usize, step: &Step) -> anyhow::Result<()> {
+/// Whether the commands would take their steps' options.
+fn check_steps(plan: &Plan, labelled: Option<bool>) -> anyhow::Result<()> {
+    let each = |(at, step): (usize, &Step)| {
+        check(plan, step, labelled).with_context(|| format!("step {} of the plan, {}", at + 1, step.name))
+    };
+    plan.steps.iter().enumerate().try_for_each(each)
+}
+
+fn check(plan: &Plan, step: &Step, labelled: Option<bool>) -> anyhow::Result<()> {
     let line = plan.command_line(step, Path::new("model.onnx"), Path::new("result.onnx"));
     let words = std::iter::once(OsString::from("selvedge")).chain(line);
-    match <crate::cli::Cli as clap::Parser>::try_parse_from(words) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let text = error.render().to_string();
-            let first: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect();
-            let what = format!("read step {} of the plan, {}", at + 1, step.name);
-            let hint = format!("`selvedge {} --help` says what there is", step.name);
-            Err(advise(anyhow!("{}", plain(&first.join("; "))), what, hint))
-        }
+    let read = <crate::cli::Cli as clap::Parser>::try_parse_from(words).map_err(|error| {
+        let text = error.render().to_string();
+        let first: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect();
+        let hint = format!("`selvedge {} --help` says what there is", step.name);
+        advise(anyhow!("{}", plain(&first.join("; "))), "read its options", hint)
+    })?;
+    if let Command::Quantize(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Prune(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Finetune(args) = &read.command {
+        args.check(labelled)
+    } else if let Command::Distil(args) = &read.command {
+        args.check()
+    } else {
+        bail!("{} is no step of a plan", step.name)
     }
 }
 
@@ -170,11 +186,19 @@ fn follow(args: &Args, plan: &Plan, source: &Source, interrupts: &Interrupts) ->
             None => {
                 told("");
                 let before = made.last().map_or(&source.onnx, |made| &made.onnx);
-                let (onnx, report, broken, stopped) = execute(plan, step, &cache, before, interrupts)?;
+                let part = cache.part(key);
+                if args.fresh {
+                    cache::remove_dir(&part)?;
+                }
+                // What follows a step that was stopped has no key of its own.
+                let resume = Some(&part).filter(|_| !stopped_before);
+                let (onnx, report, broken, stopped) =
+                    execute(plan, step, &cache, before, resume.map(PathBuf::as_path), interrupts)?;
                 stopped_before |= stopped;
                 if !stopped_before {
                     cache.keep(key, &onnx, &report)?;
                 }
+                cache::remove_dir(&part)?;
                 Made { broken, stopped, ..Made::new(step, source, onnx, report, false)? }
             }
         };
@@ -211,6 +235,7 @@ fn execute(
     step: &Step,
     cache: &Cache,
     before: &[u8],
+    resume: Option<&Path>,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Executed> {
     let [input, output] = cache.scratch();
@@ -220,6 +245,7 @@ fn execute(
     let seen = interrupts.count();
     let mut child = std::process::Command::new(program);
     child.args(plan.command_line(step, &input, &output)).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped());
+    child.args(resume.iter().flat_map(|dir| [OsStr::new("--resume"), dir.as_os_str()]));
     let ran = interrupts.with_child(|| child.spawn().and_then(std::process::Child::wait_with_output));
     let ran = ran.with_context(|| format!("run selvedge {}", step.name))?;
     if ran.status.code().is_none_or(|code| code == INTERRUPTED) {

@@ -115,6 +115,23 @@ impl Args {
         Ok(recipe)
     }
 
+    /// All that can be told without reading the model: `labelled` says whether each sample has a label, where that is known.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self, labelled: Option<bool>) -> anyhow::Result<()> {
+        let recipe = self.recipe(labelled.unwrap_or(true))?;
+        if recipe.tuning.epochs > 0 && labelled == Some(false) {
+            bail!(
+                "--epochs: fine-tuning needs data with a label for each sample: state --data, and --labels where it has none"
+            );
+        }
+        if self.target_latency.is_some() && self.report.is_none() {
+            bail!("a target of ms needs a device's report: state --report");
+        }
+        Ok(())
+    }
+
     fn target(&self) -> Target {
         let counts = [
             self.target_macs.map(Target::Macs),
@@ -161,18 +178,14 @@ struct Done {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.recipe(true)?;
+    args.check(None)?;
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let opened = args.data.open(&source)?;
     let labelled = opened.as_ref().is_some_and(|opened| opened.data.is_labelled());
+    args.check(Some(labelled))?;
     let recipe = args.recipe(labelled)?;
-    if recipe.tuning.epochs > 0 && !labelled {
-        bail!(
-            "--epochs: fine-tuning needs data with a label for each sample: state --data, and --labels where it has none"
-        );
-    }
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.tuning.resume.clone());
     bar.catch_interrupt()?;
     let done = work(args, recipe, &source, opened.as_ref(), &mut bar);
     bar.clear();

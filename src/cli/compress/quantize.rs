@@ -166,6 +166,21 @@ impl Args {
         Ok(recipe)
     }
 
+    /// All that can be told without reading the model: `labelled` says whether each sample has a label, where that is known.
+    ///
+    /// # Errors
+    /// What does not go, and what to do.
+    pub(super) fn check(&self, labelled: Option<bool>) -> anyhow::Result<()> {
+        self.bounds()?;
+        self.recipe()?;
+        if self.qat && labelled == Some(false) {
+            bail!(
+                "--qat: training needs a label for each sample: state --labels, or let a teacher teach: `selvedge distil --qat`"
+            );
+        }
+        Ok(())
+    }
+
     fn bounds(&self) -> anyhow::Result<Bounds> {
         let numbers = [self.max_drop, self.max_latency].into_iter().flatten();
         if numbers.into_iter().any(|bound| !bound.is_finite() || bound < 0.0) {
@@ -207,8 +222,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = args.model.open(None)?;
     args.out.check(&source)?;
     let opened = args.data.open(&source)?;
+    args.check(opened.as_ref().map(|opened| opened.data.is_labelled()))?;
     let float = network(&source)?;
-    let mut bar = Bar::new();
+    let mut bar = Bar::new().keeping(args.training.resume.clone());
     if recipe.qat.is_some() {
         bar.catch_interrupt()?;
     }

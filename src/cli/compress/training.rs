@@ -1,6 +1,7 @@
 //! How to train, as the commands that do so take it.
 
-use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule};
+use crate::compress::train::{Augment, Method, Parts, Recipe, Schedule, Zeros};
+use std::path::PathBuf;
 
 /// How to train.
 #[derive(Debug, clap::Args)]
@@ -34,12 +35,18 @@ pub(in crate::cli) struct TrainArgs {
     #[arg(long, value_name = "LENGTH", default_value_t = 5.0)]
     clip: f32,
     /// Change images, so that they are not learnt by heart: flip, shift:PIXELS, cutout:PIXELS, contrast:0.2, noise:0.05,
-    /// with commas between them.
+    /// with commas between them; along the rows and columns that the manifest's layout tells, or the model.
     #[arg(long, value_name = "HOW", default_value = "")]
     augment: Augment,
     /// What is trained.
     #[arg(long, value_enum, default_value = "all")]
     parts: Parts,
+    /// What becomes of single weights that pruning put to zero: they stay zero, or learn again.
+    #[arg(long, value_enum, default_value = "keep")]
+    zeros: Zeros,
+    /// A directory where training keeps how far it is, to go on from there when it was killed; as plans do it.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub resume: Option<PathBuf>,
 }
 
 impl TrainArgs {
@@ -61,6 +68,7 @@ impl TrainArgs {
             clip: self.clip,
             augment: self.augment,
             parts: self.parts,
+            zeros: self.zeros,
             seed,
         };
         recipe.check()?;

@@ -131,7 +131,14 @@ pub(super) fn of_named(
         None => vec![None; samples],
     };
     let rows = Arc::new(Rows::Arrays { arrays: found, scale: reading.scale.unwrap_or(1.0) });
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes: reading.classes.clone() })
+    Ok(Dataset {
+        path: path.into(),
+        specs: specs.to_vec(),
+        rows,
+        labels,
+        classes: reading.classes.clone(),
+        layout: None,
+    })
 }
 
 fn check(array: &Tensor, spec: &TensorSpec, samples: usize) -> Result<(), String> {
@@ -147,6 +154,7 @@ fn check(array: &Tensor, spec: &TensorSpec, samples: usize) -> Result<(), String
     Err(format!("samples of shape {:?} do not fit input {:?}: {} is expected", &shape[1..], spec.name, spec.form()))
 }
 
+/// Of integers -1 is no label, of floats NaN.
 pub(super) fn of_labels(array: &Tensor) -> Result<Vec<Option<Label>>, String> {
     let values = array.to_f64();
     let samples = array.shape().first().copied().unwrap_or(0);
@@ -155,7 +163,12 @@ pub(super) fn of_labels(array: &Tensor) -> Result<Vec<Option<Label>>, String> {
     let integers = !matches!(array.datatype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
     let label = |row: &[f64]| match row {
         [value] if integers && *value >= 0.0 => Ok(Some(class(*value))),
-        [_] if integers => Err("a label is below 0".to_owned()),
+        [-1.0] if integers => Ok(None),
+        [_] if integers => Err("a label is below -1, which stands for none".to_owned()),
+        row if row.iter().all(|value| value.is_nan()) => Ok(None),
+        row if !row.iter().all(|value| value.is_finite()) => {
+            Err("a label holds NaN or infinity: NaN alone stands for none".to_owned())
+        }
         row => Ok(Some(Label::Values(row.iter().map(|&value| value as f32).collect()))),
     };
     if each == 0 { Ok(vec![None; samples]) } else { values.chunks_exact(each).map(label).collect() }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
 const SOUNDS: [&str; 1] = ["wav"];
+/// Subfolders whose files have no label.
+const UNLABELLED: [&str; 2] = ["unlabelled", "unlabeled"];
 /// Of an image's side, in pixels.
 const MAX_SIDE: u32 = 16_384;
 const MAX_IMAGE_BYTES: u64 = 512 << 20;
@@ -30,17 +32,23 @@ pub(super) fn open(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resu
     let (folders, mut files) = entries(path)?;
     let mut labels = vec![None; files.len()];
     let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let classes = if reading.classes.is_empty() { folders.iter().map(name).collect() } else { reading.classes.clone() };
+    let is_none = |name: &str| UNLABELLED.contains(&name) && !reading.classes.iter().any(|class| class == name);
+    let classes = match reading.classes.is_empty() {
+        true => folders.iter().map(name).filter(|name| !is_none(name)).collect(),
+        false => reading.classes.clone(),
+    };
     for folder in &folders {
         let name = name(folder);
-        let class = classes.iter().position(|class| *class == name);
-        let class =
-            class.ok_or_else(|| form(folder, format!("{name:?} is none of the model's classes {classes:?}")))?;
+        let label = match classes.iter().position(|class| *class == name) {
+            Some(class) => Some(Label::Class(class)),
+            None if is_none(&name) => None,
+            None => return Err(form(folder, format!("{name:?} is none of the model's classes {classes:?}"))),
+        };
         let (_, inside) = entries(folder)?;
         if inside.is_empty() {
             return Err(form(folder, "there is no image or WAV file of this class: fill or remove the folder"));
         }
-        labels.extend(vec![Some(Label::Class(class)); inside.len()]);
+        labels.extend(vec![label; inside.len()]);
         files.extend(inside);
     }
     if files.len() > super::MAX_SAMPLES {
@@ -56,8 +64,9 @@ pub(super) fn open(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resu
         (all, given) if all == files.len() => given.clone().unwrap_or(Preprocess::Audio(AudioPreprocess::default())),
         _ => return Err(form(path, "images and sounds are mixed in it")),
     };
+    let layout = if let Preprocess::Image(how) = &expected { Some(how.layout) } else { None };
     let rows = Arc::new(Rows::Files(Folder { files, preprocess: expected }));
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
+    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes, layout })
 }
 
 /// Subfolders, and files of a known kind, by name.

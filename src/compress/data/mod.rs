@@ -10,6 +10,8 @@
 //! | `x.npy` | the one input; labels by `--labels` |
 //! | `x.csv` | a sample each line, in the input's row-major order; a column `label` |
 //! | a folder of images or of WAV files | as the manifest's `preprocess` says; subfolders are classes |
+//!
+//! A sample without a label: -1 among integers, NaN among floats, an empty cell or line, a subfolder `unlabelled`.
 
 mod arrays;
 mod files;
@@ -21,7 +23,7 @@ mod tests;
 pub(in crate::compress) use split::mix;
 pub use split::{Part, Shares, Split};
 
-use crate::bundle::Preprocess;
+use crate::bundle::{Layout, Preprocess};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub struct Dataset {
     labels: Vec<Option<Label>>,
     /// Names of classes, where the data tells them.
     classes: Vec<String>,
+    /// Of images, where the manifest says it, or files were read so.
+    layout: Option<Layout>,
 }
 
 #[derive(Debug)]
@@ -107,7 +111,14 @@ impl Dataset {
             false => Self::of_file(path, specs, reading)?,
         };
         if let Some(labels) = &reading.labels {
-            data.labels = table::labels(labels, &data.classes)?.into_iter().map(Some).collect();
+            data.labels = table::labels(labels, &data.classes)?;
+            // Empty lines at a text's end stand for nothing.
+            while data.labels.len() > data.len() && data.labels.last() == Some(&None) {
+                data.labels.pop();
+            }
+        }
+        if let Some(Preprocess::Image(how)) = &reading.preprocess {
+            data.layout = Some(how.layout);
         }
         let (labels, samples) = (data.labels.len(), data.len());
         if samples == 0 {
@@ -161,9 +172,19 @@ impl Dataset {
         self.labels.iter().all(Option::is_some)
     }
 
+    /// How many samples have a label.
+    pub fn labelled(&self) -> usize {
+        self.labels.iter().flatten().count()
+    }
+
     /// Names of classes by number; empty where the data tells none.
     pub fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    /// How images are laid out, as far as the manifest says so or files were read so.
+    pub fn layout(&self) -> Option<Layout> {
+        self.layout
     }
 
     /// Labels by sample, without reading the samples.

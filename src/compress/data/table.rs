@@ -53,40 +53,48 @@ pub(super) fn csv(path: &Path, specs: &[TensorSpec], reading: &Reading) -> Resul
         None => (vec![None; samples], reading.classes.clone()),
     };
     let rows = Arc::new(Rows::Arrays { arrays: vec![array], scale: 1.0 });
-    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes })
+    Ok(Dataset { path: path.into(), specs: specs.to_vec(), rows, labels, classes, layout: None })
 }
 
 /// Labels of a file of their own.
-pub(super) fn labels(path: &Path, classes: &[String]) -> Result<Vec<Label>, DataError> {
+pub(super) fn labels(path: &Path, classes: &[String]) -> Result<Vec<Option<Label>>, DataError> {
     if path.extension().is_some_and(|extension| extension == "npy") {
         let array = super::arrays::npy(path)?;
         let labels = super::arrays::of_labels(&array).map_err(|problem| form(path, problem))?;
-        return Ok(labels.into_iter().flatten().collect());
+        return Ok(labels);
     }
     let bytes = super::read(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| form(path, "it is no text: a label each line is expected"))?;
-    let words: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-    Ok(of_words(path, &words, classes)?.0.into_iter().flatten().collect())
+    let words: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    Ok(of_words(path, &words, classes)?.0)
 }
 
 type Labels = (Vec<Option<Label>>, Vec<String>);
 
-/// Numbers of classes; or fractions, which are values; or names, in the order of `classes` or else the alphabet.
+/// Numbers of classes; or fractions, which are values; or names, in the order of `classes` or else the alphabet. What is empty
+/// is no label.
 fn of_words(path: &Path, words: &[String], classes: &[String]) -> Result<Labels, DataError> {
-    if let Some(numbers) = words.iter().map(|word| word.parse::<usize>().ok()).collect::<Option<Vec<_>>>() {
-        return Ok((numbers.into_iter().map(|number| Some(Label::Class(number))).collect(), classes.to_vec()));
+    let stated = || words.iter().filter(|word| !word.is_empty());
+    let each = |label: &dyn Fn(&String) -> Option<Label>| -> Vec<Option<Label>> {
+        words.iter().map(|word| if word.is_empty() { None } else { label(word) }).collect()
+    };
+    if stated().all(|word| word.parse::<usize>().is_ok()) {
+        return Ok((each(&|word| word.parse().ok().map(Label::Class)), classes.to_vec()));
     }
-    if let Some(values) = words.iter().map(|word| word.parse::<f32>().ok()).collect::<Option<Vec<_>>>() {
-        return Ok((values.into_iter().map(|value| Some(Label::Values(vec![value]))).collect(), classes.to_vec()));
+    let value = |word: &String| word.parse::<f32>().ok();
+    if stated().all(|word| value(word).is_some()) {
+        if let Some(word) = stated().find(|word| value(word).is_some_and(|value| !value.is_finite())) {
+            return Err(form(path, format!("a label is {word:?}: leave it empty where there is none")));
+        }
+        return Ok((each(&|word| value(word).map(|value| Label::Values(vec![value]))), classes.to_vec()));
     }
-    let names = match classes.is_empty() {
-        true => words.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+    let names: Vec<String> = match classes.is_empty() {
+        true => stated().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
         false => classes.to_vec(),
     };
-    let number = |word: &String| {
-        let at = names.iter().position(|name| name == word);
-        at.map(|at| Some(Label::Class(at)))
-            .ok_or_else(|| form(path, format!("{word:?} is none of the model's classes {names:?}")))
-    };
-    Ok((words.iter().map(number).collect::<Result<_, _>>()?, names))
+    let place = |word: &String| names.iter().position(|name| name == word);
+    if let Some(word) = stated().find(|word| place(word).is_none()) {
+        return Err(form(path, format!("{word:?} is none of the model's classes {names:?}")));
+    }
+    Ok((each(&|word| place(word).map(Label::Class)), names))
 }

@@ -205,3 +205,63 @@ fn a_thin_image_is_cut_before_it_is_made_large() {
     let data = Dataset::open(dir.path(), &spec(&[1, 3, 1024, 1024]), &reading).unwrap();
     assert_eq!(values(&data, 0).len(), 3 << 20);
 }
+
+#[test]
+fn some_samples_may_have_no_label_in_every_kind_of_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, labels) = (dir.path().join("x.csv"), dir.path().join("labels.txt"));
+    let classes = |data: &Dataset| (0..data.len()).map(|at| data.label(at).cloned()).collect::<Vec<_>>();
+    let [none, one, two] = [None, Some(Label::Class(1)), Some(Label::Class(2))];
+    let written = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        open(&path, &[1, 2]).unwrap()
+    };
+    let data = written("a,b,label\n1,2,1\n3,4,\n5,6,2\n");
+    assert_eq!((classes(&data), data.labelled()), (vec![one.clone(), none.clone(), two.clone()], 2));
+    assert!(!data.is_labelled());
+    let data = written("1,2,cat\n3,4,\n5,6,ant\n");
+    assert_eq!((data.classes(), data.label(0), data.label(1)), (&["ant".into(), "cat".into()][..], one.as_ref(), None));
+    assert_eq!(written("1,2,0.5\n3,4,\n").label(0), Some(&Label::Values(vec![0.5])));
+    assert_eq!(written("1,2,\n3,4,\n").labelled(), 0);
+    std::fs::write(&path, "1,2,nan\n3,4,1\n").unwrap();
+    assert!(told(open(&path, &[1, 2])).contains("leave it empty"));
+    // A file of labels: empty lines; what stands behind the last is nothing.
+    std::fs::write(&path, "1,2\n3,4\n5,6\n").unwrap();
+    let beside = |labels: &Path| {
+        Dataset::open(&path, &spec(&[1, 2]), &Reading { labels: Some(labels.to_owned()), ..Reading::default() })
+    };
+    for (text, expected) in [
+        ("1\n\n2\n", vec![one.clone(), none.clone(), two.clone()]),
+        ("1\n2\n1\n\n\n", vec![one.clone(), two.clone(), one.clone()]),
+        ("1\n2\n\n", vec![one.clone(), two.clone(), none.clone()]),
+    ] {
+        std::fs::write(&labels, text).unwrap();
+        assert_eq!(classes(&beside(&labels).unwrap()), expected, "{text:?}");
+    }
+    std::fs::write(&labels, "1\n2\n").unwrap();
+    assert!(told(beside(&labels)).contains("3 samples and 2 labels"));
+    let integers = |values: &[i64]| {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        arrays::of_labels(&Tensor::new(DataType::Int64, vec![values.len()], bytes).unwrap())
+    };
+    assert_eq!(integers(&[1, -1, 2]).unwrap(), [one, none, two]);
+    assert!(integers(&[1, -2]).unwrap_err().contains("below -1"));
+    let floats = |values: &[f32]| arrays::of_labels(&Tensor::from_f32(vec![values.len() / 2, 2], values).unwrap());
+    assert_eq!(floats(&[0.5, 1.0, f32::NAN, f32::NAN]).unwrap(), [Some(Label::Values(vec![0.5, 1.0])), None]);
+    assert!(floats(&[0.5, f32::NAN]).unwrap_err().contains("NaN"));
+}
+
+#[test]
+fn a_subfolder_of_what_has_no_label_is_no_class() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "unlabelled", "z"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        RgbImage::new(2, 2).save(dir.path().join(name).join("1.png")).unwrap();
+    }
+    let data = open(dir.path(), &[1, 3, 2, 2]).unwrap();
+    assert_eq!((data.classes(), data.labelled()), (&["a".to_owned(), "z".into()][..], 2));
+    assert_eq!([data.label(0), data.label(1), data.label(2)], [Some(&Label::Class(0)), None, Some(&Label::Class(1))]);
+    // Unless the model calls one of its classes so.
+    let reading = Reading { classes: ["a", "unlabelled", "z"].map(str::to_owned).to_vec(), ..Reading::default() };
+    assert!(Dataset::open(dir.path(), &spec(&[1, 3, 2, 2]), &reading).unwrap().is_labelled());
+}

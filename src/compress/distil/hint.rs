@@ -29,7 +29,7 @@ impl Adapter {
     /// When there is no such tensor, with the nearest that there is.
     pub fn new(hint: &Hint, teacher: &Network, student: &Network) -> std::result::Result<Self, Error> {
         let (theirs, own) = (find(teacher, &hint.teacher, "teacher")?, find(student, &hint.student, "student")?);
-        let last = [has_features_last(teacher.graph(), theirs), has_features_last(student.graph(), own)];
+        let last = [has_features_last(teacher, theirs), has_features_last(student, own)];
         Ok(Self { teacher: theirs, student: own, weight: hint.weight, last, matrix: None, bias: None })
     }
 

@@ -5,7 +5,7 @@
 
 use crate::compress::distil::Soft;
 use crate::compress::train::loss::{log_softmax, rows};
-use crate::compress::train::{Kernel, View, apply};
+use crate::compress::train::{Kernel, Unary, View, apply};
 use candle_core::{D, DType, Device, Result, Tensor};
 
 /// How far each sample's answer is from the teacher's, `[samples]`: with the factor T² that keeps the size of gradients
@@ -26,6 +26,23 @@ pub fn soft_targets(student: &Tensor, teacher: &Tensor, temperature: f32, soft: 
         far = (far + (share * target)?.sum(1)?)?;
     }
     far.affine(f64::from(temperature).powi(2), 0.0)
+}
+
+/// The same of outputs that are each a probability for itself, by a Sigmoid: the mean over them.
+///
+/// # Errors
+/// When shapes differ.
+pub fn soft_binary(student: &Tensor, teacher: &Tensor, temperature: f32, soft: Soft) -> Result<Tensor> {
+    let (student, teacher) = (rows(student)?, rows(&teacher.detach())?);
+    let softer = |logits: Tensor| logits.affine(1.0 / f64::from(temperature), 0.0);
+    let (own, target) = (softer(student)?, softer(teacher)?);
+    let share = Unary::Sigmoid.apply(&target)?;
+    let cross = |logits: &Tensor| Unary::Softplus.apply(logits)? - (logits * &share)?;
+    let mut far = cross(&own)?;
+    if soft == Soft::Kl {
+        far = (far - cross(&target)?)?;
+    }
+    far.mean(1)?.affine(f64::from(temperature).powi(2), 0.0)
 }
 
 /// Samples of a batch that relations look at: angles are of three each.

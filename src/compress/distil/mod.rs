@@ -27,6 +27,7 @@ pub use teacher::Teacher;
 pub use template::Template;
 
 use super::data::Label;
+use super::train::loss::{Form, check_label};
 use super::train::{self, Guide, Samples, Trained, fit};
 use super::{Error, Network, Progress};
 use serde::{Deserialize, Serialize};
@@ -149,18 +150,14 @@ fn check_labels(samples: Samples<'_>, recipe: &Recipe, student: &Network) -> Res
             "an alpha of 1 learns from labels alone, and there are samples without: state --labels, or a smaller --alpha",
         ));
     }
-    let classes: usize = student.outputs.first().map_or(0, |spec| spec.shape.iter().product());
-    for number in numbers() {
-        match samples.data.label(number) {
-            Some(Label::Class(class)) if *class >= classes => {
-                let what = format!("sample {number} is of class {class}, and the student's first output has {classes}");
-                return Err(Error::unfit(what));
-            }
-            Some(Label::Values(_)) if recipe.soft != Soft::MeanSquared => {
-                return Err(Error::unfit("labels are values, not classes: state --soft mean-squared"));
-            }
-            Some(Label::Class(_) | Label::Values(_)) | None => {}
+    let width: usize = student.outputs.first().map_or(0, |spec| spec.shape.iter().product());
+    let form = train::loss::logits(student).map_or(Form::Logits, |(_, form)| form);
+    for (number, label) in numbers().filter_map(|number| Some((number, samples.data.label(number)?))) {
+        if matches!(label, Label::Values(_)) && form != Form::Binary && recipe.soft != Soft::MeanSquared {
+            return Err(Error::unfit("labels are values, not classes: state --soft mean-squared"));
         }
+        let at = |error| Error::unfit(format!("sample {number}: {error}"));
+        check_label(label, width, form).map_err(at)?;
     }
     Ok(())
 }

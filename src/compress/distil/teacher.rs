@@ -3,14 +3,14 @@
 //! Invariant: it sees each sample as the student does, changed copies too; no gradient goes into it.
 
 use super::hint::Adapter;
-use super::loss::{angles, distances, soft_targets};
+use super::loss::{angles, distances, soft_binary, soft_targets};
 use super::names::{embedding, find};
 use super::{Recipe, Soft};
 use crate::compress::data::{mix, tensor_of};
 use crate::compress::probe::Probe;
-use crate::compress::train::fit::read;
-use crate::compress::train::loss::{by_labels, logits, rows};
-use crate::compress::train::{self, Augment, Batch, Guide, Mode, Program, Run, Samples, Tap, values};
+use crate::compress::train::loss::{Form, by_labels, logits, rows};
+use crate::compress::train::read;
+use crate::compress::train::{self, Augmenter, Batch, Guide, Mode, Program, Run, Samples, State, Tap, values};
 use crate::compress::{Error, Network};
 use crate::onnx::graph::ValueId;
 use crate::tensor::{Tensor as Given, TensorSpec};
@@ -31,8 +31,8 @@ pub struct Teacher<'a> {
     /// Of labels.
     smoothing: f32,
     logits: ValueId,
-    /// The student's, and whether they are logarithms of probabilities.
-    own_logits: (ValueId, bool),
+    /// The student's, and what they are.
+    own_logits: (ValueId, Form),
     hints: Vec<Adapter>,
     /// What relations look at, in the teacher and in the student.
     related: Option<[ValueId; 2]>,
@@ -64,7 +64,11 @@ impl<'a> Teacher<'a> {
     ) -> Result<Self, Error> {
         check_inputs(teacher, student)?;
         let none = || Error::unfit("a model without an output cannot teach, nor be taught");
-        let (logits, own_logits) = (logits(teacher).ok_or_else(none)?.0, logits(student).ok_or_else(none)?);
+        let (logits, own_logits) = ends(
+            (teacher, logits(teacher).ok_or_else(none)?),
+            (student, logits(student).ok_or_else(none)?),
+            recipe.soft,
+        )?;
         let hints = recipe.hints.iter().map(|hint| Adapter::new(hint, teacher, student));
         let hints = hints.collect::<Result<Vec<_>, _>>()?;
         let related = related(teacher, student, recipe)?;
@@ -91,7 +95,7 @@ impl<'a> Teacher<'a> {
     /// Asks both about one sample: adapters take their shapes from what they say.
     fn compare(&mut self, student: &Network, samples: Samples<'_>, seed: u64) -> Result<(), Error> {
         let Some(&first) = samples.train.first() else { return Ok(()) };
-        let batch = read(samples.data, &[first], &Augment::default(), 0)?;
+        let batch = read(samples.data, &[first], &Augmenter::default(), 0)?;
         let answers = self.answers(&batch)?;
         let own = Program::new(student, &|_| false)?.run(
             &batch.inputs,
@@ -120,7 +124,8 @@ impl<'a> Teacher<'a> {
             )));
         }
         let is_of_classes = theirs.dims().iter().filter(|&&size| size > 1).count() == 1;
-        if self.recipe.soft != Soft::MeanSquared && !is_of_classes {
+        let is_binary = self.own_logits.1 == Form::Binary;
+        if self.recipe.soft != Soft::MeanSquared && !is_binary && !is_of_classes {
             return Err(Error::unfit(format!(
                 "the teacher's first output, of shape {:?}, is not one number for each class: state --soft mean-squared",
                 theirs.dims()
@@ -184,7 +189,11 @@ impl<'a> Teacher<'a> {
     /// By labels and soft targets: a mean over samples, each by its labels as far as it has one.
     fn response(&self, batch: &Batch, run: &Run, labelled: Option<Tensor>, answers: &Answers) -> Result<Tensor, Error> {
         let (own, alpha) = (run.value(self.own_logits.0)?, self.recipe.alpha);
-        let soft = soft_targets(own, &answers[&self.logits], self.recipe.temperature, self.recipe.soft)?;
+        let (theirs, temperature, soft) = (&answers[&self.logits], self.recipe.temperature, self.recipe.soft);
+        let soft = match self.own_logits.1 {
+            Form::Binary if soft != Soft::MeanSquared => soft_binary(own, theirs, temperature, soft)?,
+            Form::Logits | Form::Logarithms | Form::Binary => soft_targets(own, theirs, temperature, soft)?,
+        };
         let share = |label: &Option<_>| if label.is_some() { 1.0 - alpha } else { 1.0 };
         let shares: Vec<f32> = batch.labels.iter().map(share).collect();
         let count = shares.len();
@@ -256,6 +265,14 @@ impl Guide for Teacher<'_> {
         self.inner.keep();
     }
 
+    fn save(&self, state: &mut State) {
+        self.inner.save(state);
+    }
+
+    fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        self.inner.restore(state)
+    }
+
     fn project(&mut self, program: &Program) -> Result<(), Error> {
         self.inner.project(program)
     }
@@ -278,6 +295,26 @@ fn check_inputs(teacher: &Network, student: &Network) -> Result<(), Error> {
         "teacher and student must take the same: the teacher takes {}, the student {}",
         told(teacher),
         told(student)
+    )))
+}
+
+type End = (ValueId, Form);
+
+/// Where both are compared: before a Softmax or a Sigmoid. Where one ends in a Sigmoid and the other does not, only what they
+/// give is of one kind.
+fn ends(teacher: (&Network, End), student: (&Network, End), soft: Soft) -> Result<(ValueId, End), Error> {
+    let is_binary = [teacher, student].map(|(_, (_, form))| form == Form::Binary);
+    if is_binary[0] == is_binary[1] {
+        return Ok((teacher.1.0, student.1));
+    }
+    let of = |network: &Network| network.graph().outputs.first().map(|port| port.value);
+    if let (Soft::MeanSquared, Some(theirs), Some(own)) = (soft, of(teacher.0), of(student.0)) {
+        return Ok((theirs, (own, Form::Logits)));
+    }
+    let [with, without] = if is_binary[0] { ["teacher", "student"] } else { ["student", "teacher"] };
+    Err(Error::unfit(format!(
+        "the {with} ends in a Sigmoid, each output a probability for itself, and the {without} does not: give it one, or state \
+         --soft mean-squared, which compares what they give"
     )))
 }
 

@@ -7,6 +7,7 @@
 //! Values to hang hints on: `stem`, `block1`, `block2` … after their ReLU, `features` before the last product, `logits`.
 
 use crate::compress::data::mix;
+use crate::compress::train::loss::{Form, logits};
 use crate::compress::{Error, Network};
 use crate::onnx::graph::{Attribute, Graph, Model, Node, ValueId};
 use crate::onnx::normalise::OPSET;
@@ -235,7 +236,7 @@ impl Builder {
         self.node(name, "Gemm", &[value, weight, bias], &[("transB", Attribute::Int(1))])
     }
 
-    /// The last product, in the teacher's form; with a Softmax where the teacher ends with one.
+    /// The last product, in the teacher's form; with a Softmax or Sigmoid where the teacher ends with one.
     fn answer(&mut self, teacher: &Network, value: ValueId, reads: usize, shape: &[usize]) {
         let mut value = self.product("logits", value, reads, shape.iter().product());
         if shape.len() != 2 {
@@ -247,6 +248,8 @@ impl Builder {
         if let Some(node) = ending.filter(|node| node.is("Softmax") || node.is("LogSoftmax")) {
             let axis = Attribute::Int(node.int("axis").unwrap_or(-1));
             value = self.node("answer", &node.op, &[value], &[("axis", axis)]);
+        } else if logits(teacher).is_some_and(|(_, form)| form == Form::Binary) {
+            value = self.node("answer", "Sigmoid", &[value], &[]);
         }
         let (name, declared) = (port.name.clone(), port.declared.clone());
         self.graph.outputs.push(crate::onnx::graph::Port { name, value, declared });

@@ -1,5 +1,4 @@
-//! Promises of distillation: losses are torch's, gradients those of finite differences, students get better by their
-//! teacher.
+//! Promises of distillation: losses are torch's, gradients those of finite differences, students get better.
 
 use super::hint::Adapter;
 use super::loss::{angles, distances, soft_targets};
@@ -15,6 +14,9 @@ use crate::onnx::graph::{Attribute, ValueId};
 use candle_core::{Device, Tensor, Var};
 use std::path::{Path, PathBuf};
 
+mod binary;
+mod partly;
+
 fn vectors(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/compress").join(name)
 }
@@ -27,7 +29,6 @@ fn scalar(tensor: &Tensor) -> f64 {
     f64::from(tensor.to_scalar::<f32>().unwrap())
 }
 
-/// Values that look random, about 0.
 fn random(shape: &[usize], seed: usize) -> Tensor {
     let count = shape.iter().product::<usize>();
     tensor((0..count).map(|at| ((at + seed * 97) as f32 * 0.754_877).fract() * 2.0 - 1.0).collect(), shape)
@@ -362,7 +363,7 @@ fn samples_without_a_label_learn_from_soft_targets_alone() {
         let mut plain = Plain;
         let recipe = Recipe { alpha, ..Recipe::default() };
         let mut guide = Teacher::new(&digits.teacher, &student, samples, &recipe, &training, &mut plain).unwrap();
-        let mut batch = train::fit::read(&digits.train, &train, &train::Augment::default(), 0).unwrap();
+        let mut batch = train::read(&digits.train, &train, &train::Augmenter::default(), 0).unwrap();
         for (label, _) in batch.labels.iter_mut().zip(labelled).filter(|(_, labelled)| !labelled) {
             *label = None;
         }

@@ -1,6 +1,6 @@
 //! Which units go.
 //!
-//! Invariant: of what lies along any axis at least one unit stays; with a multiple, so many channels of a group stay as it
+//! Invariant: of what lies along any axis at least one unit stays; with a multiple, so many channels of each layer stay as it
 //! divides, or all, unless that one is among those that were given back.
 
 use super::groups::{Group, Groups};
@@ -68,7 +68,7 @@ pub fn counted(
         }
     }
     for group in &groups.groups {
-        round(groups, group.channels, &least_first(&group.units), terms.multiple, &mut gone);
+        round(groups, group, &least_first(&group.units), terms.multiple, &mut gone);
     }
     for axis in groups.axes.iter().filter(|axis| !axis.is_empty()) {
         if axis.iter().all(|unit| gone.contains(unit)) {
@@ -78,17 +78,26 @@ pub fn counted(
     gone
 }
 
-/// Gives units back, the most important first, until so many channels stay as the multiple divides.
-fn round(groups: &Groups, channels: usize, least_first: &[usize], multiple: usize, gone: &mut BTreeSet<usize>) {
-    let going = least_first.iter().filter(|unit| gone.contains(unit));
-    let mut left = channels.saturating_sub(going.map(|&unit| groups.width(unit)).sum());
-    for unit in least_first.iter().rev() {
-        if left.is_multiple_of(multiple.max(1)) {
-            return;
-        }
-        if gone.remove(unit) {
-            left += groups.width(*unit);
-        }
+/// Gives units back, the most important first, until so many channels of each of the group's layers stay as the multiple
+/// divides, or all of them.
+fn round(groups: &Groups, group: &Group, least_first: &[usize], multiple: usize, gone: &mut BTreeSet<usize>) {
+    if multiple <= 1 {
+        return;
+    }
+    let mut made = group.made.clone();
+    made.sort_unstable();
+    made.dedup();
+    let width = |unit: usize, maker: usize| groups.width(unit, made[maker].0);
+    let going: Vec<usize> = least_first.iter().copied().filter(|unit| gone.contains(unit)).collect();
+    let left = |maker: usize| made[maker].1 - going.iter().map(|&unit| width(unit, maker)).sum::<usize>();
+    let mut left: Vec<usize> = (0..made.len()).map(left).collect();
+    let mut back = going.into_iter().rev().collect::<Vec<_>>();
+    while let Some(uneven) = (0..made.len()).find(|&at| left[at] < made[at].1 && !left[at].is_multiple_of(multiple)) {
+        // What went of a layer is what it lacks: there is one.
+        let Some(at) = back.iter().position(|&unit| width(unit, uneven) > 0) else { return };
+        let unit = back.remove(at);
+        gone.remove(&unit);
+        left.iter_mut().enumerate().for_each(|(maker, left)| *left += width(unit, maker));
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Group {
     pub channels: usize,
     /// The first maker's weights, and the axis that counts channels.
     pub weights: (ValueId, usize),
+    /// All makers' weights and axes, with the channels along them.
+    pub made: Vec<((ValueId, usize), usize)>,
 }
 
 /// Channels that cannot be removed.
@@ -111,6 +113,7 @@ pub fn groups(graph: &Graph, followed: &mut Followed, ignored: impl Fn(&str) -> 
             found.join(other, group);
         }
         found.groups[group].makers.push(node.name.clone());
+        found.groups[group].made.push(((value, axis), ids.len()));
         for id in free {
             of_unit.entry(id).or_insert_with(|| {
                 found.units.push(Unit { id, group, slices: slices.remove(&id).unwrap_or_default() });
@@ -139,16 +142,19 @@ fn axes(followed: &Followed, of_unit: &BTreeMap<Id, usize>) -> Vec<Vec<usize>> {
 impl Groups {
     fn open(&mut self, convolves: bool, channels: usize, weights: (ValueId, usize)) -> usize {
         let kind = if convolves { Kind::Filters } else { Kind::Neurons };
-        self.groups.push(Group { makers: Vec::new(), kind, units: Vec::new(), channels, weights });
+        let (makers, units, made) = Default::default();
+        self.groups.push(Group { makers, kind, units, channels, weights, made });
         self.groups.len() - 1
     }
 
     fn join(&mut self, from: usize, to: usize) {
-        let (units, makers) =
-            (std::mem::take(&mut self.groups[from].units), std::mem::take(&mut self.groups[from].makers));
+        let joined = &mut self.groups[from];
+        let (units, makers, made) =
+            (std::mem::take(&mut joined.units), std::mem::take(&mut joined.makers), std::mem::take(&mut joined.made));
         units.iter().for_each(|&unit| self.units[unit].group = to);
         self.groups[to].units.extend(units);
         self.groups[to].makers.extend(makers);
+        self.groups[to].made.extend(made);
     }
 
     /// Without groups that were joined to others.
@@ -189,10 +195,10 @@ impl Groups {
         *self = left;
     }
 
-    /// Positions of the unit along the axis that its first maker makes.
-    pub fn width(&self, unit: usize) -> usize {
-        let makes = self.units[unit].slices.iter().find(|slice| slice.role == Role::Makes);
-        makes.map_or(1, |slice| slice.positions.len())
+    /// Positions of the unit along the axis of those weights.
+    pub fn width(&self, unit: usize, weights: (ValueId, usize)) -> usize {
+        let own = self.units[unit].slices.iter().find(|slice| (slice.value, slice.axis) == weights);
+        own.map_or(0, |slice| slice.positions.len())
     }
 }
 

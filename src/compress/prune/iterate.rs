@@ -12,8 +12,7 @@ use super::statistics::statistics;
 use super::{Recipe, Target, What, loss};
 use crate::compress::package::synthetic;
 use crate::compress::score::{self, Answers};
-use crate::compress::train::fit::{gradients, settle_norms};
-use crate::compress::train::{Gradients, Plain, Samples, fit};
+use crate::compress::train::{Gradients, Plain, Samples, fit, gradients, settle_norms};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::ValueId;
 use serde::Serialize;
@@ -236,13 +235,24 @@ impl<'a> Pruning<'a> {
     /// Of the weights that may be masked, the share that has to go.
     fn as_ratio(&self, network: &Network, target: u64) -> Result<Target, Error> {
         let values = candidates(network, &follow(network.graph(), &network.facts()), |name| self.ignores(name));
-        let count = |value: &ValueId| network.graph().constant(*value).map_or(0, crate::onnx::Tensor::len);
-        let may_go = values.iter().map(count).sum::<usize>() as f64;
-        let ratio = (Cost::of(network)?.nonzero as f64 - target as f64) / may_go.max(1.0);
-        if ratio >= 1.0 {
-            return Err(Error::unfit(format!("only {may_go} weights may become zeros: {target} cannot be reached")));
+        let own = |value: &ValueId| network.graph().constant(*value)?.to_f64s();
+        let (mut may_go, mut zeros) = (0, 0);
+        for weights in values.iter().filter_map(own) {
+            may_go += weights.len();
+            zeros += weights.iter().filter(|&&weight| weight == 0.0).count();
         }
-        Ok(Target::Ratio(ratio.max(0.0)))
+        let now = Cost::of(network)?.nonzero;
+        let Some(going) = now.checked_sub(target).filter(|&going| going > 0) else {
+            let what = format!("the target, {target}, is reached already: {now} weights of the model are not zero");
+            return Err(Error::unfit(what));
+        };
+        // A ratio counts zeros that are there already.
+        let ratio = (zeros as f64 + going as f64) / (may_go as f64).max(1.0);
+        if ratio >= 1.0 {
+            let left = may_go - zeros;
+            return Err(Error::unfit(format!("only {left} weights may become zeros: {target} cannot be reached")));
+        }
+        Ok(Target::Ratio(ratio))
     }
 
     fn ignores(&self, name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! L(θ): the loss of the engine's answers, which the stop rule is about.
 //!
-//! Classes: cross-entropy; values: mean squared error; without labels: the squared difference to the answers of the network
-//! as it was, over their square.
+//! Classes: cross-entropy, binary where a Sigmoid ends the network; values: mean squared error; without labels: the squared difference to the answers of the network
+//! as it was, over their square; that, too, where only some samples have labels.
 
 use crate::compress::data::{Dataset, Label};
 use crate::compress::score::Answers;
@@ -13,13 +13,16 @@ enum Form {
     Logits,
     Probabilities,
     Logarithms,
+    /// Probabilities, each for itself.
+    Binary,
 }
 
 fn form(network: &Network) -> Form {
     let graph = network.graph();
     let last = graph.outputs.first().and_then(|port| graph.producer(port.value));
     match last {
-        Some((_, node)) if node.is("Softmax") || node.is("Sigmoid") => Form::Probabilities,
+        Some((_, node)) if node.is("Softmax") => Form::Probabilities,
+        Some((_, node)) if node.is("Sigmoid") => Form::Binary,
         Some((_, node)) if node.is("LogSoftmax") => Form::Logarithms,
         _ => Form::Logits,
     }
@@ -37,9 +40,11 @@ pub fn loss(
     reference: &Answers,
 ) -> Result<f64, Error> {
     let form = form(network);
+    // What has a label and what has none are no one number.
+    let labelled = numbers.iter().all(|&number| data.label(number).is_some());
     let mut sum = 0.0;
     for ((own, &number), before) in answers.each().iter().zip(numbers).zip(reference.each()) {
-        sum += match data.label(number) {
+        sum += match data.label(number).filter(|_| labelled) {
             Some(Label::Class(class)) => of_class(form, own, *class).ok_or_else(|| {
                 Error::unfit(format!(
                     "sample {number} is of class {class}, and the first output has {} values",
@@ -72,6 +77,10 @@ fn of_class(form: Form, values: &[f64], class: usize) -> Option<f64> {
     }
     let own = *values.get(class)?;
     Some(match form {
+        Form::Binary => {
+            let share = |at: usize| if at == class { values[at] } else { 1.0 - values[at] };
+            (0..values.len()).map(|at| -share(at).max(LEAST).ln()).sum::<f64>() / values.len() as f64
+        }
         Form::Probabilities => -own.max(LEAST).ln(),
         Form::Logarithms => -own,
         Form::Logits => {
@@ -98,6 +107,8 @@ mod tests {
             assert!((loss - expected).abs() < 1e-12, "{form:?}: {loss} for {expected}");
         }
         assert_eq!(of_class(Form::Logits, &logits, 3), None);
+        let binary = of_class(Form::Binary, &[0.25, 0.5, 0.25], 1).unwrap();
+        assert!((binary + (0.75_f64.ln() + 0.5_f64.ln() + 0.75_f64.ln()) / 3.0).abs() < 1e-12, "{binary}");
         assert!((of_class(Form::Logits, &[0.0], 1).unwrap() - 2.0_f64.ln()).abs() < 1e-12);
     }
 }

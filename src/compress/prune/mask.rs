@@ -5,6 +5,7 @@
 use super::follow::Followed;
 use super::importance::{Evidence, Measure, random};
 use super::{Recipe, Scope};
+use crate::compress::data::mix;
 use crate::compress::train::{Guide, Program, Tap};
 use crate::compress::{Error, Network};
 use crate::onnx::Tensor;
@@ -28,7 +29,12 @@ pub fn candidates(network: &Network, followed: &Followed, ignored: impl Fn(&str)
     values
 }
 
-/// Zeroes `share` of the weights, those that matter least; returns what is kept.
+/// A weight among others: its tensor, its place there, and what it matters.
+type Ranked = (ValueId, usize, f64);
+
+/// Zeroes `share` of the weights, those that matter least; returns what is kept. What is zero already counts among them.
+/// Of weights that matter alike some go, by the seed, so that the share is what was asked for; each tensor keeps the one
+/// that matters most.
 ///
 /// # Errors
 /// When the measure lacks gradients, or a weight is no FLOAT.
@@ -39,35 +45,48 @@ pub fn masked(
     evidence: Evidence<'_>,
     share: f64,
 ) -> Result<(Network, Masks), Error> {
-    let mut all = BTreeMap::new();
+    let mut ranked = Vec::new();
     for &value in values {
-        all.insert(value, figures(network, value, recipe, evidence)?);
+        let own = figures(network, value, recipe, evidence)?;
+        ranked.push(own.into_iter().enumerate().map(|(at, figure)| (value, at, figure)).collect::<Vec<Ranked>>());
     }
-    let bound = |figures: &mut Vec<f64>| {
-        let count = ((figures.len() as f64 * share).round() as usize).min(figures.len().saturating_sub(1));
-        figures.sort_by(f64::total_cmp);
-        figures.get(count).copied().unwrap_or(0.0)
-    };
-    let together = match recipe.scope {
-        Scope::Global => Some(bound(&mut all.values().flatten().copied().collect())),
-        Scope::Local => None,
-    };
+    let mut masks = Masks(ranked.iter().zip(values).map(|(own, &value)| (value, vec![true; own.len()])).collect());
+    if recipe.scope == Scope::Global {
+        ranked = vec![ranked.concat()];
+    }
+    for part in ranked {
+        least(part, share, recipe.seed, &mut masks);
+    }
     let mut network = network.clone();
-    let mut masks = Masks::default();
-    for (value, figures) in all {
-        let bound = together.unwrap_or_else(|| bound(&mut figures.clone()));
-        let mask: Vec<bool> = figures.iter().map(|&figure| figure >= bound && figure > 0.0).collect();
+    for (&value, mask) in &mut masks.0 {
         let graph = &mut network.model.graph;
         let Some(tensor) = graph.constant(value).cloned() else { continue };
         let weights = tensor.to_f64s().unwrap_or_default();
+        // Zeros stay, even those that were not asked for.
+        mask.iter_mut().zip(&weights).for_each(|(kept, &weight)| *kept &= weight != 0.0);
         let kept: Vec<f64> =
-            weights.iter().zip(&mask).map(|(&weight, &kept)| if kept { weight } else { 0.0 }).collect();
+            weights.iter().zip(&*mask).map(|(&weight, &kept)| if kept { weight } else { 0.0 }).collect();
         if let Some(new) = Tensor::from_f64s(tensor.element(), tensor.shape().to_vec(), &kept) {
             graph.set_constant(value, new);
         }
-        masks.0.insert(value, mask);
     }
     Ok((network, masks))
+}
+
+/// Lets `share` of these weights go.
+fn least(mut part: Vec<Ranked>, share: f64, seed: u64, masks: &mut Masks) {
+    let mut going = (part.len() as f64 * share).round() as usize;
+    let tie = |&(value, at, _): &Ranked| mix(seed ^ mix(value.index() as u64) ^ mix(at as u64));
+    part.sort_by(|a, b| {
+        a.2.total_cmp(&b.2).then_with(|| tie(a).cmp(&tie(b))).then_with(|| (a.0, a.1).cmp(&(b.0, b.1)))
+    });
+    // The last of each tensor stays: with it nothing would come through any more.
+    let last: BTreeMap<ValueId, usize> = part.iter().map(|&(value, at, _)| (value, at)).collect();
+    for (value, at, _) in part {
+        let Some(mask) = masks.0.get_mut(&value).filter(|_| going > 0 && last[&value] != at) else { continue };
+        mask[at] = false;
+        going -= 1;
+    }
 }
 
 fn figures(network: &Network, value: ValueId, recipe: &Recipe, evidence: Evidence<'_>) -> Result<Vec<f64>, Error> {
@@ -77,14 +96,19 @@ fn figures(network: &Network, value: ValueId, recipe: &Recipe, evidence: Evidenc
     let with = |gradients: Option<&BTreeMap<ValueId, Vec<f32>>>, term: fn(f64, f64) -> f64| {
         let gradients = gradients.and_then(|gradients| gradients.get(&value));
         let gradients = gradients.ok_or_else(|| Error::unfit(format!("weights {:?} have no gradient", name())))?;
-        Ok(weights.iter().zip(gradients).map(|(&weight, &gradient)| term(weight, f64::from(gradient))).collect())
+        // What is zero already goes first: before what only has no gradient.
+        let figure = |(&weight, &gradient): (&f64, &f32)| match weight == 0.0 {
+            true => -1.0,
+            false => term(weight, f64::from(gradient)),
+        };
+        Ok(weights.iter().zip(gradients).map(figure).collect())
     };
     match recipe.measure {
         Measure::Taylor => with(evidence.gradients, |weight, gradient| (weight * gradient).abs()),
         Measure::Fisher => with(evidence.squares, |weight, square| 0.5 * weight * weight * square),
         Measure::Random => {
             let figure = |(at, &weight): (usize, &f64)| {
-                if weight == 0.0 { 0.0 } else { random(recipe.seed ^ value.index() as u64, at) }
+                if weight == 0.0 { -1.0 } else { random(recipe.seed ^ value.index() as u64, at) }
             };
             Ok(weights.iter().enumerate().map(figure).collect())
         }

@@ -70,7 +70,9 @@ impl Cutter<'_> {
                 let sizes = graph.constant(node.input(1)?)?.to_i64s()?;
                 let output = node.output(0)?;
                 let open = if node.is("Reshape") { -1 } else { 1 };
-                let new = |(axis, &size): (usize, &i64)| match self.count(output, axis) {
+                // Sizes of an Expand may be fewer than the dimensions: they are the last ones.
+                let before = self.facts.shape(output)?.len().checked_sub(sizes.len())?;
+                let new = |(at, &size): (usize, &i64)| match self.count(output, before + at) {
                     Some(count) if size != open => count,
                     _ => size,
                 };

@@ -7,18 +7,19 @@
 //! arXiv:1712.05877, section 3). Scales of weights are found anew in each step, or learnt beside the weights, as those of
 //! activations then are too (LSQ: Esser et al. 2020, arXiv:1902.08153).
 
-use super::place::Layer;
+use super::place::{Layer, Placed};
 use super::recipe::Training;
 use super::scheme::{Affine, Levels, Range};
 use super::weights::{Matrix, WeightScheme, scales, transposed};
 use super::work::{Exceptions, Prepared};
+use super::write::of_constant;
 use crate::compress::train::fake::Fake;
-use crate::compress::train::{Guide, Samples, Tap, Trained, apply, fit, values};
+use crate::compress::train::{Guide, Samples, State, Tap, Trained, apply, fit, values};
 use crate::compress::{Error, Progress};
-use crate::onnx::graph::{NodeId, ValueId};
+use crate::onnx::graph::{Graph, NodeId, Use, ValueId};
 use candle_core::{Device, Result as Computed, Tensor, Var};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where scales come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -65,6 +66,10 @@ pub struct Qat {
     classes: BTreeMap<usize, Class>,
     /// Class of each value.
     values: BTreeMap<ValueId, usize>,
+    /// Constants beside quantized activations, wherever all that reads them is quantized.
+    constants: BTreeSet<ValueId>,
+    /// What those are rounded to: levels, and whether they are symmetric.
+    beside: (Levels, bool),
     /// Learnt scales as they were when the network was best.
     best: Option<BTreeMap<NodeId, Vec<f32>>>,
     best_classes: BTreeMap<usize, f32>,
@@ -88,8 +93,11 @@ impl Qat {
             let rounded = Rounded::new(prepared, layer, prepared.scheme(layer, exceptions), how)?;
             weights.insert(layer.weight, rounded);
         }
+        let constants = constants(prepared.network.graph(), &placed);
+        let scheme = &prepared.recipe.activations;
+        let beside = (Levels::of_activations(scheme.bits, scheme.signed), scheme.symmetric);
         let values = placed.classes;
-        Ok(Self { weights, classes, values, best: None, best_classes: BTreeMap::new() })
+        Ok(Self { weights, classes, values, constants, beside, best: None, best_classes: BTreeMap::new() })
     }
 
     /// Puts what was learnt where quantization takes it from.
@@ -154,6 +162,16 @@ impl Rounded {
     }
 }
 
+/// Constants that stand beside quantized activations: those that a float node reads, too, pass as they are, as for it they do.
+fn constants(graph: &Graph, placed: &Placed) -> BTreeSet<ValueId> {
+    let uses = graph.uses();
+    let rounded = |reader: &Use| {
+        if let Use::Input(node, input) = *reader { placed.constants.contains(&(node, input)) } else { false }
+    };
+    let values = placed.constants.iter().filter_map(|&(node, input)| graph.node(node)?.input(input));
+    values.filter(|&value| uses.of(value).iter().all(rounded)).collect()
+}
+
 fn apart(affine: &[Affine]) -> (Vec<f32>, Vec<f32>) {
     affine.iter().map(|affine| (affine.scale, affine.zero_point as f32)).unzip()
 }
@@ -162,6 +180,13 @@ impl Tap for Qat {
     fn value(&mut self, value: ValueId, tensor: Tensor) -> Computed<Tensor> {
         if let Some(rounded) = self.weights.get_mut(&value) {
             return rounded.apply(&tensor);
+        }
+        if self.constants.contains(&value) {
+            // As they will be written, whatever training has made of them by then.
+            let affine = of_constant(&values(&tensor)?, self.beside.0, self.beside.1);
+            let (low, high) = (affine.levels.min as f32, affine.levels.max as f32);
+            let scale = Tensor::from_slice(&[affine.scale], 1, &Device::Cpu)?;
+            return apply(Fake { zeros: vec![affine.zero_point as f32], low, high, axis: 0 }, &[&tensor, &scale]);
         }
         let Some(class) = self.values.get(&value).and_then(|class| self.classes.get(class)) else { return Ok(tensor) };
         let Levels { min, max, .. } = class.affine.levels;
@@ -183,6 +208,48 @@ impl Guide for Qat {
         for (scale, _) in self.variables() {
             let held: Vec<f32> = values(scale.as_tensor())?.into_iter().map(|scale| scale.max(1e-8)).collect();
             scale.set(&Tensor::from_vec(held, scale.shape(), &Device::Cpu)?)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, state: &mut State) {
+        for rounded in self.weights.values() {
+            state.number(rounded.age as u64);
+            state.floats(rounded.scales.clone());
+            state.floats(rounded.zeros.clone());
+        }
+        state.number(u64::from(self.best.is_some()));
+        let best = self.best.iter().flat_map(BTreeMap::iter);
+        state.number(best.clone().count() as u64);
+        for (node, scales) in best {
+            state.number(node.index() as u64);
+            state.floats(scales.clone());
+        }
+        state.number(self.best_classes.len() as u64);
+        for (class, scale) in &self.best_classes {
+            state.number(*class as u64);
+            state.floats(vec![*scale]);
+        }
+    }
+
+    fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        for rounded in self.weights.values_mut() {
+            rounded.age = state.take_number()? as usize;
+            rounded.scales = state.take_floats(rounded.scales.len())?;
+            rounded.zeros = state.take_floats(rounded.zeros.len())?;
+        }
+        let nodes: BTreeMap<u64, NodeId> =
+            self.weights.values().map(|own| (own.node.index() as u64, own.node)).collect();
+        let kept = state.take_number()? == 1;
+        let mut best = BTreeMap::new();
+        for _ in 0..state.take_number()? {
+            let (node, scales) = (state.take_number()?, state.take_run()?);
+            best.extend(nodes.get(&node).map(|&node| (node, scales)));
+        }
+        self.best = kept.then_some(best);
+        for _ in 0..state.take_number()? {
+            let class = state.take_number()? as usize;
+            self.best_classes.insert(class, state.take_floats(1)?[0]);
         }
         Ok(())
     }

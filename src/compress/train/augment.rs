@@ -1,8 +1,14 @@
 //! Changed copies of images, so that a model does not learn them by heart.
 //!
-//! Invariant: the same seed changes the same sample in the same way.
+//! Invariant: the same seed changes the same sample in the same way, and what it becomes is still of the input's type.
+//! Where rows and columns stand, the manifest says, or the operators that read the input, or its number of channels; where
+//! none of them does, nothing is guessed.
 
-use crate::compress::data::mix;
+use crate::bundle::Layout;
+use crate::compress::data::{Dataset, mix};
+use crate::compress::{Error, Network};
+use crate::onnx::graph::{Graph, Use, ValueId};
+use crate::tensor::{DataType, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 /// What may happen to an image; nothing by default.
@@ -69,45 +75,182 @@ impl Augment {
         *self == Self::default()
     }
 
-    /// Changes an image of `[1, C, H, W]` (or `[1, C, L]`, `[1, L]`, which have lines of one row).
-    pub fn change(&self, values: &mut Vec<f32>, shape: &[usize], seed: u64) {
-        let mut dice = Dice(mix(seed));
-        let (high, wide) = match shape {
-            [.., high, wide] if shape.len() == 4 => (*high, *wide),
-            [.., wide] => (1, *wide),
-            [] => return,
+    /// Makes it ready for the first input of a network.
+    ///
+    /// # Errors
+    /// When that input holds no images, or nothing says how they are laid out.
+    pub fn ready(self, network: &Network, data: &Dataset) -> Result<Augmenter, Error> {
+        let Some(spec) = network.inputs.first().filter(|_| !self.is_none()) else { return Ok(Augmenter::default()) };
+        let levels = if spec.datatype == DataType::Uint8 {
+            Some((0.0, 255.0))
+        } else if spec.datatype == DataType::Int8 {
+            Some((-128.0, 127.0))
+        } else if spec.datatype.is_float() {
+            None
+        } else {
+            return Err(Error::unfit(format!(
+                "--augment changes images, and input {:?} is of type {}: train without it",
+                spec.name, spec.datatype
+            )));
         };
+        let layout = || data.layout().or_else(|| by_readers(network.graph())).or_else(|| by_channels(&spec.shape));
+        let moves = self.flip || self.shift > 0 || self.cutout > 0;
+        let plane = match (&spec.shape[..], moves) {
+            // In one row: nothing depends on where a value stands.
+            (shape, false) => Some(Plane { high: 1, wide: shape.iter().product(), inner: 1 }),
+            ([_, wide], true) => Some(Plane { high: 1, wide: *wide, inner: 1 }),
+            (&[_, a, b], true) => by_readers(network.graph()).map(|layout| match layout {
+                Layout::Nchw => Plane { high: 1, wide: b, inner: 1 },
+                Layout::Nhwc => Plane { high: 1, wide: a, inner: b },
+            }),
+            (&[_, a, b, c], true) => layout().map(|layout| match layout {
+                Layout::Nchw => Plane { high: b, wide: c, inner: 1 },
+                Layout::Nhwc => Plane { high: a, wide: b, inner: c },
+            }),
+            _ => None,
+        };
+        let plane = plane.ok_or_else(|| unknown(spec))?;
+        Ok(Augmenter(Some(Ready { how: self, plane, levels })))
+    }
+}
+
+fn unknown(spec: &TensorSpec) -> Error {
+    Error::unfit(format!(
+        "--augment: nothing says where rows and columns of input {:?} stand, {}: say so in the manifest ([inputs.preprocess], \
+         layout = \"nchw\" or \"nhwc\"), or leave flip, shift and cutout out",
+        spec.name,
+        spec.form()
+    ))
+}
+
+/// By the number of channels, where only one dimension can be one: 1 to 4.
+fn by_channels(shape: &[usize]) -> Option<Layout> {
+    let &[_, first, _, last] = shape else { return None };
+    match ((1..=4).contains(&first), (1..=4).contains(&last)) {
+        (true, false) => Some(Layout::Nchw),
+        (false, true) => Some(Layout::Nhwc),
+        (true, true) | (false, false) => None,
+    }
+}
+
+/// Operators whose first input has its channels second.
+const OF_CHANNELS: [&str; 8] = [
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "BatchNormalization",
+    "InstanceNormalization",
+];
+
+/// Operators that leave every value where it stands.
+const IN_PLACE: [&str; 10] =
+    ["Add", "Sub", "Mul", "Div", "Cast", "Identity", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear"];
+
+/// By what reads the first input: a convolution and the like takes channels second, a Transpose before it says where they were.
+fn by_readers(graph: &Graph) -> Option<Layout> {
+    let uses = graph.uses();
+    // From the input on, each value with whether its channels were last.
+    let mut ahead: Vec<(ValueId, bool)> = vec![(graph.inputs.first()?.value, false)];
+    let mut seen = Vec::new();
+    while let Some((value, turned)) = ahead.pop() {
+        if seen.contains(&value) {
+            continue;
+        }
+        seen.push(value);
+        for reader in uses.of(value) {
+            let Use::Input(node, input) = *reader else { continue };
+            let Some(node) = graph.node(node) else { continue };
+            if OF_CHANNELS.contains(&node.op.as_str()) && input == 0 {
+                return Some(if turned { Layout::Nhwc } else { Layout::Nchw });
+            }
+            let turned = match node.ints("perm") {
+                Some([0, 3, 1, 2] | [0, 2, 1]) if node.is("Transpose") && !turned => true,
+                None if IN_PLACE.contains(&node.op.as_str()) => turned,
+                _ => continue,
+            };
+            ahead.extend(node.output(0).map(|output| (output, turned)));
+        }
+    }
+    None
+}
+
+/// An image: planes, each of rows, each of columns, each of `inner` channels.
+#[derive(Debug, Clone, Copy)]
+struct Plane {
+    high: usize,
+    wide: usize,
+    inner: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    how: Augment,
+    plane: Plane,
+    /// Of an input of integers its least and its greatest.
+    levels: Option<(f32, f32)>,
+}
+
+/// Changes samples of one input; by default none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Augmenter(Option<Ready>);
+
+impl Augmenter {
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Changes one sample.
+    pub fn change(&self, values: &mut Vec<f32>, seed: u64) {
+        let Some(Ready { how, plane, levels }) = self.0 else { return };
+        let Plane { high, wide, inner } = plane;
+        let mut dice = Dice(mix(seed));
         let (flip, down, right) = (
-            self.flip && dice.below(2) == 1,
-            if high > 1 { dice.below(2 * self.shift + 1) as isize - self.shift as isize } else { 0 },
-            dice.below(2 * self.shift + 1) as isize - self.shift as isize,
+            how.flip && dice.below(2) == 1,
+            if high > 1 { dice.below(2 * how.shift + 1) as isize - how.shift as isize } else { 0 },
+            dice.below(2 * how.shift + 1) as isize - how.shift as isize,
         );
         if flip || down != 0 || right != 0 {
-            let from = |at: usize| {
-                let (row, column) = ((at / wide) as isize - down, (at % wide) as isize - right);
-                let inside = (0..high as isize).contains(&row) && (0..wide as isize).contains(&column);
-                let column = if flip { wide as isize - 1 - column } else { column };
-                inside.then(|| row as usize * wide + column as usize)
-            };
-            let moved =
-                |plane: &[f32]| (0..high * wide).map(|at| from(at).map_or(0.0, |at| plane[at])).collect::<Vec<_>>();
-            *values = values.chunks(high * wide).flat_map(moved).collect();
+            *values = moved(values, plane, flip, down, right);
         }
-        if self.cutout > 0 {
+        if how.cutout > 0 {
             let (top, left) = (dice.below(high), dice.below(wide));
-            for plane in values.chunks_mut(high * wide) {
-                for row in top..(top + self.cutout).min(high) {
-                    plane[row * wide + left..row * wide + (left + self.cutout).min(wide)].fill(0.0);
+            for plane in values.chunks_mut(high * wide * inner) {
+                for row in top..(top + how.cutout).min(high) {
+                    let (from, to) = (row * wide + left, row * wide + (left + how.cutout).min(wide));
+                    plane[from * inner..to * inner].fill(0.0);
                 }
             }
         }
-        if self.contrast > 0.0 {
-            let factor = 1.0 + self.contrast * dice.real();
+        if how.contrast > 0.0 {
+            let factor = 1.0 + how.contrast * dice.real();
             values.iter_mut().for_each(|value| *value *= factor);
         }
-        if self.noise > 0.0 {
-            let size = self.noise * values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        if how.noise > 0.0 {
+            let size = how.noise * values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
             values.iter_mut().for_each(|value| *value += size * dice.real());
+        }
+        if let Some((least, most)) = levels {
+            values.iter_mut().for_each(|value| *value = value.round_ties_even().clamp(least, most));
         }
     }
 }
+
+/// Mirrored left to right, and moved; zeros come in.
+fn moved(values: &[f32], plane: Plane, flip: bool, down: isize, right: isize) -> Vec<f32> {
+    let Plane { high, wide, inner } = plane;
+    let from = |at: usize| {
+        let (place, channel) = (at / inner, at % inner);
+        let (row, column) = ((place / wide) as isize - down, (place % wide) as isize - right);
+        let inside = (0..high as isize).contains(&row) && (0..wide as isize).contains(&column);
+        let column = if flip { wide as isize - 1 - column } else { column };
+        inside.then(|| (row as usize * wide + column as usize) * inner + channel)
+    };
+    let all = high * wide * inner;
+    values.chunks(all).flat_map(|plane| (0..all).map(|at| from(at).map_or(0.0, |at| plane[at]))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,19 @@
 //! Invariant: the network that comes out is the best on the validation part, the one that went in included unless it is
 //! told otherwise; the same seed and data give the same network.
 
-use super::augment::Augment;
-use super::loss::{by_labels, logits};
+use super::augment::{Augment, Augmenter};
+use super::loss::{Form, logits};
 use super::memory;
 use super::optimise::{Method, Optimiser, Schedule};
-use super::program::{Mode, NoTap, Program, Run, Tap, computing, inputs_of};
+use super::pass::{BATCH, labelled, mean_loss, read, shuffled};
+use super::program::{Mode, Program, Run, Tap, computing};
+use super::state::{State, key};
 use super::weights::{Weight, weights};
+use super::zeros::{Held, Zeros};
 use crate::compress::data::{Dataset, Label, mix};
 use crate::compress::{Error, Network, Progress};
 use crate::onnx::graph::{NodeId, ValueId, describe};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -33,11 +36,9 @@ pub struct Recipe {
     pub clip: f32,
     pub augment: Augment,
     pub parts: Parts,
+    pub zeros: Zeros,
     pub seed: u64,
 }
-
-/// Samples that are judged at once.
-const BATCH: usize = 64;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -66,6 +67,7 @@ impl Default for Recipe {
             clip: 5.0,
             augment: Augment::default(),
             parts: Parts::All,
+            zeros: Zeros::Keep,
             seed: 1,
         }
     }
@@ -122,6 +124,17 @@ pub trait Guide: Tap {
     /// The network as it is now is the best so far.
     fn keep(&mut self) {}
 
+    /// Writes what another process would need to go on, besides its variables.
+    fn save(&self, _: &mut State) {}
+
+    /// Reads what was written so.
+    ///
+    /// # Errors
+    /// When it was another's.
+    fn restore(&mut self, _: &mut State) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The loss that chooses between epochs: without what only guides on the way.
     ///
     /// # Errors
@@ -168,6 +181,8 @@ pub struct Trained {
     pub epochs: Vec<Epoch>,
     /// The operator stopped it: the best so far came out.
     pub stopped: bool,
+    /// Weights that were zero and were held there.
+    pub zeros: usize,
 }
 
 /// Data in the parts that training may look at.
@@ -196,17 +211,27 @@ pub fn fit(
             "there are no samples to train on, or none to choose by: give more, or another --split",
         ));
     }
+    let augmenter = recipe.augment.ready(network, samples.data)?;
     let program = Program::new(network, &chosen(network, recipe.parts))?;
     let at_once = recipe.batch.min(samples.train.len()).max(BATCH.min(samples.validation.len()).div_ceil(3));
     memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
     let before = mean_loss(&program, samples.data, samples.validation, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
-    for epoch in 0..recipe.epochs {
+    fitting.augmenter = augmenter;
+    let key = key(network, samples, recipe)?;
+    let begin = match progress.kept(key).and_then(|kept| State::of_bytes(&kept)) {
+        Some(kept) => fitting.restore(kept)?,
+        None => 0,
+    };
+    for epoch in begin..recipe.epochs {
         if progress.is_stopped() {
             fitting.trained.stopped = true;
             break;
         }
         fitting.epoch(epoch, progress)?;
+        if !fitting.trained.stopped && progress.keeps(epoch + 1 == recipe.epochs) {
+            progress.keep(key, &fitting.save(epoch + 1)?.to_bytes())?;
+        }
     }
     Ok(fitting.trained)
 }
@@ -229,10 +254,14 @@ struct Fitting<'a> {
     program: Program,
     samples: Samples<'a>,
     recipe: &'a Recipe,
+    augmenter: Augmenter,
+    held: Held,
     guide: &'a mut dyn Guide,
     optimiser: Optimiser,
-    logits: Option<(ValueId, bool)>,
+    logits: Option<(ValueId, Form)>,
     step: usize,
+    /// Variables and norms as they were when the network was best; `None` while that is the one that came.
+    best: Option<State>,
     trained: Trained,
 }
 
@@ -243,8 +272,11 @@ impl<'a> Fitting<'a> {
         guide.variables().iter().for_each(|(variable, factor)| optimiser.add(variable, *factor));
         let network = program.network().clone();
         let logits = logits(&network);
-        let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false };
-        Self { program, samples, recipe, guide, optimiser, logits, step: 0, trained }
+        let held = Held::of(&network, recipe.zeros);
+        let zeros = held.count(&program);
+        let trained = Trained { network, before, after: before, epochs: Vec::new(), stopped: false, zeros };
+        let augmenter = Augmenter::default();
+        Self { program, samples, recipe, augmenter, held, guide, optimiser, logits, step: 0, best: None, trained }
     }
 
     fn epoch(&mut self, epoch: usize, progress: &mut dyn Progress) -> Result<(), Error> {
@@ -272,14 +304,60 @@ impl<'a> Fitting<'a> {
         if validation_loss <= self.trained.after || !self.trained.after.is_finite() {
             self.trained.after = validation_loss;
             self.trained.network = self.program.finish()?;
+            self.best = Some(self.program.state()?);
             self.guide.keep();
         }
         Ok(())
     }
 
+    /// All that decides how it goes on after so many epochs.
+    fn save(&self, epochs: usize) -> Result<State, Error> {
+        let mut state = State::default();
+        [epochs, self.step, self.trained.epochs.len()].iter().for_each(|&number| state.number(number as u64));
+        state.number(self.trained.after.to_bits());
+        for epoch in &self.trained.epochs {
+            let reals = [epoch.train_loss, epoch.validation_loss, f64::from(epoch.rate)];
+            reals.iter().for_each(|real| state.number(real.to_bits()));
+        }
+        state.append(self.program.state()?);
+        state.number(u64::from(self.best.is_some()));
+        self.best.iter().for_each(|best| state.append(best.clone()));
+        self.optimiser.save(&mut state);
+        for (variable, _) in self.guide.variables() {
+            state.floats(super::ops::values(&variable).map_err(computing)?);
+        }
+        self.guide.save(&mut state);
+        Ok(state)
+    }
+
+    /// How many epochs were gone.
+    fn restore(&mut self, mut state: State) -> Result<usize, Error> {
+        let [epochs, step, count, after] = [(); 4].map(|()| state.take_number());
+        (self.step, self.trained.after) = (step? as usize, f64::from_bits(after?));
+        for _ in 0..count? {
+            let mut real = || state.take_number().map(f64::from_bits);
+            let (train_loss, validation_loss, rate) = (real()?, real()?, real()? as f32);
+            self.trained.epochs.push(Epoch { train_loss, validation_loss, rate });
+        }
+        let now = self.program.take_state(&mut state)?;
+        if state.take_number()? == 1 {
+            let best = self.program.take_state(&mut state)?;
+            self.program.restore(&mut best.clone())?;
+            self.trained.network = self.program.finish()?;
+            self.best = Some(best);
+        }
+        self.program.restore(&mut now.clone())?;
+        self.optimiser.restore(&mut state)?;
+        for (variable, _) in self.guide.variables() {
+            set(&variable, state.take_floats(variable.elem_count())?)?;
+        }
+        self.guide.restore(&mut state)?;
+        Ok(epochs? as usize)
+    }
+
     fn batch(&mut self, numbers: &[usize], epoch: usize, rate: f32) -> Result<f64, Error> {
         let seed = mix(self.recipe.seed ^ mix(0x5eed ^ epoch as u64));
-        let batch = read(self.samples.data, numbers, &self.recipe.augment, seed)?;
+        let batch = read(self.samples.data, numbers, &self.augmenter, seed)?;
         let mut wanted = self.guide.wanted();
         wanted.extend(self.logits.map(|(value, _)| value));
         // Where the head alone is trained, what it reads stays as it was.
@@ -296,6 +374,7 @@ impl<'a> Fitting<'a> {
         let clip = self.clip(&gradients, &batch)?;
         self.optimiser.step(&gradients, rate, clip).map_err(computing)?;
         self.program.move_norms(&run.moments, 0.1);
+        self.held.hold(&self.program)?;
         self.guide.project(&self.program)?;
         Ok(value)
     }
@@ -326,148 +405,22 @@ impl<'a> Fitting<'a> {
     }
 }
 
+/// Gives a variable other values.
+pub(super) fn set(variable: &Var, values: Vec<f32>) -> Result<(), Error> {
+    let tensor = Tensor::from_vec(values, variable.shape(), variable.device()).map_err(computing)?;
+    variable.set(&tensor).map_err(computing)
+}
+
 struct Find {
     at: Option<ValueId>,
 }
 
 impl Tap for Find {
     fn value(&mut self, value: ValueId, tensor: Tensor) -> candle_core::Result<Tensor> {
-        if self.at.is_none() && tensor.dtype() == candle_core::DType::F32 {
+        if self.at.is_none() && tensor.dtype() == DType::F32 {
             let finite = super::ops::values(&tensor)?.iter().all(|value| value.is_finite());
             self.at = (!finite).then_some(value);
         }
         Ok(tensor)
     }
-}
-
-fn labelled(
-    batch: &Batch,
-    run: &Run,
-    logits: Option<(ValueId, bool)>,
-    smoothing: f32,
-) -> Result<Option<Tensor>, Error> {
-    let Some((value, is_log)) = logits.filter(|_| batch.labels.iter().all(Option::is_some)) else { return Ok(None) };
-    by_labels(run.value(value).map_err(computing)?, is_log, &batch.labels, smoothing).map(Some)
-}
-
-/// Reads samples, changed as is asked for.
-///
-/// # Errors
-/// When one cannot be read.
-pub fn read(data: &Dataset, numbers: &[usize], augment: &Augment, seed: u64) -> Result<Batch, Error> {
-    let mut batch = Batch { inputs: Vec::new(), labels: Vec::new(), numbers: numbers.to_vec() };
-    for &number in numbers {
-        let sample = data.sample(number)?;
-        let mut inputs = inputs_of(&sample)?;
-        if !augment.is_none()
-            && let Some(first) = inputs.first_mut()
-        {
-            let mut values = super::ops::values(first).map_err(computing)?;
-            augment.change(&mut values, first.dims(), mix(seed ^ number as u64));
-            *first = Tensor::from_vec(values, first.dims(), &Device::Cpu).map_err(computing)?;
-        }
-        batch.inputs.push(inputs);
-        batch.labels.push(sample.label);
-    }
-    Ok(batch)
-}
-
-/// The mean loss of a program over samples.
-///
-/// # Errors
-/// When a sample does not run, or has no label that fits.
-pub fn mean_loss(program: &Program, data: &Dataset, numbers: &[usize], guide: &mut dyn Guide) -> Result<f64, Error> {
-    let logits = logits(program.network());
-    let mut wanted = guide.wanted();
-    wanted.extend(logits.map(|(value, _)| value));
-    let mut sum = 0.0;
-    for numbers in numbers.chunks(BATCH) {
-        let batch = read(data, numbers, &Augment::default(), 0)?;
-        let run = program.run(&batch.inputs, Mode::Inference, &wanted, guide)?;
-        let labelled = labelled(&batch, &run, logits, 0.0)?;
-        let loss = guide.judged(&batch, &run, labelled)?.detach();
-        sum += f64::from(loss.to_scalar::<f32>().map_err(computing)?) * numbers.len() as f64;
-    }
-    Ok(sum / numbers.len().max(1) as f64)
-}
-
-/// The mean loss of a network over samples, by labels.
-///
-/// # Errors
-/// As [`mean_loss`].
-pub fn loss_of(network: &Network, data: &Dataset, numbers: &[usize]) -> Result<f64, Error> {
-    let program = Program::new(network, &|_| false)?;
-    mean_loss(&program, data, numbers, &mut Plain)
-}
-
-/// Gradients of the loss by labels.
-#[derive(Debug, Clone, Default)]
-pub struct Gradients {
-    /// Mean over samples, by weight.
-    pub mean: BTreeMap<ValueId, Vec<f32>>,
-    /// Mean of squares over samples: the diagonal of the empirical Fisher information.
-    pub square: BTreeMap<ValueId, Vec<f32>>,
-}
-
-/// One sample at a time, with norms as inference has them.
-///
-/// # Errors
-/// As [`fit`].
-pub fn gradients(
-    network: &Network,
-    data: &Dataset,
-    numbers: &[usize],
-    progress: &mut dyn Progress,
-) -> Result<Gradients, Error> {
-    let program = Program::new(network, &|_| true)?;
-    let logits = logits(network);
-    let wanted: Vec<ValueId> = logits.map(|(value, _)| value).into_iter().collect();
-    let mut gradients = Gradients::default();
-    progress.step("gradients", numbers.len());
-    for (at, &number) in numbers.iter().enumerate() {
-        let batch = read(data, &[number], &Augment::default(), 0)?;
-        let run = program.run(&batch.inputs, Mode::Inference, &wanted, &mut NoTap)?;
-        let loss = labelled(&batch, &run, logits, 0.0)?
-            .ok_or_else(|| Error::unfit("gradients need a label for each sample: state --labels"))?;
-        let found = loss.backward().map_err(computing)?;
-        for (value, variable) in program.variables() {
-            let Some(gradient) = found.get(variable) else { continue };
-            let gradient = super::ops::values(gradient).map_err(computing)?;
-            let zeros = || vec![0.0; gradient.len()];
-            let (mean, square) = (
-                gradients.mean.entry(*value).or_insert_with(zeros),
-                gradients.square.entry(*value).or_insert_with(zeros),
-            );
-            let share = 1.0 / numbers.len() as f32;
-            mean.iter_mut().zip(&gradient).for_each(|(mean, g)| *mean += share * g);
-            square.iter_mut().zip(&gradient).for_each(|(square, g)| *square += share * g * g);
-        }
-        progress.at(at + 1);
-    }
-    Ok(gradients)
-}
-
-/// Lets norms take the moments of data without training: after channels were removed, theirs are no longer true.
-///
-/// # Errors
-/// As [`fit`].
-pub fn settle_norms(network: &Network, data: &Dataset, numbers: &[usize], seed: u64) -> Result<Network, Error> {
-    let mut program = Program::new(network, &|_| false)?;
-    for (at, numbers) in shuffled(numbers, seed).chunks(BATCH).enumerate() {
-        if numbers.len() == 1 && at > 0 {
-            break;
-        }
-        let batch = read(data, numbers, &Augment::default(), 0)?;
-        let run = program.run(&batch.inputs, Mode::Training, &[], &mut NoTap)?;
-        // The mean over all batches so far.
-        program.move_norms(&run.moments, 1.0 / (at + 1) as f32);
-    }
-    program.finish()
-}
-
-/// In another order, by the seed.
-pub fn shuffled(numbers: &[usize], seed: u64) -> Vec<usize> {
-    let mut keyed: Vec<(u64, usize)> = numbers.iter().map(|&number| (mix(seed ^ mix(number as u64)), number)).collect();
-    keyed.sort_unstable();
-    keyed.into_iter().map(|(_, number)| number).collect()
 }

@@ -9,6 +9,8 @@
 //! program    a network's nodes, in order   loss        what is made small
 //! optimise   steps                         fit         the loop
 //! augment    changed copies of images         weights     which constants they are
+//! zeros      weights that stay at zero             pass        walks over samples
+//! state      where it stands after an epoch
 //! ```
 //!
 //! Rejected: candle-onnx (most models fail on missing operators), burn (code generation only).
@@ -20,16 +22,21 @@ pub mod loss;
 mod memory;
 mod ops;
 mod optimise;
+mod pass;
 mod program;
+mod state;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod zeros;
 
-pub use augment::Augment;
-pub use fit::{
-    Batch, Epoch, Gradients, Guide, Parts, Plain, Recipe, Samples, Trained, fit, gradients, loss_of, read, settle_norms,
-};
+pub use augment::{Augment, Augmenter};
+pub use fit::{Batch, Epoch, Guide, Parts, Plain, Recipe, Samples, Trained, fit};
+pub use ops::unary::Unary;
 pub use ops::{Kernel, View, apply, fake, values};
 pub use optimise::{Method, Schedule};
+pub use pass::{Gradients, gradients, loss_of, read, settle_norms};
 pub use program::{Mode, NoTap, Program, Run, Tap};
+pub use state::State;
 pub use weights::{Weight, weights};
+pub use zeros::{Held, Zeros};

@@ -3,6 +3,8 @@
 //! AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101. Cosine schedule: the same authors, arXiv:1608.03983.
 
 use super::ops::values;
+use super::state::State;
+use crate::compress::Error;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -81,6 +83,28 @@ impl Optimiser {
         let slot =
             Slot { variable: variable.clone(), decays: variable.rank() > 1, factor, mean: vec![0.0; count], square };
         self.slots.push(slot);
+    }
+
+    /// Writes what the method keeps.
+    pub fn save(&self, state: &mut State) {
+        state.number(self.steps.cast_unsigned().into());
+        for slot in &self.slots {
+            state.floats(slot.mean.clone());
+            state.floats(slot.square.clone());
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is of other variables.
+    pub fn restore(&mut self, state: &mut State) -> std::result::Result<(), Error> {
+        self.steps = state.take_number()? as i32;
+        for slot in &mut self.slots {
+            slot.mean = state.take_floats(slot.mean.len())?;
+            slot.square = state.take_floats(slot.square.len())?;
+        }
+        Ok(())
     }
 
     /// The Euclidean norm over all gradients.

@@ -4,9 +4,11 @@
 //! integers.
 //! Not here: losses, steps.
 
+use super::fit::set;
 use super::interpret::{self, Call, tensor_of};
 use super::ops::apply;
 use super::ops::norm::Moments;
+use super::state::State;
 use super::weights::{Latent, Weight, latent, weights};
 use crate::compress::data::Sample;
 use crate::compress::{Error, Network};
@@ -274,6 +276,46 @@ impl Program {
                 variance.iter_mut().zip(new).for_each(|(own, new)| *own += share * (new - *own));
             }
         }
+    }
+
+    /// What was trained, as it stands.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub fn state(&self) -> Result<State, Error> {
+        let mut state = State::default();
+        for variable in self.variables.values() {
+            state.floats(super::ops::values(variable).map_err(computing)?);
+        }
+        self.norms.values().flatten().for_each(|moments| state.floats(moments.clone()));
+        Ok(state)
+    }
+
+    /// Out of a larger state its own.
+    ///
+    /// # Errors
+    /// When that is of another program.
+    pub fn take_state(&self, state: &mut State) -> Result<State, Error> {
+        let mut own = State::default();
+        let variables = self.variables.values().map(|variable| variable.elem_count());
+        for count in variables.chain(self.norms.values().flatten().map(Vec::len)) {
+            own.floats(state.take_floats(count)?);
+        }
+        Ok(own)
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// When it is of another program.
+    pub fn restore(&mut self, state: &mut State) -> Result<(), Error> {
+        for variable in self.variables.values() {
+            set(variable, state.take_floats(variable.elem_count())?)?;
+        }
+        for moments in self.norms.values_mut().flatten() {
+            *moments = state.take_floats(moments.len())?;
+        }
+        Ok(())
     }
 
     /// The network with what was trained.

@@ -10,6 +10,11 @@ use crate::onnx::graph::{Attribute, ValueId};
 use candle_core::{Device, Tensor, Var};
 use std::path::Path;
 
+mod kept;
+mod resumed;
+mod ties;
+mod tokens;
+
 /// Ints, as attributes are written.
 fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
@@ -44,15 +49,25 @@ fn scalar(tensor: &Tensor) -> f64 {
 /// Every gradient of a network, by its input and by its weights, against central differences; and its answer against the
 /// engine's.
 fn check(what: &str, network: &Network, mode: Mode) {
+    check_of(what, network, mode, &[0, 1]);
+}
+
+/// Where samples cannot run at once.
+fn check_one(what: &str, network: &Network) {
+    check_of(what, network, Mode::Inference, &[0]);
+}
+
+fn check_of(what: &str, network: &Network, mode: Mode, numbers: &[usize]) {
     let program = Program::new(network, &|_| true).unwrap_or_else(|error| panic!("{what}: {error}"));
     let data = noise(network, 2);
-    let batch = fit::read(&data, &[0, 1], &Augment::default(), 0).unwrap();
-    assert!(program.batches(), "{what}: two samples at once");
+    let batch = read(&data, numbers, &Augmenter::default(), 0).unwrap();
+    assert_eq!(program.batches(), numbers.len() > 1, "{what}: two samples at once");
     if mode == Mode::Inference {
         as_the_engine(what, network, &program, &data);
     }
     let port = network.graph().inputs[0].value;
-    let joined = Tensor::cat(&[&batch.inputs[0][0], &batch.inputs[1][0]], 0).unwrap();
+    let parts: Vec<&Tensor> = batch.inputs.iter().map(|inputs| &inputs[0]).collect();
+    let joined = Tensor::cat(&parts, 0).unwrap();
     let mut vary = Vary(port, Var::from_tensor(&joined).unwrap());
     let loss = weighted(&program.run(&batch.inputs, mode, &[], &mut vary).unwrap(), network);
     let gradients = loss.backward().unwrap();
@@ -465,6 +480,6 @@ fn a_softmax_behind_which_only_moves_stand_is_no_part_of_the_loss() {
         let shape = sketch.ints(&[1, 168, 1]);
         sketch.node("Reshape", &[shares, shape], &[])
     });
-    let (value, is_log) = loss::logits(&network).unwrap();
-    assert!(!is_log && network.graph().producer(value).unwrap().1.is("Flatten"));
+    let (value, form) = loss::logits(&network).unwrap();
+    assert!(form == loss::Form::Logits && network.graph().producer(value).unwrap().1.is("Flatten"));
 }

@@ -46,6 +46,17 @@ def soft(kind):
     return loss
 
 
+def binary(kind):
+    def loss(student, teacher):
+        target = torch.sigmoid(teacher / TEMPERATURE)
+        value = F.binary_cross_entropy_with_logits(student / TEMPERATURE, target)
+        if kind == "kl":
+            value = value - F.binary_cross_entropy(target, target)
+        return value * TEMPERATURE**2
+
+    return loss
+
+
 def case(loss, student, teacher):
     student = student.clone().requires_grad_()
     value = loss(student, teacher)
@@ -67,6 +78,10 @@ def main():
         "theirs": theirs.flatten().tolist(),
         "kl": case(soft("kl"), student, teacher),
         "cross-entropy": case(soft("cross-entropy"), student, teacher),
+        "binary-kl": case(binary("kl"), student, teacher),
+        "binary-cross-entropy": case(binary("cross-entropy"), student, teacher),
+        # Labels from 0 to 1, each output for itself.
+        "binary-labels": case(F.binary_cross_entropy_with_logits, student, torch.sigmoid(teacher)),
         "distances": case(distances, own, theirs),
         "angles": case(angles, own, theirs),
     }

@@ -5,6 +5,7 @@
 use super::plan::{Plan, Step};
 use crate::cli::compress::output::commit;
 use crate::cli::model_file::Source;
+use crate::cli::{advise, plain};
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
@@ -28,6 +29,11 @@ impl Cache {
 
     fn report(&self, key: &Key) -> PathBuf {
         self.0.join(format!("{key}.json"))
+    }
+
+    /// Where a step keeps how far it is.
+    pub fn part(&self, key: &Key) -> PathBuf {
+        self.0.join(format!("{key}.part"))
     }
 
     /// Where a step reads from and writes to.
@@ -77,7 +83,8 @@ pub(super) fn next(key: &Key, plan: &Plan, step: &Step) -> anyhow::Result<Key> {
     part(&mut sum, step.name.as_bytes());
     step.options.iter().for_each(|option| part(&mut sum, option.as_bytes()));
     for path in &step.files {
-        contents(&mut sum, &plan.home.join(path))?;
+        contents(&mut sum, &plan.home.join(path))
+            .with_context(|| format!("look at the files of step {}", step.name))?;
     }
     Ok(hex::encode(sum.finalize()))
 }
@@ -90,10 +97,12 @@ fn part(sum: &mut Sha256, bytes: &[u8]) {
 
 /// A file's bytes, or those of all files of a folder with their names.
 fn contents(sum: &mut Sha256, path: &Path) -> anyhow::Result<()> {
-    let what = || format!("read {}", path.display());
+    let told = |error: std::io::Error| {
+        let hint = "does it exist, and may you read it? paths in a plan are relative to the plan";
+        advise(error, format!("read {}", plain(&path.display().to_string())), hint)
+    };
     if path.is_dir() {
-        let mut entries =
-            std::fs::read_dir(path).with_context(what)?.collect::<Result<Vec<_>, _>>().with_context(what)?;
+        let mut entries = std::fs::read_dir(path).map_err(told)?.collect::<Result<Vec<_>, _>>().map_err(told)?;
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             part(sum, entry.file_name().as_encoded_bytes());
@@ -101,11 +110,11 @@ fn contents(sum: &mut Sha256, path: &Path) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let mut file = std::fs::File::open(path).with_context(what)?;
+    let mut file = std::fs::File::open(path).map_err(told)?;
     let mut room = vec![0; 1 << 16];
     let mut length = 0_u64;
     loop {
-        match file.read(&mut room).with_context(what)? {
+        match file.read(&mut room).map_err(told)? {
             0 => break,
             count => {
                 sum.update(&room[..count]);
@@ -115,6 +124,16 @@ fn contents(sum: &mut Sha256, path: &Path) -> anyhow::Result<()> {
     }
     sum.update(length.to_le_bytes());
     Ok(())
+}
+
+/// A directory of files that may not be there.
+pub(super) fn remove_dir(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// A file that may not be there.

@@ -135,29 +135,34 @@ impl Follower<'_> {
         let (inner_a, inner_b) = (1 - turned("transA"), turned("transB"));
         let columns = *self.shape(y)?.get(1)?;
         if !self.is_constant(b) {
-            self.only(node, a, &[]);
-            self.only(node, b, &[]);
+            node.inputs.iter().flatten().for_each(|&value| self.only(node, value, &[]));
             return Some(());
         }
         self.take(node, (a, inner_a), (b, inner_b))?;
         let out = self.followed.classes.fresh(columns);
         self.make(id, node, (b, 1 - inner_b), &out)?;
         let rows = self.axis(a, 1 - inner_a);
+        let mut zero = rows.ids().is_none() || self.is_zero(a);
         if let Some(c) = node.input(2) {
             let shape = self.shape(c)?;
-            let constant = self.is_constant(c);
-            match (shape.last(), constant) {
-                (Some(&last), true) if last == columns && columns > 1 => {
-                    self.adopt(node, (c, shape.len() - 1), &out, Role::Shifts)?;
-                }
+            let whole = shape.last() == Some(&columns) && columns > 1;
+            if whole {
+                self.adopt(node, (c, shape.len() - 1), &out, Role::Shifts)?;
+            } else {
                 // One number for all columns: a channel that is zeroed would keep it.
-                _ => self.followed.classes.freeze(&out, "its bias is not one number a channel"),
+                self.followed.classes.freeze(&out, "its bias is not one number a channel");
             }
-            if let (Some(ids), true) = (rows.ids(), shape.len() == 2 && shape[0] > 1) {
-                self.adopt(node, (c, 0), ids, Role::Shifts)?;
+            let high = shape.len() == 2 && shape[0] > 1;
+            match rows.ids() {
+                Some(ids) if high => self.adopt(node, (c, 0), ids, Role::Shifts)?,
+                None if high => self.stay(c, 0, "it is added to what stays"),
+                // A row that is zero has its bias left.
+                Some(_) => zero = false,
+                None => {}
             }
+            zero &= self.is_constant(c) || self.is_zero(c);
         }
-        self.set(y, vec![rows, Axis::Ids(out)], true);
+        self.set(y, vec![rows, Axis::Ids(out)], zero);
         Some(())
     }
 
@@ -172,22 +177,31 @@ impl Follower<'_> {
         }
         let (inner_a, inner_b) = ((a, left.len() - 1), (b, right.len() - 2));
         let (mut rows, mut columns) = (self.axis(a, left.len() - 2), self.axis(b, right.len() - 1));
+        // What is made here is zero with its weights, what only passes where it was before.
+        let mut zero = [rows.ids().is_none() || self.is_zero(a), columns.ids().is_none() || self.is_zero(b)];
         if self.is_constant(b) && right.len() == 2 {
             self.take(node, inner_a, inner_b)?;
             let made = self.followed.classes.fresh(right[1]);
             self.make(id, node, (b, 1), &made)?;
-            columns = Axis::Ids(made);
+            (columns, zero[1]) = (Axis::Ids(made), true);
         } else if self.is_constant(a) && left.len() == 2 {
             self.take(node, inner_b, inner_a)?;
             let made = self.followed.classes.fresh(left[0]);
             self.make(id, node, (a, 0), &made)?;
-            rows = Axis::Ids(made);
+            (rows, zero[0]) = (Axis::Ids(made), true);
         } else {
             self.contract(node, inner_a, inner_b)?;
         }
         let mut axes = self.broadcast(node, &[(a, 2), (b, 2)], &out[..out.len() - 2], Role::Keeps)?;
+        let stacked = (0..axes.len()).all(|at| {
+            let through = |value: ValueId, rank: usize| {
+                let own = (at + rank).checked_sub(out.len());
+                self.is_zero(value) && own.is_some_and(|own| self.axis(value, own).ids().is_some())
+            };
+            axes[at].ids().is_none() || through(a, left.len()) || through(b, right.len())
+        });
         axes.extend([rows, columns]);
-        self.set(y, axes, true);
+        self.set(y, axes, zero == [true; 2] && stacked);
         Some(())
     }
 

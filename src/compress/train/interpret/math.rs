@@ -2,6 +2,7 @@
 
 use super::{Call, axis_of};
 use crate::compress::train::ops::apply;
+use crate::compress::train::ops::extreme::{Extreme, Ties};
 use crate::compress::train::ops::norm::{BatchNorm, LayerNorm, Moments, Softmax};
 use crate::compress::train::ops::unary::Unary;
 use candle_core::{DType, Result, Tensor, bail};
@@ -207,8 +208,8 @@ fn reduce(call: &Call<'_>) -> Result<Tensor> {
         "ReduceSum" => x.sum_keepdim(axes.clone())?,
         "ReduceSumSquare" => x.sqr()?.sum_keepdim(axes.clone())?,
         "ReduceL2" => Unary::Sqrt.apply(&x.sqr()?.sum_keepdim(axes.clone())?)?,
-        "ReduceMax" => axes.iter().try_fold(x.clone(), |x, &axis| x.max_keepdim(axis))?,
-        _ => axes.iter().try_fold(x.clone(), |x, &axis| x.min_keepdim(axis))?,
+        "ReduceMax" => extreme(x, &axes, Extreme { least: false, ties: Ties::Share })?,
+        _ => extreme(x, &axes, Extreme { least: true, ties: Ties::Share })?,
     };
     if call.int("keepdims", 1) != 0 {
         return Ok(reduced);
@@ -222,7 +223,27 @@ fn spatial(x: &Tensor, of: fn(&Tensor, Vec<usize>) -> Result<Tensor>) -> Result<
 }
 
 fn maximum_over_space(x: &Tensor) -> Result<Tensor> {
-    (2..x.rank()).try_fold(x.clone(), |x, axis| x.max_keepdim(axis))
+    let axes: Vec<usize> = (2..x.rank()).collect();
+    extreme(x, &axes, Extreme { least: false, ties: Ties::First })
+}
+
+/// Over those axes, which stay with a size of 1.
+fn extreme(x: &Tensor, axes: &[usize], of: Extreme) -> Result<Tensor> {
+    if axes.is_empty() || x.dtype() != DType::F32 {
+        let along = |x: Tensor, &axis: &usize| if of.least { x.min_keepdim(axis) } else { x.max_keepdim(axis) };
+        return axes.iter().try_fold(x.clone(), along);
+    }
+    let kept: Vec<usize> = (0..x.rank()).filter(|axis| !axes.contains(axis)).collect();
+    let shape: Vec<usize> = (0..x.rank()).map(|axis| if axes.contains(&axis) { 1 } else { x.dims()[axis] }).collect();
+    let mut axes = axes.to_vec();
+    axes.sort_unstable();
+    axes.dedup();
+    let width = axes.iter().map(|&axis| x.dims()[axis]).product::<usize>();
+    if width == 0 {
+        bail!("the extreme of no values");
+    }
+    let rows = x.permute([kept, axes].concat())?.contiguous()?.reshape((x.elem_count() / width, width))?;
+    apply(of, &[&rows])?.reshape(shape)
 }
 
 fn where_cond(call: &Call<'_>) -> Result<Tensor> {

@@ -9,6 +9,7 @@
 
 pub mod conv;
 pub mod depthwise;
+pub mod extreme;
 pub mod fake;
 pub mod norm;
 pub mod pool;
