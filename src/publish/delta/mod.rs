@@ -77,8 +77,12 @@ fn best_learnt(old: &[u8], new: &[u8], script: Script) -> Script {
     let length = |i: &Instruction| {
         if let Instruction::Insert { length } = i { *length } else { 0 }
     };
-    if script.iter().map(length).sum::<u64>() < SHORTEST_ADD as u64 {
+    let inserted = script.iter().map(length).sum::<u64>();
+    if inserted < SHORTEST_ADD as u64 {
         return script;
+    }
+    if inserted > MOST_TRIED {
+        return learn(old, 512).into_iter().chain(script).collect();
     }
     let size = |learnt: &[Instruction]| {
         // Numbers cost the same in all, and most of the time.
@@ -197,6 +201,8 @@ impl Writer<'_> {
     }
 }
 
+/// Of more inserted bytes, a second a megabyte, what is learnt is too small a part to be tried for.
+const MOST_TRIED: u64 = 4 << 20;
 /// Fewer bytes are not worth an instruction.
 const SHORTEST_ADD: usize = 32;
 
