@@ -58,7 +58,7 @@ fn learn(counter: &mut u32, bit: u32, limit: u32) {
     let (chance, seen) = (i64::from(*counter >> 10), *counter & 1023);
     let goal = i64::from(bit) * ((1 << 22) - 1);
     // No more than the way that is left: it stays within its 22 bits.
-    let chance = chance + ((goal - chance) * SHARES[seen as usize] >> 16);
+    let chance = chance + (((goal - chance) * SHARES[seen as usize]) >> 16);
     *counter = u32::try_from(chance).unwrap_or(0) << 10 | (seen + u32::from(seen < limit));
 }
 
