@@ -10,16 +10,16 @@
 //! tensor/       names, datatypes, shapes, bytes: the words that bundles, engine and API share
 //! kernels/      int8 microkernels, float products beside them, packing, CPU detection; imports no sibling
 //! engine/       a model, its sessions and workers; slots: what is live
-//! bundle/       what a model is on disk and on the wire; no I/O
+//! bundle/       what a model is on disk and on the wire, deltas between versions; no I/O
 //! store/        versions on disk and the journal: live, previous, trial
 //! trust/        TUF state and the clock floor: bytes -> Verified
-//! update/       machine (pure), driver (effects), fetch (what is missing), gate
+//! update/       machine (pure), driver (effects), fetch (what is missing), assemble, gate
 //! serve/        the Open Inference Protocol on Unix sockets
 //! privacy/      the closed set of what may leave; the egress ledger
 //! ipc/          the protocol between engine and link
 //! mqtt/         the session: connect, backoff, subscriptions; the only user of the MQTT crate
 //! link/         the link role: mqtt <-> ipc
-//! publish/      the operator: TUF repository, publishing, fleet view
+//! publish/      the operator: TUF repository, delta making, publishing, fleet view
 //! compress/     a float model and data -> a small int8 model (feature `compress`)
 //! device/       the roles of a device put together: engine, link, both on one console
 //! demo/         the whole story on one machine

@@ -5,7 +5,7 @@ use super::error::DemoError;
 use super::stage::{GROUP, Operator};
 use crate::bundle::topics;
 use crate::privacy::Code;
-use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository};
+use crate::publish::{Audience, InitOptions, Post, Publication, PublishOptions, Repository};
 use std::path::Path;
 
 /// What is wrong with an offer.
@@ -73,7 +73,7 @@ impl Attackers {
             }
             Bad::ChangedBytes => {
                 let mut publication = publish(&mut operator.repository, &release(adapted(), 3, "changed on the way")?)?;
-                change_a_chunk(&mut publication);
+                change_chunks(&mut publication);
                 // The operator does not see it and takes it for done.
                 operator.publish(&publication).await?;
             }
@@ -111,12 +111,12 @@ fn outnumber(repository: &mut Repository, version: u32) -> Result<Publication, D
     Ok(publication)
 }
 
-/// Flips one bit in the first chunk: the node behind it keeps its digest.
-fn change_a_chunk(publication: &mut Publication) {
+/// Flips one bit in each chunk, of the whole and of its delta: the nodes behind them, which are JSON, keep their digests.
+fn change_chunks(publication: &mut Publication) {
     let prefix = topics::chunk(&crate::bundle::Digest::of(b""));
     let prefix = &prefix[..prefix.len() - 64];
-    let chunk = publication.posts.iter_mut().find(|post| post.topic.starts_with(prefix));
-    if let Some(byte) = chunk.and_then(|post| post.bytes.last_mut()) {
+    let is_chunk = |post: &&mut Post| post.topic.starts_with(prefix) && !post.bytes.starts_with(b"{");
+    for byte in publication.posts.iter_mut().filter(is_chunk).filter_map(|post| post.bytes.last_mut()) {
         *byte ^= 1;
     }
 }

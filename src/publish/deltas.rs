@@ -60,9 +60,14 @@ impl Deltas {
         }
         this.kept.truncate(most);
         let whole: u64 = cutting.wire();
-        for entry in of_model {
+        // Targets of single devices may be thousands, of few versions.
+        let mut nodes = BTreeSet::new();
+        for entry in of_model.into_iter().filter(|entry| nodes.insert(entry.digest)) {
+            if this.kept.len() + this.made.len() == most {
+                break;
+            }
             let (index, _) = chunks.index(entry.digest)?;
-            if this.kept.len() + this.made.len() == most || !seen.insert(index.sha256) {
+            if !seen.insert(index.sha256) {
                 continue;
             }
             let old = chunks.bundle(&index)?;

@@ -87,6 +87,7 @@ fn links_lead_somewhere() {
         "docs/privacy.md",
         "docs/threats.md",
         "docs/operations.md",
+        "docs/updates.md",
     ];
     for document in documents {
         let text = read(document);

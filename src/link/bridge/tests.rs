@@ -160,7 +160,7 @@ fn a_target_is_found_by_the_place_of_its_name_also_where_others_are_broken() {
 #[test]
 fn a_delta_is_found_by_its_place_also_where_others_are_broken() {
     let mut link = Link::new();
-    let chunk = chunk_ref(&wire(0), &[0; 9]);
+    let chunk = chunk_ref(&[0; 4], &wire(0));
     let delta =
         crate::bundle::DeltaIndex { from: Digest::of(b"1"), sha256: Digest::of(b"2"), size: 9, chunks: vec![chunk] };
     let bytes = Node::Delta(delta).to_bytes();

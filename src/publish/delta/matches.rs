@@ -65,7 +65,9 @@ impl<'a> Index<'a> {
     }
 
     fn common(&self, old: usize, new: &[u8], part: Range<usize>) -> usize {
-        let Some(old) = self.old.get(old..) else { return 0 };
+        let Some(old) = self.old.get(old..) else {
+            return 0;
+        };
         old.iter().zip(&new[part]).take_while(|(a, b)| a == b).count()
     }
 

@@ -38,14 +38,51 @@ fn script(old: &[u8], new: &[u8]) -> Script {
         writer.tensor(&pair);
     }
     writer.rest(&index, new.len());
-    best_learnt(old, new, writer.script)
+    best_learnt(old, new, joined(writer.script))
+}
+
+const fn is_in_step(last: &Instruction) -> bool {
+    matches!(last, Instruction::Copy { .. } | Instruction::Add { width: Width::One, .. })
+}
+
+/// Single numbers that moved, with short copies between them, are one instruction: bytes that stay cost next to nothing in it.
+fn joined(script: Script) -> Script {
+    /// Fewer copied bytes are cheaper as differences of zero.
+    const SHORT: u64 = 256;
+    let plain = |i: &Instruction| match *i {
+        Instruction::Add { from, length, width: Width::One, stride: 1 } => Some((from, length)),
+        Instruction::Copy { from, length } if length < SHORT => Some((from, length)),
+        Instruction::Add { .. }
+        | Instruction::Copy { .. }
+        | Instruction::Insert { .. }
+        | Instruction::Learn { .. }
+        | Instruction::End => None,
+    };
+    let mut joined = Script::new();
+    for next in script {
+        let before = joined.last().and_then(plain);
+        match (before, plain(&next)) {
+            (Some((start, done)), Some((from, length))) if start + done == from => {
+                joined.pop();
+                joined.push(Instruction::Add { from: start, length: done + length, width: Width::One, stride: 1 });
+            }
+            (Some(_) | None, Some(_) | None) => joined.push(next),
+        }
+    }
+    joined
 }
 
 /// Inserted bytes are told better by a model that knows the old file's; how much it should know is tried.
 fn best_learnt(old: &[u8], new: &[u8], script: Script) -> Script {
-    let length = |i: &Instruction| if let Instruction::Insert { length } = i { *length } else { 0 };
-    if script.iter().map(length).sum::<u64>() < SHORTEST_ADD as u64 {
+    let length = |i: &Instruction| {
+        if let Instruction::Insert { length } = i { *length } else { 0 }
+    };
+    let inserted = script.iter().map(length).sum::<u64>();
+    if inserted < SHORTEST_ADD as u64 {
         return script;
+    }
+    if inserted > MOST_TRIED {
+        return learn(old, 512).into_iter().chain(script).collect();
     }
     let size = |learnt: &[Instruction]| {
         // Numbers cost the same in all, and most of the time.
@@ -143,6 +180,9 @@ impl Writer<'_> {
             Some(end) => end.checked_sub(self.next) == Some(new.len()),
             None => upto == self.new.len() && self.old.len() - self.next == new.len(),
         };
+        if ends_alike && (1..SHORTEST_ADD).contains(&new.len()) && self.script.last().is_some_and(is_in_step) {
+            return self.add(self.next, new.len(), Width::One, 1);
+        }
         if new.len() >= SHORTEST_ADD && ends_alike {
             let old = self.next..self.next + new.len();
             if let Some(width) = self.nearest_width(&old, &new) {
@@ -161,6 +201,8 @@ impl Writer<'_> {
     }
 }
 
+/// Of more inserted bytes, a second a megabyte, what is learnt is too small a part to be tried for.
+const MOST_TRIED: u64 = 4 << 20;
 /// Fewer bytes are not worth an instruction.
 const SHORTEST_ADD: usize = 32;
 

@@ -61,7 +61,9 @@ pub(super) fn pairs(old: &[u8], new: &[u8]) -> Vec<Pair> {
             best.filter(|(cost, _)| width.is_some_and(|w| *cost < 0.97 * plain_bits(bytes, w.bytes())))
                 .map(|best| best.1)
         };
-        let Some(i) = same.or_else(near) else { continue };
+        let Some(i) = same.or_else(near) else {
+            continue;
+        };
         let stride = stride(&tensor, width);
         pairs.push(Pair {
             old: olds[i].place.clone(),
@@ -163,7 +165,9 @@ pub(super) fn find(file: &[u8]) -> Vec<Tensor> {
 fn entries(file: &[u8]) -> Vec<Range<usize>> {
     let mut places = Vec::new();
     let mut archive = tar::Archive::new(file);
-    let Ok(entries) = archive.entries() else { return places };
+    let Ok(entries) = archive.entries() else {
+        return places;
+    };
     for entry in entries.map_while(Result::ok) {
         let start = usize::try_from(entry.raw_file_position()).ok();
         let size = usize::try_from(entry.size()).ok();
@@ -174,7 +178,9 @@ fn entries(file: &[u8]) -> Vec<Range<usize>> {
 }
 
 fn safetensors(file: &[u8], place: Range<usize>, found: &mut Vec<Tensor>) {
-    let Ok((size, header)) = safetensors::SafeTensors::read_metadata(&file[place.clone()]) else { return };
+    let Ok((size, header)) = safetensors::SafeTensors::read_metadata(&file[place.clone()]) else {
+        return;
+    };
     let start = place.start + 8 + size;
     for (name, info) in header.tensors() {
         let known =
@@ -215,7 +221,9 @@ fn message(file: &[u8], place: Range<usize>, kind: Kind, depth: usize, found: &m
     }
     let mut at = place.start;
     while depth < MAX_DEPTH * 4 && at < place.end {
-        let Some(field) = field(file, at..place.end) else { return };
+        let Some(field) = field(file, at..place.end) else {
+            return;
+        };
         if let Some(inner) = kind.field(field.number).filter(|_| field.is_bytes) {
             message(file, field.place.clone(), inner, depth + 1, found);
         }

@@ -66,7 +66,7 @@ fn files_of_any_kind_come_out_whole() {
     let cut = &new[..new.len() / 2];
     let noise: Vec<u8> = (0_u64..4000).flat_map(|i| *Digest::of(&i.to_le_bytes()).as_bytes()).collect();
     let mut moved = noise.clone();
-    moved.chunks_exact_mut(4).for_each(|n| n[0] = n[0].wrapping_add(1));
+    moved.chunks_exact_mut(60).for_each(|n| n[0] = n[0].wrapping_add(1));
     moved.drain(1000..1003);
     for (old, new) in [
         (&old[..], &new[..]),
@@ -80,7 +80,7 @@ fn files_of_any_kind_come_out_whole() {
     ] {
         assert!(size(old, new) <= new.len() + new.len() / 50 + 64, "{} to {}", old.len(), new.len());
     }
-    assert!(size(&noise, &moved) < noise.len() / 8);
+    assert!(size(&noise, &moved) < noise.len() / 50);
 }
 
 #[test]

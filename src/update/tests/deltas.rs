@@ -109,3 +109,80 @@ async fn power_cut_at_any_operation_of_an_update_by_delta() {
 async fn a_disk_that_fills_up_at_any_operation_of_an_update_by_delta_never_stops_the_service() {
     fill_up(&World::with_delta()).await;
 }
+
+mod roads {
+    use super::*;
+    use crate::bundle::{ChunkRef, DeltaIndex};
+    use crate::trust::{Contents, DeltaRef};
+    use crate::update::fetch::{DeltaFault, Download, FetchError, Wanted};
+    use crate::update::machine::Offered;
+
+    fn sha(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    fn index(from: &str, to: &str, size: u64) -> DeltaIndex {
+        let chunks = vec![ChunkRef { sha256: sha("chunk"), wire: 5, raw: 5 }];
+        DeltaIndex { from: sha(from), sha256: sha(to), size, chunks }
+    }
+
+    fn reference(from: &str, node: &[u8], wire: u64) -> DeltaRef {
+        DeltaRef { from: sha(from), node: Digest::of(node), size: node.len() as u64, wire }
+    }
+
+    /// An offer of "new", 1000 bytes, on a device that has "live" and "pinned".
+    fn download(disk: &FaultyDisk, deltas: Vec<DeltaRef>) -> Download {
+        let offered = Offered { version: 2, target: sha("target"), allow_downgrade: false, retry: 0 };
+        let bundle = Some(Contents { sha256: sha("new"), size: 1000 });
+        let wanted = Wanted { model: digits(), offered, ordinal: 3, size: 9, bundle, deltas };
+        let bases = ["live", "pinned"].map(|name| (sha(name), Path::new("/models").join(name))).to_vec();
+        Download::new(Arc::new(disk.clone()), Path::new("/fetch"), wanted, bases).unwrap()
+    }
+
+    const WHOLE: Fetch = Fetch::Target { ordinal: 3 };
+
+    #[test]
+    fn the_shortest_delta_from_a_version_that_is_here_goes_first_then_the_next_then_the_whole() {
+        let deltas = [("pinned", 70), ("elsewhere", 10), ("live", 50)]
+            .map(|(from, wire)| reference(from, from.as_bytes(), wire));
+        let mut download = download(&FaultyDisk::new(), deltas.to_vec());
+        assert_eq!(download.request(), Fetch::Delta { ordinal: 3, delta: 2 });
+        assert!(download.give_delta_up().unwrap());
+        assert_eq!(download.request(), Fetch::Delta { ordinal: 3, delta: 0 });
+        assert!(download.give_delta_up().unwrap());
+        assert_eq!(download.request(), WHOLE);
+        assert!(!download.give_delta_up().unwrap());
+        assert_eq!(download.request(), WHOLE);
+    }
+
+    #[test]
+    fn a_delta_without_room_for_what_it_makes_is_not_begun() {
+        let disk = FaultyDisk::new();
+        disk.full_after(0);
+        assert_eq!(download(&disk, vec![reference("live", b"node", 5)]).request(), WHOLE);
+        let endless = reference("live", b"node", u64::MAX);
+        assert_eq!(download(&FaultyDisk::new(), vec![endless]).request(), Fetch::Delta { ordinal: 3, delta: 0 });
+    }
+
+    #[test]
+    fn a_delta_whose_node_is_not_what_the_target_says_is_given_up() {
+        let whole = Node::Parts { sha256: sha("new"), parts: index("live", "new", 1000).chunks };
+        let wrong = [
+            Node::Delta(index("pinned", "new", 1000)).to_bytes(),
+            Node::Delta(index("live", "other", 1000)).to_bytes(),
+            Node::Delta(index("live", "new", 1001)).to_bytes(),
+            whole.to_bytes(),
+            b"{}".to_vec(),
+        ];
+        for node in wrong {
+            let mut download = download(&FaultyDisk::new(), vec![reference("live", &node, 50)]);
+            let error = download.node(&node).unwrap_err();
+            assert!(matches!(error, FetchError::Delta(DeltaFault::Other | DeltaFault::Index(_))), "{error:?}");
+        }
+        let node = Node::Delta(index("live", "new", 1000)).to_bytes();
+        let mut download = download(&FaultyDisk::new(), vec![reference("live", &node, 50)]);
+        assert!(matches!(download.node(b"else"), Err(FetchError::Mismatch { .. })));
+        download.node(&node).unwrap();
+        assert_eq!(download.request(), Fetch::Chunks { ordinals: vec![0] });
+    }
+}
