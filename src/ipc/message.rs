@@ -4,7 +4,7 @@ use crate::privacy::Tell;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; both sides come from one executable, so others are refused.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// The most chunks that are asked for at a time.
 pub const MAX_WINDOW: usize = 8;
@@ -26,8 +26,9 @@ pub enum ToLink {
 pub enum Fetch {
     /// Nothing is lacking.
     Nothing,
-    /// The node (see `bundle::Node`) of a target, by its place among the names of the newest
-    /// targets metadata that the link brought, sorted.
+    /// The node (see `bundle::Node`) of a target. The lower 16 bits are its place among the names of
+    /// a file, sorted; the upper ones say which file of those that the link brought last: 0 the
+    /// targets, n that of the n-th role that they delegate to.
     Target { ordinal: u32 },
     /// Chunks by their place in the list that the last target's node stands for: its own chunks
     /// or, once all parts of a node of parts were brought, those of the index that they join to.
@@ -47,6 +48,8 @@ pub enum ToEngine {
     Node { bytes: Vec<u8> },
     /// What stands under the digest of that chunk.
     Chunk { ordinal: u32, bytes: Vec<u8> },
+    /// The file of a role that targets delegate to, as the board shows it.
+    Delegated { name: String, version: u32, bytes: Vec<u8> },
 }
 
 /// TUF's top-level roles.

@@ -70,7 +70,7 @@ pub(super) fn create(dir: &Path, name: &str) -> Result<SigningKey, RepositoryErr
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let key = SigningKey::generate()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-    file.write_all(key.pkcs8()).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(key.pkcs8().unwrap_or_default()).and_then(|()| file.sync_all()).map_err(failed)?;
     RealDisk.sync_dir(dir)?;
     Ok(key)
 }
