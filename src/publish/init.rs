@@ -3,6 +3,7 @@
 use super::RepositoryError;
 use super::current::{DAY, damaged};
 use super::keys;
+use super::passphrase::Passphrase;
 use super::repository::{Pending, Repository};
 use crate::sys::{Clock as _, Disk, RealClock, RealDisk};
 use crate::trust::Role;
@@ -31,17 +32,27 @@ impl Default for Expiries {
     }
 }
 
+/// Which keys are made under a passphrase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sealing {
+    #[default]
+    None,
+    Root,
+    All,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitOptions {
     /// How many root keys are made, and how many of them a new root needs.
     pub root_keys: u32,
     pub root_threshold: u32,
     pub expiries: Expiries,
+    pub sealing: Sealing,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { root_keys: 1, root_threshold: 1, expiries: Expiries::default() }
+        Self { root_keys: 1, root_threshold: 1, expiries: Expiries::default(), sealing: Sealing::None }
     }
 }
 
@@ -57,6 +68,11 @@ const MAX_SMALL_FILE: u64 = 1 << 20;
 impl Repository {
     /// Makes keys and first metadata in a directory that is not there or empty.
     pub fn init(dir: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
+        Self::init_with(dir, options, &Passphrase::default())
+    }
+
+    /// With the passphrase that keys are put under.
+    pub fn init_with(dir: &Path, options: &InitOptions, passphrase: &Passphrase) -> Result<Self, RepositoryError> {
         if !(1..=options.root_keys).contains(&options.root_threshold) || options.root_keys > 16 {
             return Err(RepositoryError::Options("the threshold is 1 to the number of root keys, at most 16"));
         }
@@ -67,13 +83,15 @@ impl Repository {
         let lock = lock(dir)?;
         let key_dir = dir.join("keys");
         let names = (1..=options.root_keys).map(|n| format!("root.{n}"));
-        let root_keys = names.map(|name| keys::create(&key_dir, &name)).collect::<Result<Vec<_>, _>>()?;
+        let seal = (options.sealing != Sealing::None).then_some(passphrase);
+        let root_keys = names.map(|name| keys::create(&key_dir, &name, seal)).collect::<Result<Vec<_>, _>>()?;
+        let seal = (options.sealing == Sealing::All).then_some(passphrase);
         let online = [Role::Targets, Role::Snapshot, Role::Timestamp];
-        let online = online.map(|role| keys::create(&key_dir, &format!("{role}.1")).map(|key| (role, key)));
+        let online = online.map(|role| keys::create(&key_dir, &format!("{role}.1"), seal).map(|key| (role, key)));
         let online = online.into_iter().collect::<Result<BTreeMap<_, _>, _>>()?;
         write_first_set(dir, options, &root_keys, &online)?;
         // Kept, not taken anew: a child that another thread just started may still hold this one's file.
-        Self::open_locked(dir, lock)
+        Self::open_locked(dir, lock, passphrase)
     }
 }
 
