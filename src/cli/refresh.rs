@@ -2,6 +2,7 @@
 
 use super::publish::{NOT_SENT, With, root_warning};
 use super::{bytes, print};
+use crate::publish::{Repository, TeamState};
 use crate::sys::unix_now;
 
 /// Sign the timestamp anew, so that boards go on taking offers; send what the board lacks.
@@ -20,11 +21,21 @@ pub struct Args {
     with: With,
 }
 
+/// Warns of what a refresh cannot renew: teams sign their files themselves.
+fn team_warning(repository: &Repository, now: u64) -> Option<String> {
+    const SOON: u64 = 30 * 86_400;
+    let ends = |team: &TeamState| team.is_signed && team.expires < now.saturating_add(SOON);
+    let teams: Vec<String> = repository.teams().into_iter().filter(ends).map(|team| team.name).collect();
+    let text =
+        format!("these teams' files expire within 30 days, and only they can renew them: {}\n", teams.join(", "));
+    (!teams.is_empty()).then_some(text)
+}
+
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut repository = args.with.dir.open()?;
     let fresh = repository.refresh()?;
     let publication = if args.all { repository.everything()? } else { fresh };
-    let warning = root_warning(&repository, unix_now());
+    let warnings = [root_warning(&repository, unix_now()), team_warning(&repository, unix_now())];
     let sent = args.with.broker.send(&mut repository, &publication).await?;
     let (messages, size) = (publication.posts.len(), publication.size());
     if args.with.json {
@@ -37,6 +48,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         return print(&format!("{value:#}\n"));
     }
     print(&format!("refreshed: {} in {messages} messages\n", bytes(size)))?;
-    print(&warning.unwrap_or_default())?;
+    print(&warnings.into_iter().flatten().collect::<String>())?;
     print(if sent { "sent\n" } else { NOT_SENT })
 }
