@@ -50,6 +50,18 @@ fn filled(role: Role, open: &str, piece: &str, close: &str) -> Vec<u8> {
     format!("{open}{}{close}", piece.repeat(count)).into_bytes()
 }
 
+/// Targets that delegate by many patterns of the worst kind that is read.
+fn patterns(count: usize) -> Vec<u8> {
+    let pattern = format!("\"{}\"", "*{a,b}?[!c]".repeat(11));
+    let paths = vec![pattern; count].join(",");
+    format!(
+        "{{\"signatures\":[],\"signed\":{{\"_type\":\"targets\",\"spec_version\":\"1.0.0\",\"version\":2,\
+         \"expires\":\"2096-10-02T07:06:40Z\",\"targets\":{{}},\"delegations\":{{\"keys\":{{}},\"roles\":[{{\"name\":\"a\",\
+         \"keyids\":[],\"threshold\":1,\"terminating\":true,\"paths\":[{paths}]}}]}}}}}}"
+    )
+    .into_bytes()
+}
+
 fn hostile(role: Role) -> Vec<(&'static str, Vec<u8>)> {
     let name = role.name();
     let open = format!(
@@ -67,6 +79,7 @@ fn hostile(role: Role) -> Vec<(&'static str, Vec<u8>)> {
         ("signatures", filled(role, "{\"signed\":{},\"signatures\":[", "{\"keyid\":\"00\",\"sig\":\"00\"},", "0]}")),
         ("doubled keys", filled(role, "{\"signatures\":[],\"signed\":{", "\"a\":[0],", "\"b\":0}}")),
         ("blanks", filled(role, "", " ", "")),
+        ("patterns", patterns(if role == Role::Targets { 2048 } else { 400 })),
     ]
 }
 
@@ -79,6 +92,8 @@ fn the_largest_and_oddest_metadata_takes_bounded_memory() {
     let root = author::root(stamp(1), &holders, &[&keys[&Role::Root]]).unwrap();
     let clock = ManualClock::new(0, false);
     let mut largest = (0, String::new());
+    let mut offered = Offered::default();
+    assert!(offered.insert(Role::Targets, 2, patterns(2049)).is_err(), "more patterns than are read");
     for role in Role::ALL {
         for (case, bytes) in hostile(role) {
             // The parts above it are good and name it, so that it is read.

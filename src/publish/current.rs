@@ -205,7 +205,8 @@ impl Current {
         lifetimes: Lifetimes,
         now: u64,
     ) -> Result<NextSet, RepositoryError> {
-        let issued = now.max(self.issued);
+        // Never back, but by new keys: those that dated ahead by a wrong clock have lost their hold.
+        let issued = if self.timestamp.is_signed { now.max(self.issued) } else { now };
         let until = |days: u64| issued.saturating_add(days.saturating_mul(DAY));
         let stamp = |part: &Part, days| Stamp { version: part.version.saturating_add(1), expires: until(days) };
         let is_old = |part: &Part| !part.is_signed || part.expires < until(lifetimes.timestamp);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 /// Days from signing until a role expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,8 @@ pub(super) struct Settings {
 }
 
 const MAX_SMALL_FILE: u64 = 1 << 20;
+
+const LOCK_TRIES: usize = 10;
 
 impl Repository {
     /// Makes keys and first metadata in a directory that is not there or empty.
@@ -130,11 +133,15 @@ pub(super) fn lock(dir: &Path) -> Result<File, RepositoryError> {
     let path = dir.join("lock");
     let failed = |source| RepositoryError::Lock { path: path.clone(), source };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RepositoryError::Locked(dir.to_owned())),
-        Err(error) => Err(failed(error.into())),
+    // A program that this one has just started may hold a lock that was let go of, until it runs.
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
+    Err(RepositoryError::Locked(dir.to_owned()))
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, RepositoryError> {

@@ -105,6 +105,11 @@ impl Repository {
         self.current.root_expires()
     }
 
+    /// The date of the last signature, seconds since 1970 UTC: what devices hold for the earliest now.
+    pub fn issued(&self) -> u64 {
+        self.current.issued
+    }
+
     /// Offers a bundle to an audience. Done means that the directory holds it; `upload` and
     /// `confirm` come after.
     pub fn publish(

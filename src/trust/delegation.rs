@@ -14,6 +14,7 @@ use super::offered::Offered;
 use super::verify::{self, Refusal, RefusalCode};
 use crate::bundle::topics::{MAX_DELEGATED, is_delegated_name};
 use globset::{GlobBuilder, GlobMatcher};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use tough::schema::{DelegatedRole, Delegations, Metafile, PathSet, Signed, Snapshot, Targets};
@@ -23,6 +24,45 @@ pub const MAX_BYTES: usize = 128 << 10;
 
 /// The most patterns of one role that are read.
 const MAX_PATTERNS: usize = 64;
+
+/// The most patterns of one file, and bytes of one of them. Each becomes an automaton of its own where
+/// metadata is read, before a signature is looked at.
+const MAX_ALL_PATTERNS: usize = 2048;
+const MAX_PATTERN: usize = 128;
+
+/// As much of a targets file as must be known before it is read for good.
+#[derive(Deserialize)]
+struct Envelope {
+    signed: Delegating,
+}
+
+#[derive(Deserialize)]
+struct Delegating {
+    #[serde(default)]
+    delegations: Option<Delegates>,
+}
+
+#[derive(Deserialize)]
+struct Delegates {
+    roles: Vec<Delegate>,
+}
+
+#[derive(Deserialize)]
+struct Delegate {
+    #[serde(default)]
+    paths: Vec<String>,
+}
+
+/// False for a file whose patterns would take much memory to be read. One that is no metadata at all
+/// takes none, and is refused when it is read.
+pub(super) fn is_bounded(bytes: &[u8]) -> bool {
+    let Ok(Envelope { signed }) = serde_json::from_slice(bytes) else {
+        // Found as text, it may be there in a form that this does not see through.
+        return !bytes.windows(7).any(|text| text == b"\"paths\"") && !bytes.contains(&b'\\');
+    };
+    let patterns = || signed.delegations.iter().flat_map(|all| &all.roles).flat_map(|role| &role.paths);
+    patterns().count() <= MAX_ALL_PATTERNS && patterns().all(|pattern| pattern.len() <= MAX_PATTERN)
+}
 
 /// Delegated roles that hold, by their place (from 1) among those that the targets name.
 #[derive(Debug, Default)]

@@ -58,12 +58,13 @@ impl fmt::Display for Role {
     }
 }
 
+/// Why a file is not held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{role} metadata of {actual} bytes is over the limit of {limit}; it is passed over")]
-pub struct TooMuch {
-    pub role: Role,
-    pub limit: usize,
-    pub actual: usize,
+pub enum TooMuch {
+    #[error("{role} metadata of {actual} bytes is over the limit of {limit}; it is passed over")]
+    Bytes { role: Role, limit: usize, actual: usize },
+    #[error("targets metadata delegates in a form or a number that is not read; it is passed over")]
+    Delegations,
 }
 
 /// Untrusted metadata by role and version; the versions are what the bringer says.
@@ -81,7 +82,10 @@ impl Offered {
     pub fn insert(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), TooMuch> {
         if bytes.len() > role.limit() {
             let (limit, actual) = (role.limit(), bytes.len());
-            return Err(TooMuch { role, limit, actual });
+            return Err(TooMuch::Bytes { role, limit, actual });
+        }
+        if role == Role::Targets && !delegation::is_bounded(&bytes) {
+            return Err(TooMuch::Delegations);
         }
         if role == Role::Timestamp {
             self.timestamp = Some(bytes);
@@ -102,7 +106,10 @@ impl Offered {
     pub fn insert_delegated(&mut self, name: &str, version: u32, bytes: Vec<u8>) -> Result<(), TooMuch> {
         if bytes.len() > delegation::MAX_BYTES {
             let (limit, actual) = (delegation::MAX_BYTES, bytes.len());
-            return Err(TooMuch { role: Role::Targets, limit, actual });
+            return Err(TooMuch::Bytes { role: Role::Targets, limit, actual });
+        }
+        if !delegation::is_bounded(&bytes) {
+            return Err(TooMuch::Delegations);
         }
         if !is_delegated_name(name) {
             return Ok(());

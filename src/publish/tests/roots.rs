@@ -186,3 +186,49 @@ async fn a_kill_while_a_proposed_root_is_taken_leaves_a_directory_that_goes_on()
         }
     }
 }
+
+#[tokio::test]
+async fn an_operators_clock_that_ran_years_ahead_is_set_right_by_new_timestamp_keys() {
+    let (dir, repository) = init(1, 1);
+    let board = Shown::default();
+    board.take(&repository.everything().unwrap()).await.unwrap();
+    let mut device = Device::new(&repository);
+    drop(repository);
+    let path = dir.path().join("repo");
+    let (disk, now) = (copy(&path), unix_now());
+    let ahead = now + 1000 * DAY;
+    board.take(&on(&disk, &path, ahead).publish(&bundle(1, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
+    device.update(&board).await.unwrap();
+    let unset = ManualClock::new(0, false);
+    assert_eq!(device.trust.device_time(&unset), ahead);
+    let mut repository = on(&disk, &path, now);
+    board.take(&repository.refresh().unwrap()).await.unwrap();
+    assert_eq!(repository.issued(), ahead, "a refresh does not date back");
+    device.update(&board).await.unwrap();
+    board.take(&repository.rotate(&[Role::Timestamp].into()).unwrap()).await.unwrap();
+    assert_eq!(device.update(&board).await.unwrap(), Progress::Committed);
+    assert_eq!((repository.issued(), device.trust.device_time(&unset)), (now, now));
+    assert_eq!(device.versions(&board, "shop"), [1]);
+}
+
+#[tokio::test]
+async fn root_keys_move_to_machines_that_were_never_online() {
+    let (dir, mut repository) = init(1, 1);
+    let board = Shown::default();
+    board.take(&repository.everything().unwrap()).await.unwrap();
+    let mut device = Device::new(&repository);
+    let far = [dir.path().join("a"), dir.path().join("b")];
+    let add = far.iter().map(|place| make_key(place, "root-key", None).unwrap()).collect();
+    let change = KeyChange { add, threshold: Some(2), ..KeyChange::replace() };
+    let mut proposal = repository.propose(&[(Role::Root, change)].into(), None).unwrap();
+    assert_eq!(proposal.counts(), (Count { valid: 1, needed: 1 }, Count { valid: 0, needed: 2 }));
+    for place in &far {
+        assert!(matches!(repository.accept_root(&proposal), Err(RepositoryError::Unsigned { .. })));
+        assert_eq!(proposal.sign(&place.join("keys"), &nobody()).unwrap(), 1);
+    }
+    board.take(&repository.accept_root(&proposal).unwrap()).await.unwrap();
+    assert_eq!(device.update(&board).await.unwrap(), Progress::Committed);
+    assert_eq!(device.trust.root_version(), 2);
+    let error = repository.rotate(&[Role::Timestamp].into()).unwrap_err();
+    assert!(matches!(error, RepositoryError::MissingKey { needed: 2, found: 0, .. }), "the old one counts no more");
+}

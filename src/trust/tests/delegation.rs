@@ -242,6 +242,24 @@ async fn a_team_offers_nothing_but_what_was_delegated_to_it() {
     assert_eq!(models(&trust), named(&[("digits", 5), ("house", 1), ("words", 1)]), "digits/o is the operator's");
 }
 
+#[tokio::test]
+async fn what_a_team_delegates_further_is_not_followed() {
+    let teams = Teams::new();
+    let third = SigningKey::generate().unwrap();
+    let mut to = Delegations::new();
+    author::delegate(&mut to, "third", &one(&third), &["digits/*".to_owned()], true).unwrap();
+    let stamp = Stamp { version: 1, expires: NOW + 50 * DAY };
+    let own = entries(&[("digits/v", "digits", 1)]);
+    let mut files = teams.files(1);
+    files[0].2 = author::targets_with(stamp, &own, Some(&to), &[&teams.vision]).unwrap();
+    files.push(("third", 1, file(1, &[("digits/t", "digits", 9)], &[&third])));
+    let mut offered = teams.above(1, &files);
+    show(&mut offered, &files);
+    let mut trust = open(&FaultyDisk::new(), &teams.operator).unwrap();
+    assert_eq!(trust.update(&offered, &clock()).await.unwrap(), Progress::Committed);
+    assert_eq!(models(&trust), named(&[("digits", 1), ("house", 1), ("words", 1)]));
+}
+
 /// Roles in order: name, pattern, terminating, whether it has the target, whether its file came.
 type Graph = &'static [(&'static str, &'static str, bool, bool, bool)];
 

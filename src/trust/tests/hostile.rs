@@ -3,7 +3,7 @@
 
 use super::super::author;
 use super::super::fixture::{Made, NOW, Operator};
-use super::super::{Offered, Progress, RefusalCode, Role, UpdateError};
+use super::super::{Offered, Progress, RefusalCode, Role, TooMuch, UpdateError};
 use super::signed::{self, sign, timestamp_over};
 use super::{clock, device_with, offers, open};
 use crate::sys::{Disk as _, FaultyDisk};
@@ -70,7 +70,8 @@ fn bent(good: &Value) -> Vec<(String, Value)> {
 }
 
 /// What a set leads to when the file of the role is this: the ones above it are signed over it.
-fn with(operator: &Operator, good: &Made, role: Role, bytes: Vec<u8>) -> Offered {
+/// None where the file is not even held.
+fn with(operator: &Operator, good: &Made, role: Role, bytes: Vec<u8>) -> Option<Offered> {
     let mut offered = good.offered();
     let snapshot = match role {
         Role::Root | Role::Timestamp => None,
@@ -84,8 +85,13 @@ fn with(operator: &Operator, good: &Made, role: Role, bytes: Vec<u8>) -> Offered
         offered.insert(Role::Timestamp, 2, timestamp_over(operator, 2, &snapshot)).unwrap();
         offered.insert(Role::Snapshot, 2, snapshot).unwrap();
     }
-    offered.insert(role, 2, bytes).unwrap();
-    offered
+    match offered.insert(role, 2, bytes) {
+        Ok(()) => Some(offered),
+        Err(error) => {
+            assert_eq!((role, error), (Role::Targets, TooMuch::Delegations));
+            None
+        }
+    }
 }
 
 #[tokio::test]
@@ -95,7 +101,7 @@ async fn what_is_no_metadata_is_refused_quickly_for_every_role() {
         let (disk, mut trust) = device_with(&operator, &operator.make(1, NOW)).await;
         let before = disk.read(Path::new("/trust/trust.json"), 1 << 20).unwrap();
         for (name, bytes) in unsigned(role) {
-            let offered = with(&operator, &operator.make(2, NOW), role, bytes);
+            let Some(offered) = with(&operator, &operator.make(2, NOW), role, bytes) else { continue };
             let result = tokio::time::timeout(Duration::from_secs(20), trust.update(&offered, &clock())).await;
             let error = result.expect("bounded time").expect_err(name);
             let UpdateError::Refused(refused) = error else { panic!("{role}, {name}: {error}") };
@@ -121,7 +127,7 @@ async fn a_field_of_another_type_or_size_is_refused_though_the_right_key_signed_
         text["version"] = json!(2);
         for (name, bad) in bent(&text) {
             let (_, mut trust) = device_with(&operator, &operator.make(1, NOW)).await;
-            let offered = with(&operator, &good, role, sign(&bad, &[&operator.keys[&role]]));
+            let Some(offered) = with(&operator, &good, role, sign(&bad, &[&operator.keys[&role]])) else { continue };
             let result = trust.update(&offered, &clock()).await;
             // What the specification leaves open, and what says nothing where it stands.
             let harmless = name.starts_with("spec_version")
@@ -154,12 +160,31 @@ async fn doubled_keys_of_a_map_are_never_read_one_way_and_checked_another() {
             let text = String::from_utf8(bytes.clone()).unwrap();
             assert!(text.contains(from));
             let (_, mut trust) = device_with(&operator, &operator.make(1, NOW)).await;
-            let offered = with(&operator, &good, role, text.replacen(from, to, 1).into_bytes());
+            let bytes = text.replacen(from, to, 1).into_bytes();
+            let Some(offered) = with(&operator, &good, role, bytes) else { continue };
             let result = trust.update(&offered, &clock()).await;
             assert!(matches!(result, Err(UpdateError::Refused(_))), "{role}: {from}: {result:?}");
             assert_eq!((offers(&trust), trust.root_version()), (vec![1], 1), "{role}: {from}");
         }
     }
+}
+
+#[test]
+fn delegations_that_would_be_costly_to_read_are_not_held() {
+    let pattern = |length: usize, count: usize| {
+        let paths = vec![format!("\"{}\"", "a".repeat(length)); count].join(",");
+        format!("{{\"signed\":{{\"delegations\":{{\"roles\":[{{\"paths\":[{paths}]}}]}}}}}}").into_bytes()
+    };
+    let whole = String::from_utf8(pattern(1, 3000)).unwrap();
+    let hidden = whole.replace("\"paths\"", "\"p\\u0061ths\"");
+    let cut = whole[..whole.len() - 3].to_owned();
+    let doubled = whole.replace("\"paths\"", "\"paths\":[],\"paths\"");
+    let mut offered = Offered::default();
+    for bytes in [pattern(1, 2049), pattern(129, 1), hidden.into_bytes(), cut.into_bytes(), doubled.into_bytes()] {
+        assert_eq!(offered.insert(Role::Targets, 2, bytes.clone()), Err(TooMuch::Delegations));
+        assert_eq!(offered.insert_delegated("vision", 2, bytes), Err(TooMuch::Delegations));
+    }
+    assert_eq!(offered.insert(Role::Targets, 2, pattern(128, 2048)), Ok(()));
 }
 
 #[tokio::test]
