@@ -126,7 +126,7 @@ impl Board {
 
     /// Those that the targets name and the snapshot lists.
     fn follow_delegated(&mut self, out: &mut Vec<Action>) {
-        let wanted = |name: &str| self.listed.get(name).copied().filter(|_| is_delegated_name(name));
+        let wanted = |name: &str| self.listed.get(name).copied();
         let wanted: BTreeMap<String, u32> =
             self.roles.iter().filter_map(|(name, _)| Some((name.clone(), wanted(name)?))).collect();
         let topic = |name: &str, version: u32| topics::tuf(format!("{version}.{name}.json"));

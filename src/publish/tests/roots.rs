@@ -136,6 +136,19 @@ fn a_root_whose_keys_nobody_here_holds_is_not_made_to_count() {
 }
 
 #[test]
+fn new_root_keys_alone_make_no_root() {
+    let (dir, repository) = init(1, 1);
+    drop(repository);
+    let path = dir.path().join("repo");
+    let _away = take_away(&path, &["root.1"]);
+    let mut repository = Repository::open(&path).unwrap();
+    let proposal = repository.propose(&[(Role::Root, KeyChange::replace())].into(), None).unwrap();
+    assert_eq!(proposal.counts(), (Count { valid: 0, needed: 1 }, Count { valid: 1, needed: 1 }));
+    assert!(matches!(repository.accept_root(&proposal), Err(RepositoryError::Unsigned { .. })));
+    assert_eq!(repository.current().root_version, 1);
+}
+
+#[test]
 fn what_is_no_proposal_is_refused_and_says_why() {
     let (_dir, mut repository) = init(1, 1);
     let good = repository.propose(&BTreeMap::new(), None).unwrap();

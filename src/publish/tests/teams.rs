@@ -3,6 +3,7 @@
 use super::*;
 use crate::bundle::Digest;
 use crate::publish::submission::Submission;
+use crate::trust::author::{self, SigningKey, Stamp, TargetEntry};
 
 /// The team's part of a directory: all but the keys, and a key of its own.
 fn copy_for_team(from: &Path, to: &Path) {
@@ -181,8 +182,22 @@ async fn a_submission_of_what_is_not_delegated_or_not_whole_is_refused() {
     let middle = flipped.file.len() / 2;
     flipped.file[middle] ^= 1;
     let empty = Submission { chunks: BTreeMap::new(), ..submission.clone() };
+    // The team's own key under targets that are not its own.
+    let key = std::fs::read(world.dir.path().join("team/keys/vision.pk8")).unwrap();
+    let key = SigningKey::from_pkcs8(&key).unwrap();
+    let sign = |entries: &BTreeMap<String, TargetEntry>| {
+        let stamp = Stamp { version: 1, expires: unix_now() + DAY };
+        Submission { file: author::targets(stamp, entries, &[&key]).unwrap(), ..submission.clone() }
+    };
+    let (_, own) = world.team().current().newest_of("vision");
+    let entry = own.values().next().unwrap().clone();
+    let elsewhere = sign(&[("words/x".to_owned(), entry.clone())].into());
+    let mut other = entry;
+    other.custom.model = crate::bundle::ModelName::new("words").unwrap();
+    let disguised = sign(&[("digits/x".to_owned(), other)].into());
+    assert!(world.repository.accept(&sign(&own).to_bytes().unwrap()[..2048]).is_err());
     let before = world.repository.current().targets.version;
-    for bad in [lacking, renamed, raised, flipped, empty] {
+    for bad in [lacking, renamed, raised, flipped, empty, elsewhere, disguised] {
         let error = world.repository.accept(&bad.to_bytes().unwrap()).unwrap_err();
         assert!(matches!(error, RepositoryError::BadSubmission { .. }), "{error}");
     }

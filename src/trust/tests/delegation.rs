@@ -243,6 +243,35 @@ async fn a_team_offers_nothing_but_what_was_delegated_to_it() {
 }
 
 #[tokio::test]
+async fn a_snapshot_may_leave_out_digest_and_length_and_what_it_says_is_held_to() {
+    let teams = Teams::new();
+    let files = teams.files(1);
+    let size = files[0].2.len();
+    let digest = Digest::of(&files[0].2).to_string();
+    for (meta, is_taken) in [
+        (json!({"version": 1}), true),
+        (json!({"version": 1, "length": size}), true),
+        (json!({"version": 1, "hashes": {"sha256": digest}}), true),
+        (json!({"version": 1, "length": size + 1}), false),
+        (json!({"version": 1, "length": 0}), false),
+        (json!({"version": 1, "hashes": {"sha256": "00".repeat(32)}}), false),
+        (json!({"version": 1, "hashes": {"sha256": ""}}), false),
+        (json!({"version": 2}), false),
+    ] {
+        let mut offered = teams.above(1, &files);
+        let mut text = signed::signed(offered.get(Role::Snapshot, 1).unwrap());
+        text["meta"]["vision.json"] = meta.clone();
+        let snapshot = sign(&text, &[&teams.operator.keys[&Role::Snapshot]]);
+        offered.insert(Role::Timestamp, 1, signed::timestamp_over(&teams.operator, 1, &snapshot)).unwrap();
+        offered.insert(Role::Snapshot, 1, snapshot).unwrap();
+        show(&mut offered, &files);
+        let mut trust = open(&FaultyDisk::new(), &teams.operator).unwrap();
+        assert_eq!(trust.update(&offered, &clock()).await.unwrap(), Progress::Committed, "{meta}");
+        assert_eq!(models(&trust).len(), if is_taken { 3 } else { 2 }, "{meta}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_team_delegates_further_is_not_followed() {
     let teams = Teams::new();
     let third = SigningKey::generate().unwrap();
