@@ -100,6 +100,10 @@ impl Repository {
         read_file(&*self.disk, &self.metadata(), Role::Root, self.current.root_version)
     }
 
+    pub fn root_version(&self) -> u32 {
+        self.current.root_version
+    }
+
     /// When the newest root expires, seconds since 1970 UTC; `rotate` renews it.
     pub fn root_expires(&self) -> u64 {
         self.current.root_expires()

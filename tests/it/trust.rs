@@ -2,9 +2,12 @@
 //! client. Needs a Python with `tuf`; see tests/clients/requirements.txt. Else its test is left out.
 
 use crate::program;
+use selvedge::sys::{FaultyDisk, ManualClock};
+use selvedge::trust::{Offered, Progress, RefusalCode, Role, Trust};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 
 struct Site {
     dir: tempfile::TempDir,
@@ -77,7 +80,7 @@ fn digits() -> String {
 fn python() -> Option<String> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python").display().to_string();
     let python = std::env::var("SELVEDGE_PYTHON").unwrap_or(default);
-    let has = std::process::Command::new(&python).args(["-c", "import tuf"]).output();
+    let has = std::process::Command::new(&python).args(["-c", "import tuf, cryptography"]).output();
     has.is_ok_and(|output| output.status.success()).then_some(python)
 }
 
@@ -173,6 +176,19 @@ fn tables_of_keys_and_teams_are_for_people_and_machines() {
     assert!(table.contains("digits/*, cam-*/*") && table.contains("1 of 1"), "{table}");
     let teams: Value = serde_json::from_str(&site.done(&["trust", "teams", "--json"])).unwrap();
     assert_eq!(teams["teams"][0]["offers"][0]["model"], "digits");
+    let delegated = ["trust", "delegate", "sound", "--model", "words", "--key", &key, "--json"];
+    let said: Value = serde_json::from_str(&site.done(&delegated)).unwrap();
+    assert_eq!((&said["root"], &said["sent"], &said["teams"][1]["name"]), (&1.into(), &false.into(), &"sound".into()));
+    let said: Value = serde_json::from_str(&site.done(&["trust", "rotate", "snapshot", "--json"])).unwrap();
+    assert_eq!((&said["root"], &said["roles"][0]), (&2.into(), &"snapshot".into()));
+    site.done(&["trust", "rotate", "targets", "--export", "p"]);
+    let said: Value = serde_json::from_str(&site.done(&["trust", "sign", "p", "--json"])).unwrap();
+    assert_eq!(
+        (&said["root"], &said["complete"], &said["changes"][0]["role"]),
+        (&3.into(), &true.into(), &"targets".into())
+    );
+    let said: Value = serde_json::from_str(&site.done(&["trust", "import", "p", "--json"])).unwrap();
+    assert_eq!(said["root"], 3);
     let table = site.done(&["trust", "keys"]);
     assert!(table.contains(&key) && table.contains("timestamp"), "{table}");
     for (args, says) in [
@@ -187,6 +203,44 @@ fn tables_of_keys_and_teams_are_for_people_and_machines() {
         let error = site.fails(args);
         assert!(error.contains(says), "{args:?}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_device_reads_what_the_tuf_projects_library_signs() {
+    let Some(python) = python() else {
+        eprintln!("left out: no Python with tuf; name one in SELVEDGE_PYTHON");
+        return;
+    };
+    let site = Site::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/tuf_repository.py");
+    told(&std::process::Command::new(python).arg(script).arg(site.dir.path()).output().unwrap());
+    let read = |name: &str| std::fs::read(site.path(name)).unwrap();
+    let disk = Arc::new(FaultyDisk::new());
+    let mut trust = Trust::open(disk, Path::new("/trust"), &read("1.root.json")).unwrap();
+    let clock = ManualClock::new(0, false);
+    let mut offered = Offered::default();
+    offered.insert(Role::Timestamp, 6, read("timestamp.json")).unwrap();
+    offered.insert(Role::Snapshot, 5, read("5.snapshot.json")).unwrap();
+    offered.insert(Role::Targets, 4, read("4.targets.json")).unwrap();
+    assert_eq!(trust.update(&offered, &clock).await.unwrap(), Progress::Waiting, "its root is to come");
+    for version in [2, 3] {
+        offered.insert(Role::Root, version, read(&format!("{version}.root.json"))).unwrap();
+    }
+    assert_eq!(trust.update(&offered, &clock).await.unwrap(), Progress::Committed);
+    assert_eq!(trust.root_version(), 3);
+    let models = |trust: &Trust| -> Vec<(String, u32)> {
+        let offers = trust.verified().unwrap().offers_for(&[1; 16], &["shop".to_owned()]);
+        offers.into_iter().map(|offer| (offer.model.to_string(), offer.version)).collect()
+    };
+    assert_eq!(models(&trust), [("house".to_owned(), 3)]);
+    for (name, version) in [("vision", 9), ("sound", 2)] {
+        offered.insert_delegated(name, version, read(&format!("{version}.{name}.json"))).unwrap();
+    }
+    assert_eq!(trust.update(&offered, &clock).await.unwrap(), Progress::Committed);
+    assert_eq!(models(&trust), [("digits".to_owned(), 5), ("house".to_owned(), 3)], "words/a is not vision's");
+    let complaints = trust.take_complaints();
+    assert_eq!((complaints.len(), complaints[0].name.as_str()), (1, "sound"));
+    assert_eq!(complaints[0].refusal.code, RefusalCode::BadSignature);
 }
 
 /// All that is called `fn NAME` under a directory.

@@ -4,7 +4,7 @@ use super::super::print;
 use super::super::publish::{BrokerArgs, DirArg, NOT_SENT, shown};
 use super::RoleName;
 use super::keys::public;
-use crate::publish::{Count, KeyChange, MAX_PROPOSAL, Passphrase, Proposal};
+use crate::publish::{Count, KeyChange, MAX_PROPOSAL, Passphrase, Proposal, Repository, RoleChange};
 use crate::sys::{Disk as _, RealDisk};
 use crate::trust::Role;
 use anyhow::{Context as _, bail};
@@ -71,6 +71,9 @@ struct Change {
     dir: DirArg,
     #[command(flatten)]
     broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Look at a proposed root and sign it with the keys of a directory. Needs no network.
@@ -87,6 +90,9 @@ pub struct Sign {
     /// A file whose first line is the passphrase of keys that have one; else it is asked for.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Make a proposed root count that enough have signed; then refresh.
@@ -103,6 +109,9 @@ pub struct Import {
     dir: DirArg,
     #[command(flatten)]
     broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 pub async fn rotate(args: Rotate) -> anyhow::Result<()> {
@@ -129,11 +138,16 @@ async fn apply(changes: BTreeMap<Role, KeyChange>, encrypt: bool, change: Change
     if let Some(path) = &change.export {
         let proposal = repository.propose(&changes, seal)?;
         RealDisk.commit(path, &proposal.to_bytes())?;
-        print(&describe(&proposal))?;
-        return print(&format!("wrote {}; nothing has changed yet\n", shown(path)));
+        print(&describe(&proposal, change.json))?;
+        let note = format!("wrote {}; nothing has changed yet\n", shown(path));
+        return if change.json { Ok(()) } else { print(&note) };
     }
     let publication = repository.rotate_with(&changes, seal)?;
     let sent = change.broker.send(&mut repository, &publication).await?;
+    if change.json {
+        let roles: Vec<&str> = changes.into_keys().map(Role::name).collect();
+        return done(&repository, sent, &serde_json::json!({ "roles": roles }));
+    }
     let names: Vec<&str> = changes.into_keys().map(Role::name).collect();
     let what = if names.is_empty() { "renewed the root".to_owned() } else { format!("new keys: {}", names.join(", ")) };
     print(&format!("{what}\nkeep a copy of keys/, and take the root's keys away again\n"))?;
@@ -149,7 +163,7 @@ pub fn sign(args: &Sign) -> anyhow::Result<()> {
         }
         RealDisk.commit(&args.proposal, &proposal.to_bytes())?;
     }
-    print(&describe(&proposal))
+    print(&describe(&proposal, args.json))
 }
 
 pub async fn import(args: &Import) -> anyhow::Result<()> {
@@ -160,8 +174,11 @@ pub async fn import(args: &Import) -> anyhow::Result<()> {
     }
     let mut repository = args.dir.open()?;
     let publication = repository.accept_root(&proposal)?;
-    print(&format!("root {} counts\n", proposal.version()))?;
     let sent = args.broker.send(&mut repository, &publication).await?;
+    if args.json {
+        return done(&repository, sent, &serde_json::json!({}));
+    }
+    print(&format!("root {} counts\n", proposal.version()))?;
     print(if sent { "sent\n" } else { NOT_SENT })
 }
 
@@ -170,8 +187,41 @@ fn read(path: &Path) -> anyhow::Result<Proposal> {
     Ok(Proposal::from_bytes(&bytes)?)
 }
 
+/// The end of a command that has changed something, as JSON.
+pub fn done(repository: &Repository, sent: bool, more: &serde_json::Value) -> anyhow::Result<()> {
+    let mut value = serde_json::json!({ "root": repository.root_version(), "sent": sent });
+    for (name, field) in more.as_object().into_iter().flatten() {
+        value[name] = field.clone();
+    }
+    print(&format!("{value:#}\n"))
+}
+
+fn json(proposal: &Proposal) -> String {
+    let (old, new) = proposal.counts();
+    let count = |count: Count| serde_json::json!({ "valid": count.valid, "needed": count.needed });
+    let change = |change: &RoleChange| {
+        serde_json::json!({
+            "role": change.role.name(),
+            "added": change.added,
+            "removed": change.removed,
+            "threshold": { "before": change.threshold.0, "after": change.threshold.1 },
+        })
+    };
+    let value = serde_json::json!({
+        "root": proposal.version(),
+        "expires": proposal.expires(),
+        "changes": proposal.changes().iter().map(change).collect::<Vec<_>>(),
+        "signed": { "current": count(old), "proposed": count(new) },
+        "complete": proposal.is_complete(),
+    });
+    format!("{value:#}\n")
+}
+
 /// What it would change, and how many have signed.
-fn describe(proposal: &Proposal) -> String {
+fn describe(proposal: &Proposal, as_json: bool) -> String {
+    if as_json {
+        return json(proposal);
+    }
     let mut text = format!("root {}, until {}\n", proposal.version(), super::super::ledger::date(proposal.expires()));
     for change in proposal.changes() {
         let ids = |ids: &[String]| ids.iter().map(|id| id.get(..16).unwrap_or(id)).collect::<Vec<_>>().join(" ");

@@ -4,6 +4,7 @@ use super::super::ledger::date;
 use super::super::publish::{BrokerArgs, DirArg, NOT_SENT, shown};
 use super::super::{Align, Table, print};
 use super::keys::public;
+use super::roots::done;
 use crate::publish::{MAX_SUBMISSION, Publication, Repository, Team, TeamState};
 use crate::sys::{Disk as _, RealDisk};
 use anyhow::Context as _;
@@ -51,6 +52,9 @@ pub struct Delegate {
     dir: DirArg,
     #[command(flatten)]
     broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Take the right to sign back from a team.
@@ -63,6 +67,9 @@ pub struct Undelegate {
     dir: DirArg,
     #[command(flatten)]
     broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Take what a team has signed elsewhere, and publish it. Needs the keys of snapshot and timestamp.
@@ -78,6 +85,9 @@ pub struct Accept {
     dir: DirArg,
     #[command(flatten)]
     broker: BrokerArgs,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn list(args: &Teams) -> anyhow::Result<()> {
@@ -134,15 +144,15 @@ pub async fn delegate(args: Delegate) -> anyhow::Result<()> {
     };
     let mut repository = args.dir.open()?;
     let publication = repository.delegate(&team)?;
-    print(&format!("{} may sign {}\n", team.name, team.patterns.join(", ")))?;
-    send(&args.broker, &mut repository, &publication).await
+    let said = format!("{} may sign {}\n", team.name, team.patterns.join(", "));
+    send(&args.broker, args.json, &mut repository, &publication, &said).await
 }
 
 pub async fn undelegate(args: &Undelegate) -> anyhow::Result<()> {
     let mut repository = args.dir.open()?;
     let publication = repository.undelegate(&args.team)?;
-    print(&format!("{} may sign nothing more\n", super::super::plain(&args.team)))?;
-    send(&args.broker, &mut repository, &publication).await
+    let said = format!("{} may sign nothing more\n", super::super::plain(&args.team));
+    send(&args.broker, args.json, &mut repository, &publication, &said).await
 }
 
 pub async fn accept(args: &Accept) -> anyhow::Result<()> {
@@ -150,11 +160,21 @@ pub async fn accept(args: &Accept) -> anyhow::Result<()> {
     let bytes = RealDisk.read(path, MAX_SUBMISSION)?.with_context(|| format!("{} is not there", shown(path)))?;
     let mut repository = args.dir.open()?;
     let publication = repository.accept(&bytes)?;
-    print("taken\n")?;
-    send(&args.broker, &mut repository, &publication).await
+    send(&args.broker, args.json, &mut repository, &publication, "taken\n").await
 }
 
-async fn send(broker: &BrokerArgs, repository: &mut Repository, publication: &Publication) -> anyhow::Result<()> {
+async fn send(
+    broker: &BrokerArgs,
+    as_json: bool,
+    repository: &mut Repository,
+    publication: &Publication,
+    said: &str,
+) -> anyhow::Result<()> {
     let sent = broker.send(repository, publication).await?;
+    if as_json {
+        let teams: Vec<_> = repository.teams().iter().map(json).collect();
+        return done(repository, sent, &serde_json::json!({ "teams": teams }));
+    }
+    print(said)?;
     print(if sent { "sent\n" } else { NOT_SENT })
 }
