@@ -11,6 +11,14 @@ pub fn tuf(file: impl Display) -> String {
     format!("{PREFIX}/tuf/{file}")
 }
 
+/// The most roles that targets delegate to; what stands after them is not read.
+pub const MAX_DELEGATED: usize = 32;
+
+/// A name for a role that targets delegate to: as a model's, and none of the four that TUF has.
+pub fn is_delegated_name(name: &str) -> bool {
+    !matches!(name, "root" | "timestamp" | "snapshot" | "targets") && super::ModelName::new(name).is_ok()
+}
+
 /// The bytes with that digest: a chunk or a node; retained.
 pub fn chunk(digest: &Digest) -> String {
     format!("{PREFIX}/chunk/{digest}")

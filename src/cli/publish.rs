@@ -4,10 +4,10 @@ use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
 use crate::config;
 use crate::publish::{
-    Audience, Board as _, BoardError, Publication, PublishOptions, Release, Repository, connect, upload,
+    Audience, Board as _, BoardError, Passphrase, Publication, PublishOptions, Release, Repository, connect, upload,
 };
 use crate::store::read_model_dir;
-use crate::sys::{RealClock, is_throttled};
+use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled};
 use crate::trust::Custom;
 use crate::update::{self, Board};
 use anyhow::{Context as _, bail};
@@ -21,6 +21,7 @@ use std::time::Duration;
   selvedge publish models/digits --to shop --broker mqtt://broker.local
   selvedge publish models/digits --to shop --percent 10 --broker mqtt://broker.local
   selvedge publish models/digits-old --to shop --allow-downgrade --broker mqtt://broker.local
+  selvedge publish models/digits --to shop --as vision --dir team --submission digits.tar
 
 Publishing again with a higher --percent widens a rollout; no device that has the version loses it.
 Without --broker the directory is brought up to date and the next command with --broker sends it.")]
@@ -49,6 +50,12 @@ pub struct Args {
     /// From how many of the versions that are offered now there shall be deltas; 0 for none, 8 at most.
     #[arg(long, value_name = "N", default_value_t = PublishOptions::DELTAS, value_parser = parse_deltas)]
     deltas: usize,
+    /// Sign as this team, with its own key; see `selvedge trust delegate`.
+    #[arg(long = "as", value_name = "TEAM")]
+    team: Option<String>,
+    /// Write what is to be published to a file, for `selvedge trust accept` where the other keys are.
+    #[arg(long, value_name = "FILE", requires = "team", conflicts_with_all = ["broker", "json"])]
+    submission: Option<PathBuf>,
     #[command(flatten)]
     with: With,
 }
@@ -71,11 +78,18 @@ pub(super) struct DirArg {
     /// The publishing directory that `selvedge trust init` made.
     #[arg(long, value_name = "DIR", default_value = "repo")]
     pub dir: PathBuf,
+    /// A file whose first line is the passphrase of keys that have one; else it is asked for.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
 }
 
 impl DirArg {
     pub fn open(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::open(&self.dir)?)
+        Ok(Repository::open_with(&self.dir, &self.passphrase())?)
+    }
+
+    pub fn passphrase(&self) -> Passphrase {
+        Passphrase::new(self.passphrase_file.clone())
     }
 }
 
@@ -95,8 +109,20 @@ impl Args {
     #[cfg(feature = "compress")]
     pub(super) fn of_dir(model: PathBuf, to: Vec<String>, with: With) -> Self {
         let (device, percent) = (Vec::new(), 100);
-        let deltas = PublishOptions::DELTAS;
-        Self { model, to, device, percent, allow_downgrade: false, no_check: false, retry: false, deltas, with }
+        let (team, submission, deltas) = (None, None, PublishOptions::DELTAS);
+        Self {
+            model,
+            to,
+            device,
+            percent,
+            allow_downgrade: false,
+            no_check: false,
+            retry: false,
+            deltas,
+            team,
+            submission,
+            with,
+        }
     }
 }
 
@@ -107,15 +133,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut repository = args.with.dir.open()?;
     let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
-    let Args { allow_downgrade, retry, deltas, .. } = args;
-    let options = PublishOptions { allow_downgrade, retry, deltas };
-    let publication = repository.publish(&bundle, &audience, &options)?;
+    let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry, deltas: args.deltas };
+    if let (Some(team), Some(path)) = (&args.team, &args.submission) {
+        let (bytes, release) = repository.submit_as(team, &bundle, &audience, &options)?;
+        RealDisk.commit(path, &bytes)?;
+        print(&table(&release, &audience, bytes.len() as u64, 1))?;
+        let path = shown(path);
+        return print(&format!("wrote {path}: `selvedge trust accept {path}` where the operator's keys are\n"));
+    }
+    let publication = match &args.team {
+        Some(team) => repository.publish_as(team, &bundle, &audience, &options)?,
+        None => repository.publish(&bundle, &audience, &options)?,
+    };
     let release = publication.release.as_ref().context("a publication of a model says which")?;
     if args.with.json {
         let sent = args.with.broker.send(&mut repository, &publication).await?;
         return print(&json(release, &audience, &publication, &left_out, sent));
     }
-    print(&table(release, &audience, &publication))?;
+    print(&table(release, &audience, publication.size(), publication.posts.len()))?;
     if !left_out.is_empty() {
         print(&format!("left out, as the manifest does not name them: {}\n", super::plain(&left_out.join(", "))))?;
     }
@@ -156,7 +191,7 @@ fn audience_text(audience: &Audience) -> String {
     }
 }
 
-fn table(release: &Release, audience: &Audience, publication: &Publication) -> String {
+fn table(release: &Release, audience: &Audience, size: u64, messages: usize) -> String {
     let mut table = Table::new([("model", Align::Left), (release.model.as_str(), Align::Left)]);
     table
         .row(["version", &release.version.to_string()])
@@ -164,7 +199,7 @@ fn table(release: &Release, audience: &Audience, publication: &Publication) -> S
         .row(["chunks", &format!("{} new of {}", release.new_chunks, release.chunks)])
         .row(["compressed", &format!("{} new of {}", bytes(release.new_wire), bytes(release.wire))])
         .row(["deltas", &deltas_text(release)])
-        .row(["to send", &format!("{} in {} messages", bytes(publication.size()), publication.posts.len())])
+        .row(["to send", &format!("{} in {messages} messages", bytes(size))])
         .row(["audience", &audience_text(audience)])
         .row(["sha256", &release.sha256.to_string()]);
     table.to_string()

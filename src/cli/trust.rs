@@ -1,13 +1,16 @@
-//! `selvedge trust`: the operator's keys and the root that devices start from.
+//! `selvedge trust`: the operator's keys, the root that devices start from, and who else may sign.
+
+mod keys;
+mod roots;
+mod teams;
 
 use super::print;
-use super::publish::{BrokerArgs, DirArg, NOT_SENT, shown};
-use crate::publish::{Expiries, InitOptions, Repository};
+use super::publish::{DirArg, shown};
+use crate::publish::{Expiries, InitOptions, Repository, Sealing};
 use crate::trust::Role;
 use clap::{Subcommand, ValueEnum};
-use std::collections::BTreeSet;
 
-/// Make, show and renew the keys that devices trust.
+/// Make, show and renew the keys that devices trust; let teams sign their own models.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -18,14 +21,24 @@ pub struct Args {
 enum Command {
     Init(Init),
     Root(Root),
-    Rotate(Rotate),
+    Keys(keys::Keys),
+    NewKey(keys::NewKey),
+    ExternalKey(keys::ExternalKey),
+    Rotate(roots::Rotate),
+    Revoke(roots::Revoke),
+    Sign(roots::Sign),
+    Import(roots::Import),
+    Teams(teams::Teams),
+    Delegate(teams::Delegate),
+    Undelegate(teams::Undelegate),
+    Accept(teams::Accept),
 }
 
 /// Make a publishing directory: keys, and the root.json that goes to every device.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   selvedge trust init
-  selvedge trust init --dir fleet --root-keys 3 --root-threshold 2")]
+  selvedge trust init --dir fleet --root-keys 3 --threshold 2 --encrypt root")]
 struct Init {
     #[command(flatten)]
     dir: DirArg,
@@ -33,8 +46,11 @@ struct Init {
     #[arg(long, value_name = "N", default_value_t = 1)]
     root_keys: u32,
     /// How many of them must sign a new root.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long = "threshold", alias = "root-threshold", value_name = "N", default_value_t = 1)]
     root_threshold: u32,
+    /// Put these keys under a passphrase.
+    #[arg(long, value_name = "WHICH")]
+    encrypt: Option<Encrypt>,
     /// Days that boards take offers after the last publication or refresh.
     #[arg(long, value_name = "DAYS", default_value_t = Expiries::default().timestamp,
         value_parser = clap::value_parser!(u32).range(1..=3650))]
@@ -44,27 +60,20 @@ struct Init {
     json: bool,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Encrypt {
+    /// The root's.
+    Root,
+    /// All; then a timer that refreshes needs --passphrase-file.
+    All,
+}
+
 /// Write the newest root to standard output, for a device's /etc/selvedge/root.json.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  selvedge trust root > root.json")]
 struct Root {
     #[command(flatten)]
     dir: DirArg,
-}
-
-/// Renew the root, and give roles new keys: after a theft, or before the root expires. Needs the root's keys in keys/.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  selvedge trust rotate --broker mqtt://broker.local                       renew the root, same keys
-  selvedge trust rotate timestamp snapshot --broker mqtt://broker.local    new online keys
-
-A device that was off follows root by root when it comes back. Old keys are worth nothing afterwards.")]
-struct Rotate {
-    /// Roles that get new keys.
-    roles: Vec<RoleName>,
-    #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -90,7 +99,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Init(args) => init(&args),
         Command::Root(args) => root(&args),
-        Command::Rotate(args) => rotate(args).await,
+        Command::Keys(args) => keys::list(&args),
+        Command::NewKey(args) => keys::make(&args),
+        Command::ExternalKey(args) => keys::external(args),
+        Command::Rotate(args) => roots::rotate(args).await,
+        Command::Revoke(args) => roots::revoke(args).await,
+        Command::Sign(args) => roots::sign(&args),
+        Command::Import(args) => roots::import(&args).await,
+        Command::Teams(args) => teams::list(&args),
+        Command::Delegate(args) => teams::delegate(args).await,
+        Command::Undelegate(args) => teams::undelegate(&args).await,
+        Command::Accept(args) => teams::accept(&args).await,
     }
 }
 
@@ -99,8 +118,13 @@ fn init(args: &Init) -> anyhow::Result<()> {
         root_keys: args.root_keys,
         root_threshold: args.root_threshold,
         expiries: Expiries { timestamp: args.timestamp_days, ..Expiries::default() },
+        sealing: match args.encrypt {
+            None => Sealing::None,
+            Some(Encrypt::Root) => Sealing::Root,
+            Some(Encrypt::All) => Sealing::All,
+        },
     };
-    Repository::init(&args.dir.dir, &options)?;
+    Repository::init_with(&args.dir.dir, &options, &args.dir.passphrase())?;
     let (keys, root) = (args.dir.dir.join("keys"), args.dir.dir.join("metadata/1.root.json"));
     if args.json {
         let value = serde_json::json!({ "directory": args.dir.dir, "keys": keys, "root": root });
@@ -111,7 +135,7 @@ fn init(args: &Init) -> anyhow::Result<()> {
         "made {dir}\n\n\
          next:\n  \
          1. copy {root} to /etc/selvedge/root.json on each device\n  \
-         2. move {keys}/root.* to a medium that you keep offline, with a copy; only `trust rotate` needs them\n  \
+         2. move {keys}/root.* to a medium that you keep offline, with a copy; only a new root needs them\n  \
          3. selvedge publish MODEL_DIR --to GROUP --broker mqtt://HOST\n  \
          4. run `selvedge refresh --broker mqtt://HOST` from a daily timer\n",
         dir = shown(&args.dir.dir)
@@ -121,15 +145,4 @@ fn init(args: &Init) -> anyhow::Result<()> {
 fn root(args: &Root) -> anyhow::Result<()> {
     let root = args.dir.open()?.root_json()?;
     print(&String::from_utf8_lossy(&root))
-}
-
-async fn rotate(args: Rotate) -> anyhow::Result<()> {
-    let mut repository = args.dir.open()?;
-    let roles: BTreeSet<Role> = args.roles.into_iter().map(RoleName::role).collect();
-    let publication = repository.rotate(&roles)?;
-    let sent = args.broker.send(&mut repository, &publication).await?;
-    let names: Vec<&str> = roles.into_iter().map(Role::name).collect();
-    let what = if names.is_empty() { "renewed the root".to_owned() } else { format!("new keys: {}", names.join(", ")) };
-    print(&format!("{what}\nkeep a copy of keys/, and take the root's keys away again\n"))?;
-    print(if sent { "sent\n" } else { NOT_SENT })
 }

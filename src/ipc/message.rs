@@ -26,8 +26,9 @@ pub enum ToLink {
 pub enum Fetch {
     /// Nothing is lacking.
     Nothing,
-    /// The node (see `bundle::Node`) of a target, by its place among the names of the newest
-    /// targets metadata that the link brought, sorted.
+    /// The node (see `bundle::Node`) of a target. The lower 16 bits are its place among the names of
+    /// a file, sorted; the upper ones say which file of those that the link brought last: 0 the
+    /// targets, n that of the n-th role that they delegate to.
     Target { ordinal: u32 },
     /// The node of a target's delta, by its place in that target's list of them.
     Delta { ordinal: u32, delta: u32 },
@@ -49,6 +50,8 @@ pub enum ToEngine {
     Node { bytes: Vec<u8> },
     /// What stands under the digest of that chunk.
     Chunk { ordinal: u32, bytes: Vec<u8> },
+    /// The file of a role that targets delegate to, as the board shows it.
+    Delegated { name: String, version: u32, bytes: Vec<u8> },
 }
 
 /// TUF's top-level roles.

@@ -13,7 +13,7 @@ use super::delta;
 use crate::bundle::{Bundle, Cut, DeltaIndex, Digest, MAX_CHUNK_WIRE, Node, cut_evenly};
 use crate::trust::author::TargetEntry;
 use crate::trust::{Contents, Custom, DeltaRef};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// One that was made.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ pub(super) struct Deltas {
 
 impl Deltas {
     /// From the newest `most` versions that `entries` offer of the bundle's model.
-    pub fn of(
+    pub fn of<'a>(
         bundle: &Bundle,
         cutting: &Cutting,
-        entries: &BTreeMap<String, TargetEntry>,
+        entries: impl Iterator<Item = &'a TargetEntry>,
         chunks: &Chunks,
         most: usize,
     ) -> Result<Self, RepositoryError> {
@@ -51,7 +51,7 @@ impl Deltas {
         let sha256 = bundle.digest();
         this.bundle = Some(Contents { sha256, size: bundle.packed().len() as u64 });
         let mut of_model: Vec<&TargetEntry> =
-            entries.values().filter(|entry| entry.custom.model == bundle.manifest().name).collect();
+            entries.filter(|entry| entry.custom.model == bundle.manifest().name).collect();
         of_model.sort_by_key(|entry| std::cmp::Reverse(entry.custom.published));
         let mut seen = BTreeSet::from([sha256]);
         for entry in &of_model {

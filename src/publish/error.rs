@@ -1,5 +1,7 @@
 //! What can go wrong in the operator's directory, and what to do then.
 
+use super::passphrase::PassphraseError;
+use super::proposal::Count;
 use crate::bundle::{Digest, IndexError, ModelName};
 use crate::sys::DiskError;
 use crate::trust::Role;
@@ -24,7 +26,30 @@ pub enum RepositoryError {
     #[error(
         "keys/ has {found} of the {needed} keys that sign {role}; bring the others, or rotate them with the root's keys"
     )]
-    MissingKey { role: Role, needed: u64, found: usize },
+    MissingKey { role: String, needed: u64, found: usize },
+    #[error("{0} does not hold the public half of a key (64 hexadecimal digits); restore it from a copy of keys/")]
+    NoPublicHalf(PathBuf),
+    #[error("put a key under a passphrase")]
+    Passphrase(#[source] PassphraseError),
+    #[error("{path} names no command that signs: {problem}")]
+    BadCommand { path: PathBuf, problem: String },
+    #[error(
+        "{role} has no single key whose id begins with {id:?}; give at least 8 digits, `selvedge trust keys` shows them"
+    )]
+    NoSuchKey { role: String, id: String },
+    #[error("this is no root that was proposed for this directory: {0}")]
+    BadProposal(String),
+    #[error(
+        "the proposed root lacks signatures: {} of {} by the keys that count now, {} of {} by those that are to; \
+         have it signed with `selvedge trust sign`", old.valid, old.needed, new.valid, new.needed
+    )]
+    Unsigned { old: Count, new: Count },
+    #[error("nothing is delegated to {0:?}; `selvedge trust teams` lists those who have something")]
+    NoSuchTeam(String),
+    #[error("{team} may not sign {model}; the holder of the targets' keys can allow it with `selvedge trust delegate`")]
+    NotDelegated { team: String, model: ModelName },
+    #[error("what {team} hands in is not taken: {problem}")]
+    BadSubmission { team: String, problem: String },
     #[error("{path} is not what was written there: {problem}; restore the directory from a backup")]
     Damaged { path: PathBuf, problem: String },
     #[error("{0}")]

@@ -1,5 +1,6 @@
 //! A board and a device in memory, for tests.
 
+use super::submission::file_name;
 use super::{Board, BoardError, Publication, Repository, upload};
 use crate::bundle::{Bundle, Digest, Node, expand, topics};
 use crate::sys::{FaultyDisk, ManualClock};
@@ -49,8 +50,13 @@ impl Shown {
         for (topic, bytes) in self.topics.lock().unwrap().iter() {
             let Some(file) = topic.strip_prefix("selvedge/v1/tuf/") else { continue };
             let version = file.split('.').next().unwrap().parse().unwrap_or(0);
-            let role = Role::ALL.into_iter().find(|role| role.file(version) == file).unwrap();
-            offered.insert(role, version, bytes.clone()).unwrap();
+            match Role::ALL.into_iter().find(|role| role.file(version) == file) {
+                Some(role) => offered.insert(role, version, bytes.clone()).unwrap(),
+                None => {
+                    let (version, team) = file_name(file).unwrap();
+                    offered.insert_delegated(&team, version, bytes.clone()).unwrap();
+                }
+            }
         }
         offered
     }

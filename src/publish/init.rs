@@ -3,6 +3,7 @@
 use super::RepositoryError;
 use super::current::{DAY, damaged};
 use super::keys;
+use super::passphrase::Passphrase;
 use super::repository::{Pending, Repository};
 use crate::sys::{Clock as _, Disk, RealClock, RealDisk};
 use crate::trust::Role;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 /// Days from signing until a role expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,17 +33,27 @@ impl Default for Expiries {
     }
 }
 
+/// Which keys are made under a passphrase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sealing {
+    #[default]
+    None,
+    Root,
+    All,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitOptions {
     /// How many root keys are made, and how many of them a new root needs.
     pub root_keys: u32,
     pub root_threshold: u32,
     pub expiries: Expiries,
+    pub sealing: Sealing,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { root_keys: 1, root_threshold: 1, expiries: Expiries::default() }
+        Self { root_keys: 1, root_threshold: 1, expiries: Expiries::default(), sealing: Sealing::None }
     }
 }
 
@@ -54,9 +66,16 @@ pub(super) struct Settings {
 
 const MAX_SMALL_FILE: u64 = 1 << 20;
 
+const LOCK_TRIES: usize = 10;
+
 impl Repository {
     /// Makes keys and first metadata in a directory that is not there or empty.
     pub fn init(dir: &Path, options: &InitOptions) -> Result<Self, RepositoryError> {
+        Self::init_with(dir, options, &Passphrase::default())
+    }
+
+    /// With the passphrase that keys are put under.
+    pub fn init_with(dir: &Path, options: &InitOptions, passphrase: &Passphrase) -> Result<Self, RepositoryError> {
         if !(1..=options.root_keys).contains(&options.root_threshold) || options.root_keys > 16 {
             return Err(RepositoryError::Options("the threshold is 1 to the number of root keys, at most 16"));
         }
@@ -67,13 +86,15 @@ impl Repository {
         let lock = lock(dir)?;
         let key_dir = dir.join("keys");
         let names = (1..=options.root_keys).map(|n| format!("root.{n}"));
-        let root_keys = names.map(|name| keys::create(&key_dir, &name)).collect::<Result<Vec<_>, _>>()?;
+        let seal = (options.sealing != Sealing::None).then_some(passphrase);
+        let root_keys = names.map(|name| keys::create(&key_dir, &name, seal)).collect::<Result<Vec<_>, _>>()?;
+        let seal = (options.sealing == Sealing::All).then_some(passphrase);
         let online = [Role::Targets, Role::Snapshot, Role::Timestamp];
-        let online = online.map(|role| keys::create(&key_dir, &format!("{role}.1")).map(|key| (role, key)));
+        let online = online.map(|role| keys::create(&key_dir, &format!("{role}.1"), seal).map(|key| (role, key)));
         let online = online.into_iter().collect::<Result<BTreeMap<_, _>, _>>()?;
         write_first_set(dir, options, &root_keys, &online)?;
         // Kept, not taken anew: a child that another thread just started may still hold this one's file.
-        Self::open_locked(dir, lock)
+        Self::open_locked(dir, lock, passphrase)
     }
 }
 
@@ -112,11 +133,15 @@ pub(super) fn lock(dir: &Path) -> Result<File, RepositoryError> {
     let path = dir.join("lock");
     let failed = |source| RepositoryError::Lock { path: path.clone(), source };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RepositoryError::Locked(dir.to_owned())),
-        Err(error) => Err(failed(error.into())),
+    // A program that this one has just started may hold a lock that was let go of, until it runs.
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
+    Err(RepositoryError::Locked(dir.to_owned()))
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, RepositoryError> {

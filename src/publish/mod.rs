@@ -7,7 +7,7 @@
 //! Not here: the session with the broker (`mqtt`); `upload` takes any `Board`.
 //!
 //! Layout: `keys/` (0600; the root's may be taken away and kept offline), `metadata/`, `chunks/` by
-//! digest, `settings.json`, `pending.json`, `lock`.
+//! digest (all of `metadata/` and `chunks/` is public, a team has a copy), `settings.json`, `pending.json`, `lock`.
 //!
 //! Rejected: tough's `RepositoryEditor` (writes in place, without sync; needs the root's keys).
 
@@ -24,8 +24,14 @@ mod fleet;
 mod init;
 mod keys;
 mod listen;
+mod passphrase;
+mod proposal;
 mod repository;
+mod rotation;
 mod session;
+mod signer;
+mod submission;
+mod teams;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +39,14 @@ pub use board::{Board, BoardError, Post, Publication, Release, upload};
 pub use cutting::Audience;
 pub use error::RepositoryError;
 pub use fleet::{Fleet, Row};
-pub use init::{Expiries, InitOptions};
+pub use init::{Expiries, InitOptions, Sealing};
+pub use keys::{KeyState, add_command, make_key, parse_public};
 pub use listen::Listener;
+pub use passphrase::{Passphrase, PassphraseError};
+pub use proposal::{Count, MAX_PROPOSAL, Proposal, RoleChange};
 pub use repository::{Garbage, PublishOptions, Repository};
+pub use rotation::KeyChange;
 pub use session::{MqttBoard, connect};
+pub use signer::{Command, SignerError};
+pub use submission::MAX_SUBMISSION;
+pub use teams::{Team, TeamState};

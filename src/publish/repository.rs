@@ -3,14 +3,15 @@
 use super::RepositoryError;
 use super::board::{Post, Publication, Release};
 use super::chunks::Chunks;
-use super::current::{Current, DAY, Lifetimes, damaged, read_file};
+use super::current::{Change, Current, Lifetimes, NextSet, damaged, read_file, team_file};
 use super::cutting::{Audience, Cutting};
 use super::deltas::Deltas;
 use super::init::{Expiries, Settings, lock, read_json, write_json};
-use super::keys::{self, KeyRing, role_type};
+use super::keys::KeyRing;
+use super::passphrase::Passphrase;
 use crate::bundle::{Bundle, Digest, topics};
 use crate::sys::{Clock, Disk, RealClock, RealDisk};
-use crate::trust::author::{self, Holders, SigningKey, Stamp, TargetEntry};
+use crate::trust::author::TargetEntry;
 use crate::trust::{Custom, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,14 +73,19 @@ pub struct Repository {
 
 impl Repository {
     pub fn open(dir: &Path) -> Result<Self, RepositoryError> {
+        Self::open_with(dir, &Passphrase::default())
+    }
+
+    /// With the passphrase that its keys may be under.
+    pub fn open_with(dir: &Path, passphrase: &Passphrase) -> Result<Self, RepositoryError> {
         if !dir.join("settings.json").exists() {
             return Err(RepositoryError::NotThere(dir.to_owned()));
         }
-        Self::open_locked(dir, lock(dir)?)
+        Self::open_locked(dir, lock(dir)?, passphrase)
     }
 
-    pub(super) fn open_locked(dir: &Path, lock: File) -> Result<Self, RepositoryError> {
-        let keys = KeyRing::load(&dir.join("keys"))?;
+    pub(super) fn open_locked(dir: &Path, lock: File, passphrase: &Passphrase) -> Result<Self, RepositoryError> {
+        let keys = KeyRing::load(&dir.join("keys"), passphrase)?;
         let mut repository = Self::assemble(Arc::new(RealDisk), Arc::new(RealClock::new()), dir, keys)?;
         repository._lock = Some(lock);
         Ok(repository)
@@ -108,9 +114,18 @@ impl Repository {
         read_file(&*self.disk, &self.metadata(), Role::Root, self.current.root_version)
     }
 
+    pub fn root_version(&self) -> u32 {
+        self.current.root_version
+    }
+
     /// When the newest root expires, seconds since 1970 UTC; `rotate` renews it.
     pub fn root_expires(&self) -> u64 {
         self.current.root_expires()
+    }
+
+    /// The date of the last signature, seconds since 1970 UTC: what devices hold for the earliest now.
+    pub fn issued(&self) -> u64 {
+        self.current.issued
     }
 
     /// Offers a bundle to an audience. Done means that the directory holds it; `upload` and
@@ -124,69 +139,70 @@ impl Repository {
         audience.check()?;
         let cutting = Cutting::of(bundle)?;
         let name = audience.target_name(&bundle.manifest().name);
-        self.check_version(bundle, &cutting, &name, options)?;
-        let deltas = Deltas::of(bundle, &cutting, &self.current.entries, &self.chunks, options.deltas)?;
+        self.check_version(bundle, &cutting, self.current.entries.get(&name), options)?;
+        let deltas = self.deltas(bundle, &cutting, options)?;
         let mut entry = self.entry(bundle, &cutting, audience, options)?;
         deltas.name(&mut entry.custom);
         let mut entries = self.current.entries.clone();
         entries.insert(name, entry);
         // Signed before anything is written: a missing key leaves no trace.
-        let set = self.current.next(&self.keys, Some(&entries), self.lifetimes(), self.clock.system())?;
+        let set = self.next_set(&Change { entries: Some(entries), ..Change::default() })?;
         let new = self.keep(&cutting, &deltas)?;
-        set.write(&*self.disk, &self.metadata())?;
-        self.reload()?;
+        self.write_set(&set)?;
         let release = Release { deltas: deltas.from, ..cutting.release(&new) };
         Ok(Publication { release: Some(release), ..self.outstanding()? })
     }
 
+    /// From the versions that are offered now, by whoever.
+    pub(super) fn deltas(
+        &self,
+        bundle: &Bundle,
+        cutting: &Cutting,
+        options: &PublishOptions,
+    ) -> Result<Deltas, RepositoryError> {
+        Deltas::of(bundle, cutting, self.current.all_entries(), &self.chunks, options.deltas)
+    }
+
     /// A new timestamp, and what else would expire before it does.
     pub fn refresh(&mut self) -> Result<Publication, RepositoryError> {
-        let set = self.current.next(&self.keys, None, self.lifetimes(), self.clock.system())?;
-        set.write(&*self.disk, &self.metadata())?;
-        self.reload()?;
+        self.advance(&Change::default())?;
         self.outstanding()
     }
 
-    /// Gives the roles new keys (all of a role's) and renews the root; then refreshes. Needs the root's keys.
-    pub fn rotate(&mut self, roles: &BTreeSet<Role>) -> Result<Publication, RepositoryError> {
-        let version = self.current.root_version.saturating_add(1);
-        let root = &self.current.root.signed;
-        let old = self.keys.signers(root, Role::Root)?;
-        let mut made = Vec::new();
-        for &role in roles {
-            let keys = root.roles.get(&role_type(role));
-            let count = keys.map_or(1, |keys| keys.keyids.len());
-            for n in 1..=count {
-                let name = format!("{role}.{version}-{n}-{:x}", self.clock.system());
-                made.push((role, keys::create(&self.dir.join("keys"), &name)?));
-            }
-        }
-        let of = |role: Role| made.iter().filter(move |(of, _)| *of == role).map(|(_, key)| key);
-        let threshold = |role| {
-            let keys = root.roles.get(&role_type(role));
-            keys.and_then(|keys| u32::try_from(keys.threshold.get()).ok()).unwrap_or(1)
-        };
-        let holders = |role| Holders { keys: of(role).collect(), threshold: threshold(role) };
-        let changed = roles.iter().map(|&role| (role, holders(role))).collect();
-        let signers: Vec<&SigningKey> = old.into_iter().chain(of(Role::Root)).collect();
-        let expires = self.clock.system().saturating_add(u64::from(self.expiries.root) * DAY);
-        let bytes = author::next_root(root.clone(), Stamp { version, expires }, &changed, &signers)?;
+    pub(super) fn next_set(&self, change: &Change) -> Result<NextSet, RepositoryError> {
+        self.current.next(&self.keys, change, self.lifetimes(), self.clock.system())
+    }
+
+    pub(super) fn write_set(&mut self, set: &NextSet) -> Result<(), RepositoryError> {
+        set.write(&*self.disk, &self.metadata())?;
+        self.reload()
+    }
+
+    pub(super) fn advance(&mut self, change: &Change) -> Result<(), RepositoryError> {
+        let set = self.next_set(change)?;
+        self.write_set(&set)
+    }
+
+    /// A root that enough have signed, made the newest.
+    pub(super) fn commit_root(&mut self, version: u32, bytes: &[u8]) -> Result<(), RepositoryError> {
         let mut pending = self.pending()?;
         pending.roots.push(version);
         self.save_pending(&pending)?;
-        self.disk.commit(&self.metadata().join(Role::Root.file(version)), &bytes)?;
-        for (_, key) in made {
-            self.keys.add(key)?;
-        }
-        self.reload()?;
-        self.refresh()
+        self.disk.commit(&self.metadata().join(Role::Root.file(version)), bytes)?;
+        self.reload()
+    }
+
+    /// What a team has signed and nobody has taken yet.
+    pub(super) fn write_draft(&mut self, team: &str, version: u32, bytes: &[u8]) -> Result<(), RepositoryError> {
+        self.disk.commit(&self.metadata().join(team_file(version, team)), bytes)?;
+        self.reload()
     }
 
     /// All that a board must show: puts back one that was lost.
     pub fn everything(&self) -> Result<Publication, RepositoryError> {
         let roots = (1..=self.current.root_version).collect();
         let (mut chunks, mut nodes) = (BTreeSet::new(), Vec::new());
-        for entry in self.current.entries.values() {
+        for entry in self.current.all_entries() {
             chunks.extend(self.chunks.referenced(entry)?);
             nodes.extend(Chunks::nodes(entry));
         }
@@ -211,12 +227,12 @@ impl Repository {
         let used = self.used()?;
         let chunks: Vec<Digest> = self.chunks.list()?.into_iter().filter(|digest| !used.contains(digest)).collect();
         let mut files = Vec::new();
-        for (role, newest) in
-            [(Role::Targets, self.current.targets.version), (Role::Snapshot, self.current.snapshot.version)]
-        {
-            let names = self.disk.list(&self.metadata())?;
-            let of_role = names.into_iter().filter(|name| is_older(name, role, newest));
-            files.extend(of_role);
+        let current = &self.current;
+        let four = [(Role::Targets.name(), current.targets.version), (Role::Snapshot.name(), current.snapshot.version)];
+        let teams = current.teams.iter().map(|(team, file)| (team.as_str(), file.part.version));
+        let names = self.disk.list(&self.metadata())?;
+        for (role, newest) in four.into_iter().chain(teams) {
+            files.extend(names.iter().filter(|name| is_older(name, role, newest)).cloned());
         }
         let clear = |topic| Post { topic, bytes: Vec::new() };
         let posts = files.iter().map(topics::tuf).chain(chunks.iter().map(topics::chunk));
@@ -237,7 +253,7 @@ impl Repository {
         Ok(())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &self,
         bundle: &Bundle,
         cutting: &Cutting,
@@ -245,25 +261,25 @@ impl Repository {
         options: &PublishOptions,
     ) -> Result<TargetEntry, RepositoryError> {
         let manifest = bundle.manifest();
-        let same = self.current.entries.values().map(|entry| &entry.custom);
-        let same = same.filter(|custom| custom.model == manifest.name && custom.version == manifest.version);
-        let tried = same.map(|custom| custom.retry).max();
+        let of_model = || self.current.all_entries().map(|entry| &entry.custom).filter(|c| c.model == manifest.name);
+        let tried = of_model().filter(|custom| custom.version == manifest.version).map(|custom| custom.retry).max();
+        let before = of_model().map(|custom| custom.published).max().unwrap_or(0);
         let mut custom = Custom::new(manifest.name.clone(), manifest.version, audience.selector()?);
         custom.allow_downgrade = options.allow_downgrade;
         custom.retry = tried.map_or(0, |epoch| epoch.saturating_add(u32::from(options.retry)));
-        custom.published = self.current.targets.version.saturating_add(1);
+        custom.published = before.max(self.current.targets.version).saturating_add(1);
         Ok(TargetEntry { digest: cutting.node_digest(), size: cutting.node.len() as u64, custom })
     }
 
-    fn check_version(
+    pub(super) fn check_version(
         &self,
         bundle: &Bundle,
         cutting: &Cutting,
-        name: &str,
+        replaced: Option<&TargetEntry>,
         options: &PublishOptions,
     ) -> Result<(), RepositoryError> {
         let (model, version) = (&bundle.manifest().name, bundle.manifest().version);
-        for entry in self.current.entries.values() {
+        for entry in self.current.all_entries() {
             let is_same = entry.custom.model == *model && entry.custom.version == version;
             if is_same && entry.digest != cutting.node_digest() {
                 let published = self.chunks.index(entry.digest)?.0.sha256;
@@ -272,7 +288,7 @@ impl Repository {
                 }
             }
         }
-        match self.current.entries.get(name).map(|entry| entry.custom.version) {
+        match replaced.map(|entry| entry.custom.version) {
             Some(published) if published > version && !options.allow_downgrade => {
                 Err(RepositoryError::NotNewer { model: model.clone(), published, offered: version })
             }
@@ -281,13 +297,28 @@ impl Repository {
     }
 
     /// Writes the chunks that are not there; noted as pending first, so that none is forgotten.
-    fn keep(&self, cutting: &Cutting, deltas: &Deltas) -> Result<BTreeSet<Digest>, RepositoryError> {
+    pub(super) fn keep(&self, cutting: &Cutting, deltas: &Deltas) -> Result<BTreeSet<Digest>, RepositoryError> {
         // What no offer names may be gone from the board: it was cleared, or the board was lost since.
         let used = self.used()?;
         let there: BTreeSet<Digest> = self.chunks.list()?.into_iter().filter(|digest| used.contains(digest)).collect();
         let node_digest = cutting.node_digest();
         let cuts = cutting.cuts.iter().map(|cut| (cut.chunk.sha256, &cut.wire));
         let all = cuts.chain(deltas.contents()).chain([(node_digest, &cutting.node)]);
+        self.keep_new(all, &there)
+    }
+
+    /// The same for chunks that a team brings.
+    pub(super) fn keep_chunks(&self, chunks: &BTreeMap<Digest, Vec<u8>>) -> Result<(), RepositoryError> {
+        let there = self.used()?;
+        self.keep_new(chunks.iter().map(|(digest, bytes)| (*digest, bytes)), &there)?;
+        Ok(())
+    }
+
+    fn keep_new<'a>(
+        &self,
+        all: impl Iterator<Item = (Digest, &'a Vec<u8>)>,
+        there: &BTreeSet<Digest>,
+    ) -> Result<BTreeSet<Digest>, RepositoryError> {
         let mut new = BTreeMap::new();
         let mut pending = self.pending()?;
         for (digest, bytes) in all {
@@ -306,14 +337,14 @@ impl Repository {
     /// The chunks and nodes of all that is offered.
     fn used(&self) -> Result<BTreeSet<Digest>, RepositoryError> {
         let mut used = BTreeSet::new();
-        for entry in self.current.entries.values() {
+        for entry in self.current.all_entries() {
             used.extend(self.chunks.referenced(entry)?);
             used.extend(Chunks::nodes(entry));
         }
         Ok(used)
     }
 
-    fn outstanding(&self) -> Result<Publication, RepositoryError> {
+    pub(super) fn outstanding(&self) -> Result<Publication, RepositoryError> {
         self.publication(self.pending()?)
     }
 
@@ -331,6 +362,10 @@ impl Repository {
             posts.push(Post { topic: topics::tuf(Role::Root.file(version)), bytes });
         }
         let current = &self.current;
+        for (team, file) in &current.teams {
+            let topic = topics::tuf(team_file(file.part.version, team));
+            posts.push(Post { topic, bytes: file.part.bytes.clone() });
+        }
         for (role, part) in [
             (Role::Targets, &current.targets),
             (Role::Snapshot, &current.snapshot),
@@ -361,14 +396,51 @@ impl Repository {
         Ok(())
     }
 
-    fn lifetimes(&self) -> Lifetimes {
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Where what a team hands in is looked at; what a kill left there is cleared by the next.
+    pub(super) fn incoming(&self) -> PathBuf {
+        self.dir.join("incoming")
+    }
+
+    pub(super) fn chunks(&self) -> &Chunks {
+        &self.chunks
+    }
+
+    pub(super) fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    pub(super) fn keys_mut(&mut self) -> &mut KeyRing {
+        &mut self.keys
+    }
+
+    pub(super) fn current(&self) -> &Current {
+        &self.current
+    }
+
+    pub(super) fn key_dir(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.clock.system()
+    }
+
+    pub(super) fn root_days(&self) -> u32 {
+        self.expiries.root
+    }
+
+    pub(super) fn lifetimes(&self) -> Lifetimes {
         let Expiries { root: _, targets, snapshot, timestamp } = self.expiries;
         Lifetimes { timestamp: timestamp.into(), snapshot: snapshot.into(), targets: targets.into() }
     }
 }
 
-fn is_older(name: &str, role: Role, newest: u32) -> bool {
-    let version = name.strip_suffix(".json").and_then(|name| name.strip_suffix(role.name()));
+fn is_older(name: &str, role: &str, newest: u32) -> bool {
+    let version = name.strip_suffix(".json").and_then(|name| name.strip_suffix(role));
     let version = version.and_then(|name| name.strip_suffix('.')).and_then(|number| number.parse::<u32>().ok());
     version.is_some_and(|version| version < newest)
 }

@@ -4,14 +4,16 @@ use super::Role;
 use super::offer::Custom;
 use crate::bundle::Digest;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::Ed25519KeyPair;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error as StdError;
 use std::num::NonZeroU64;
 use tough::schema::decoded::{Decoded, Hex};
-use tough::schema::key::Key;
-use tough::schema::{self, Hashes, Metafile, RoleKeys, RoleType, Signature, Signed};
-use tough::sign::Sign as _;
+use tough::schema::key::{Ed25519Key, Ed25519Scheme, Key};
+use tough::schema::{
+    self, DelegatedRole, Delegations, Hashes, Metafile, PathPattern, PathSet, RoleKeys, RoleType, Signature, Signed,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorError {
@@ -19,6 +21,17 @@ pub enum AuthorError {
     Generate,
     #[error("the key is not an Ed25519 key in PKCS#8 form")]
     Key,
+    #[error("the private half of key {0} is not here")]
+    Absent(String),
+    #[error("have key {key} signed by what holds it")]
+    Signer { key: String, source: Box<dyn StdError + Send + Sync> },
+    #[error(
+        "what signs for key {0} gave 64 bytes that are no Ed25519 signature by that key; does the command use \
+         the key whose public half stands in the file?"
+    )]
+    WrongSignature(String),
+    #[error("{0:?} is no pattern of target names; write MODEL/* or a name with * and ? in it")]
+    Pattern(String),
     #[error("{0} is not a date that metadata can carry")]
     Date(u64),
     #[error("version 0 of metadata; versions start at 1")]
@@ -35,10 +48,25 @@ fn schema_error(error: schema::Error) -> AuthorError {
     AuthorError::Schema(Box::new(error))
 }
 
-/// An Ed25519 key pair.
+/// Signs with an Ed25519 key that this process does not hold: a token, a key service, a program.
+pub trait Signs: Send + Sync {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
+}
+
+enum Means {
+    Pair {
+        pair: Ed25519KeyPair,
+        pkcs8: Vec<u8>,
+    },
+    Elsewhere(Box<dyn Signs>),
+    /// Only the public half is known.
+    Absent,
+}
+
+/// An Ed25519 key: its public half, and what signs with the private one.
 pub struct SigningKey {
-    pair: Ed25519KeyPair,
-    pkcs8: Vec<u8>,
+    public: [u8; 32],
+    means: Means,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -56,12 +84,36 @@ impl SigningKey {
     /// From the form in which `pkcs8` gives it.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, AuthorError> {
         let pair = Ed25519KeyPair::from_pkcs8(bytes).map_err(|_| AuthorError::Key)?;
-        Ok(Self { pair, pkcs8: bytes.to_vec() })
+        let public = pair.public_key().as_ref().try_into().map_err(|_| AuthorError::Key)?;
+        Ok(Self { public, means: Means::Pair { pair, pkcs8: bytes.to_vec() } })
     }
 
-    /// The private key; for a file that only its owner reads.
-    pub fn pkcs8(&self) -> &[u8] {
-        &self.pkcs8
+    /// A key that something else signs with. What it signs is checked each time.
+    pub fn elsewhere(public: [u8; 32], signs: Box<dyn Signs>) -> Self {
+        Self { public, means: Means::Elsewhere(signs) }
+    }
+
+    /// A key that can be named and not signed with.
+    pub fn public_only(public: [u8; 32]) -> Self {
+        Self { public, means: Means::Absent }
+    }
+
+    /// The public half of an Ed25519 key as metadata has it; `None` for one of another kind.
+    pub fn of(key: &Key) -> Option<Self> {
+        let Key::Ed25519 { keyval, .. } = key else { return None };
+        keyval.public.as_ref().try_into().ok().map(Self::public_only)
+    }
+
+    /// The private key, where it is here; for a file that only its owner reads.
+    pub fn pkcs8(&self) -> Option<&[u8]> {
+        match &self.means {
+            Means::Pair { pkcs8, .. } => Some(pkcs8),
+            Means::Elsewhere(_) | Means::Absent => None,
+        }
+    }
+
+    pub fn public_bytes(&self) -> &[u8; 32] {
+        &self.public
     }
 
     /// TUF's key id in hexadecimal digits.
@@ -69,8 +121,23 @@ impl SigningKey {
         self.key_id().map(|id| hex::encode(&*id))
     }
 
+    /// Fails where the key is not at hand, or where what signs elsewhere did not do so with this key.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AuthorError> {
+        let signature = match &self.means {
+            Means::Pair { pair, .. } => return Ok(pair.sign(message).as_ref().to_vec()),
+            Means::Elsewhere(signs) => signs
+                .sign(message)
+                .map_err(|source| AuthorError::Signer { key: self.id().unwrap_or_default(), source })?,
+            Means::Absent => return Err(AuthorError::Absent(self.id()?)),
+        };
+        let public = UnparsedPublicKey::new(&ED25519, &self.public);
+        public.verify(message, &signature).map_err(|_| AuthorError::WrongSignature(self.id().unwrap_or_default()))?;
+        Ok(signature)
+    }
+
     fn public(&self) -> Key {
-        self.pair.tuf_key()
+        let keyval = Ed25519Key { public: self.public.to_vec().into(), _extra: HashMap::new() };
+        Key::Ed25519 { keyval, scheme: Ed25519Scheme::Ed25519, _extra: HashMap::new() }
     }
 
     fn key_id(&self) -> Result<Decoded<Hex>, AuthorError> {
@@ -78,14 +145,28 @@ impl SigningKey {
     }
 }
 
+fn signature(message: &[u8], key: &SigningKey) -> Result<Signature, AuthorError> {
+    Ok(Signature { keyid: key.key_id()?, sig: key.sign(message)?.into() })
+}
+
 pub(super) fn sign<T: schema::Role + Serialize>(role: T, keys: &[&SigningKey]) -> Result<Vec<u8>, AuthorError> {
     let message = role.canonical_form().map_err(schema_error)?;
-    let signature = |key: &&SigningKey| {
-        let sig = key.pair.sign(&message).as_ref().to_vec().into();
-        Ok(Signature { keyid: key.key_id()?, sig })
-    };
-    let signatures = keys.iter().map(signature).collect::<Result<_, AuthorError>>()?;
+    let signatures = keys.iter().map(|key| signature(&message, key)).collect::<Result<_, AuthorError>>()?;
     serde_json::to_vec(&Signed { signed: role, signatures }).map_err(AuthorError::Json)
+}
+
+/// Adds signatures to metadata that others have signed, or are to sign, too.
+pub fn cosign<T>(mut signed: Signed<T>, keys: &[&SigningKey]) -> Result<Vec<u8>, AuthorError>
+where
+    T: schema::Role + Serialize,
+{
+    let message = signed.signed.canonical_form().map_err(schema_error)?;
+    for key in keys {
+        let new = signature(&message, key)?;
+        signed.signatures.retain(|old| old.keyid != new.keyid);
+        signed.signatures.push(new);
+    }
+    serde_json::to_vec(&signed).map_err(AuthorError::Json)
 }
 
 const SPEC: &str = "1.0.0";
@@ -176,8 +257,18 @@ pub fn targets(
     entries: &BTreeMap<String, TargetEntry>,
     signers: &[&SigningKey],
 ) -> Result<Vec<u8>, AuthorError> {
+    targets_with(stamp, entries, None, signers)
+}
+
+/// Targets that name others who may sign some of them.
+pub fn targets_with(
+    stamp: Stamp,
+    entries: &BTreeMap<String, TargetEntry>,
+    delegations: Option<&Delegations>,
+    signers: &[&SigningKey],
+) -> Result<Vec<u8>, AuthorError> {
     let mut role = schema::Targets::new(SPEC.to_owned(), number(stamp.version)?, date(stamp.expires)?);
-    role.delegations = None;
+    role.delegations = delegations.filter(|all| !all.roles.is_empty()).cloned();
     for (name, entry) in entries {
         let name = tough::TargetName::new(name).map_err(|_| AuthorError::Name(name.clone()))?;
         let custom = serde_json::to_value(&entry.custom).map_err(AuthorError::Json)?;
@@ -196,7 +287,46 @@ fn hashes(digest: Digest) -> Hashes {
     Hashes { sha256: digest.as_bytes().to_vec().into(), _extra: HashMap::new() }
 }
 
-fn metafile(version: u32, bytes: &[u8]) -> Result<Metafile, AuthorError> {
+/// Lets the holders sign targets whose names match a pattern; a role of that name is replaced in its place.
+pub fn delegate(
+    all: &mut Delegations,
+    name: &str,
+    holders: &Holders<'_>,
+    patterns: &[String],
+    terminating: bool,
+) -> Result<(), AuthorError> {
+    let pattern = |text: &String| PathPattern::new(text.as_str()).map_err(|_| AuthorError::Pattern(text.clone()));
+    let paths = PathSet::Paths(patterns.iter().map(pattern).collect::<Result<_, _>>()?);
+    let mut keyids = Vec::new();
+    for key in &holders.keys {
+        keyids.push(key.key_id()?);
+        all.keys.insert(key.key_id()?, key.public());
+    }
+    let threshold = number(holders.threshold)?;
+    let role = DelegatedRole { name: name.to_owned(), keyids, threshold, paths, terminating, targets: None };
+    match all.roles.iter_mut().find(|role| role.name == name) {
+        Some(old) => *old = role,
+        None => all.roles.push(role),
+    }
+    forget_unnamed(all);
+    Ok(())
+}
+
+/// Takes what was delegated back; false where nothing of that name was.
+pub fn undelegate(all: &mut Delegations, name: &str) -> bool {
+    let before = all.roles.len();
+    all.roles.retain(|role| role.name != name);
+    forget_unnamed(all);
+    all.roles.len() < before
+}
+
+fn forget_unnamed(all: &mut Delegations) {
+    let named: Vec<_> = all.roles.iter().flat_map(|role| role.keyids.clone()).collect();
+    all.keys.retain(|id, _| named.contains(id));
+}
+
+/// How a snapshot names a file.
+pub fn metafile(version: u32, bytes: &[u8]) -> Result<Metafile, AuthorError> {
     Ok(Metafile {
         length: Some(bytes.len() as u64),
         hashes: Some(hashes(Digest::of(bytes))),
@@ -207,8 +337,17 @@ fn metafile(version: u32, bytes: &[u8]) -> Result<Metafile, AuthorError> {
 
 /// A snapshot that names the given targets.
 pub fn snapshot(stamp: Stamp, targets: (u32, &[u8]), signers: &[&SigningKey]) -> Result<Vec<u8>, AuthorError> {
+    snapshot_of(stamp, [("targets.json".to_owned(), metafile(targets.0, targets.1)?)].into(), signers)
+}
+
+/// A snapshot of targets and of roles that were delegated.
+pub fn snapshot_of(
+    stamp: Stamp,
+    files: BTreeMap<String, Metafile>,
+    signers: &[&SigningKey],
+) -> Result<Vec<u8>, AuthorError> {
     let mut role = schema::Snapshot::new(SPEC.to_owned(), number(stamp.version)?, date(stamp.expires)?);
-    role.meta.insert("targets.json".to_owned(), metafile(targets.0, targets.1)?);
+    role.meta = files.into_iter().collect();
     sign(role, signers)
 }
 

@@ -1,15 +1,16 @@
 //! What one device trusts: opened once, moved forward by `update`.
 
 use super::Role;
+use super::delegation::{self, Delegated};
 use super::offer::Verified;
 use super::offered::Offered;
 use super::state::{self, LoadError, Set, State};
-use super::verify::{self, Outcome, Refusal, RefusalCode, Run};
+use super::verify::{self, Outcome, Refusal, RefusalCode, Run, Sound};
 use crate::sys::{Clock, Disk, DiskError};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tough::Repository;
 use tough::schema::{self, Signed};
 
 /// See the module's head.
@@ -21,6 +22,14 @@ pub struct Trust {
     root_version: u32,
     verified: Option<Verified>,
     base: Base,
+    complaints: Vec<Complaint>,
+}
+
+/// A delegated role whose file does not count, and why. What others sign counts all the same.
+#[derive(Debug)]
+pub struct Complaint {
+    pub name: String,
+    pub refusal: Refusal,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +107,11 @@ impl Trust {
         let trusted = state::parse_root(state.root()).and_then(|root| state::version(&root));
         let root_version = trusted.ok_or_else(|| corrupt("its root is not readable"))?;
         let verified = match &state.set {
-            Some(set) => {
-                read_targets(state.root(), &set.targets).ok_or_else(|| corrupt("its targets are not readable"))?
-            }
+            Some(set) => read_set(state.root(), set).ok_or_else(|| corrupt("its targets are not readable"))?,
             None => None,
         };
         let base = Base::new(state.floor);
-        Ok(Self { disk, path, state, root_version, verified, base })
+        Ok(Self { disk, path, state, root_version, verified, base, complaints: Vec::new() })
     }
 
     pub fn root_version(&self) -> u32 {
@@ -126,6 +133,11 @@ impl Trust {
         self.verified.as_ref()
     }
 
+    /// What was wrong with delegated roles in the last update.
+    pub fn take_complaints(&mut self) -> Vec<Complaint> {
+        std::mem::take(&mut self.complaints)
+    }
+
     /// Checks what the board shows and commits at most once. All or nothing, but for roots: each
     /// newer root that the trusted one vouches for is kept even when the set under it is not there
     /// yet or refused, since the next root can only be looked for from there.
@@ -133,7 +145,7 @@ impl Trust {
         let is_known = offered.timestamp().is_some_and(|bytes| self.is_committed(bytes));
         if offered.get(Role::Root, self.root_version.saturating_add(1)).is_none() {
             if is_known {
-                return Ok(Progress::Unchanged);
+                return Ok(self.catch_up(offered, clock)?);
             }
             if offered.timestamp().is_none() {
                 return Ok(Progress::Waiting);
@@ -144,7 +156,7 @@ impl Trust {
         let has_new_root = !roots.is_empty();
         next.add_roots(roots);
         let progress = match outcome {
-            Outcome::Sound(repository) => self.judge(&repository, offered, &mut next, clock),
+            Outcome::Sound(sound) => self.judge(&sound, offered, &mut next, clock),
             Outcome::Waiting => Ok(Progress::Waiting),
             Outcome::Refused(refusal) => self.weigh(refusal, is_known, offered, &next),
         };
@@ -152,6 +164,28 @@ impl Trust {
         let progress = progress?;
         let is_same_set = progress == Progress::Unchanged;
         Ok(if is_same_set && has_new_root { Progress::Committed } else { progress })
+    }
+
+    /// Takes delegated roles that have come since their set did.
+    fn catch_up(&mut self, offered: &Offered, clock: &dyn Clock) -> Result<Progress, DiskError> {
+        let Some(set) = self.state.set.as_ref().filter(|_| offered.has_delegated() && self.verified.is_some()) else {
+            return Ok(Progress::Unchanged);
+        };
+        let (Ok(targets), Ok(snapshot)) = (serde_json::from_str(&set.targets), serde_json::from_str(&set.snapshot))
+        else {
+            return Ok(Progress::Unchanged);
+        };
+        let (targets, snapshot): (Signed<schema::Targets>, Signed<schema::Snapshot>) = (targets, snapshot);
+        let time = self.device_time(clock);
+        let (taken, bad) = delegation::take(&targets.signed, &snapshot.signed, &set.delegated, offered, time);
+        self.complaints = bad.into_iter().map(|(name, refusal)| Complaint { name, refusal }).collect();
+        if taken == set.delegated {
+            return Ok(Progress::Unchanged);
+        }
+        let mut next = self.state.clone();
+        next.set = Some(Set { delegated: taken, ..set.clone() });
+        self.commit(next, clock)?;
+        Ok(Progress::Committed)
     }
 
     fn is_committed(&self, timestamp: &[u8]) -> bool {
@@ -173,26 +207,34 @@ impl Trust {
 
     /// Checks dates, then puts the set in `next`.
     fn judge(
-        &self,
-        repository: &Repository,
+        &mut self,
+        sound: &Sound,
         offered: &Offered,
         next: &mut State,
         clock: &dyn Clock,
     ) -> Result<Progress, Refusal> {
-        let timestamp = &repository.timestamp().signed;
+        let timestamp = &sound.timestamp.signed;
         let bound = next.set.as_ref().filter(|set| !set.versions_void);
         let trusted = bound.and_then(|set| verify::version_of(&set.timestamp));
         if trusted.is_some_and(|version| u64::from(version) == timestamp.version.get()) {
             return Ok(Progress::Unchanged);
         }
         let bad = || Refusal::new(RefusalCode::BadMetadata, Role::Timestamp);
+        // Versions are 32 bits in all that we make and keep.
+        u32::try_from(timestamp.version.get()).map_err(|_| bad())?;
         let issued = timestamp._extra.get("issued").and_then(serde_json::Value::as_u64).ok_or_else(bad)?;
         let is_floor_void = next.set.as_ref().is_some_and(|set| set.floor_void);
         let floor = if is_floor_void { 0 } else { next.floor };
         let time = self.time_for(issued, is_floor_void, clock);
-        check_dates(repository, time)?;
-        Verified::new(repository.targets())?;
-        next.set = Some(collect(repository, offered, self.state.set.as_ref()).ok_or_else(bad)?);
+        check_dates(sound, time)?;
+        Verified::new(&sound.targets, &Delegated::default())?;
+        let old = self.state.set.as_ref();
+        let none = BTreeMap::new();
+        let before = old.map_or(&none, |set| &set.delegated);
+        let (targets, snapshot) = (&sound.targets.signed, &sound.snapshot.signed);
+        let (delegated, wrong) = delegation::take(targets, snapshot, before, offered, time);
+        next.set = Some(Set { delegated, ..collect(sound, offered, old).ok_or_else(bad)? });
+        self.complaints = wrong.into_iter().map(|(name, refusal)| Complaint { name, refusal }).collect();
         next.floor = floor.max(issued);
         Ok(Progress::Committed)
     }
@@ -218,7 +260,7 @@ impl Trust {
         }
         self.root_version =
             state::parse_root(next.root()).and_then(|root| state::version(&root)).unwrap_or(self.root_version);
-        self.verified = next.set.as_ref().and_then(|set| read_targets(next.root(), &set.targets)).flatten();
+        self.verified = next.set.as_ref().and_then(|set| read_set(next.root(), set)).flatten();
         self.state = next;
         Ok(())
     }
@@ -244,21 +286,23 @@ fn is_other_root(state: &State, bootstrap: &Signed<schema::Root>) -> bool {
     chain.into_iter().any(|root| root.signed.version == bootstrap.signed.version && root.signed != bootstrap.signed)
 }
 
-/// Committed targets. `Some(None)` where the trusted root has taken their keys away since: nothing more
-/// is offered from them.
-fn read_targets(root: &str, text: &str) -> Option<Option<Verified>> {
-    let targets: Signed<schema::Targets> = serde_json::from_str(text).ok()?;
-    let verified = Verified::new(&targets).ok()?;
+/// Committed targets and what they delegate to. `Some(None)` where the trusted root has taken their keys
+/// away since: nothing more is offered from them.
+fn read_set(root: &str, set: &Set) -> Option<Option<Verified>> {
+    let targets: Signed<schema::Targets> = serde_json::from_str(&set.targets).ok()?;
+    let snapshot: Signed<schema::Snapshot> = serde_json::from_str(&set.snapshot).ok()?;
+    let delegated = Delegated::read(&targets.signed, &snapshot.signed, &set.delegated);
+    let verified = Verified::new(&targets, &delegated).ok()?;
     let vouches = state::parse_root(root)?.signed.verify_role(&targets).is_ok();
     Some(vouches.then_some(verified))
 }
 
-fn check_dates(repository: &Repository, time: u64) -> Result<(), Refusal> {
+fn check_dates(sound: &Sound, time: u64) -> Result<(), Refusal> {
     let dates = [
-        (Role::Root, repository.root().signed.expires),
-        (Role::Timestamp, repository.timestamp().signed.expires),
-        (Role::Snapshot, repository.snapshot().signed.expires),
-        (Role::Targets, repository.targets().signed.expires),
+        (Role::Root, sound.root.signed.expires),
+        (Role::Timestamp, sound.timestamp.signed.expires),
+        (Role::Snapshot, sound.snapshot.signed.expires),
+        (Role::Targets, sound.targets.signed.expires),
     ];
     for (role, date) in dates {
         let expires = u64::try_from(date.as_second()).unwrap_or(0);
@@ -269,16 +313,17 @@ fn check_dates(repository: &Repository, time: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The bytes that tough accepted: those offered, or those committed where nothing else came.
-fn collect(repository: &Repository, offered: &Offered, old: Option<&Set>) -> Option<Set> {
+/// The bytes that passed: those offered, or those committed where nothing else came.
+fn collect(sound: &Sound, offered: &Offered, old: Option<&Set>) -> Option<Set> {
     let version = |number: u64| u32::try_from(number).ok();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-    let snapshot = offered.get(Role::Snapshot, version(repository.snapshot().signed.version.get())?);
-    let targets = offered.get(Role::Targets, version(repository.targets().signed.version.get())?);
+    let snapshot = offered.get(Role::Snapshot, version(sound.snapshot.signed.version.get())?);
+    let targets = offered.get(Role::Targets, version(sound.targets.signed.version.get())?);
     Some(Set {
         timestamp: text(offered.timestamp()?)?,
         snapshot: text(snapshot.or_else(|| Some(old?.snapshot.as_bytes()))?)?,
         targets: text(targets.or_else(|| Some(old?.targets.as_bytes()))?)?,
+        delegated: BTreeMap::new(),
         versions_void: false,
         floor_void: false,
     })

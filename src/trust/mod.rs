@@ -6,6 +6,9 @@
 //! board cannot say "there is none". A wrong clock is never reported as a bad signature.
 //! Not here: where the bytes come from (`link`), what is done with an offer (`update`).
 //!
+//! A role that targets delegate to stands or falls alone: one that is missing or bad is left out, and
+//! what the others sign counts.
+//!
 //! tough does the TUF checks; `verify` says how it is kept from the disk and the clock.
 //!
 //! Dates: the timestamp carries a signed `issued`, the only thing that raises the floor. A stale
@@ -18,6 +21,7 @@
 
 #[cfg(feature = "operator")]
 pub mod author;
+mod delegation;
 mod device;
 #[cfg(all(test, feature = "operator"))]
 mod fixture;
@@ -28,7 +32,9 @@ mod state;
 mod tests;
 mod verify;
 
-pub use device::{OpenError, Progress, Trust, UpdateError};
+#[cfg(feature = "operator")]
+pub use delegation::{covers, patterns};
+pub use device::{Complaint, OpenError, Progress, Trust, UpdateError};
 pub use offer::{Contents, Custom, DeltaRef, Offer, SaltedIds, Selector, Verified};
 pub use offered::{Offered, Role, TooMuch};
 pub use verify::{Refusal, RefusalCode};

@@ -3,8 +3,10 @@
 //! One offer a model. Among the targets that select this device the highest version is taken, the
 //! newer publication where versions are equal. A target marked `allow-downgrade` sets aside all
 //! that were published before it, whatever their version; what was published after it counts again.
+//! `published` counts up for each model, over all who sign for it.
 
 use super::Role;
+use super::delegation::Delegated;
 use super::verify::{Refusal, RefusalCode};
 use crate::bundle::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
@@ -29,7 +31,7 @@ pub struct Custom {
     /// A higher number lifts the quarantine of a version that failed.
     #[serde(default)]
     pub retry: u32,
-    /// The targets version that this target first stood in: which of two is the newer.
+    /// Which of two targets of a model is the newer: more than that of any before it.
     #[serde(default)]
     pub published: u32,
     /// What deltas make.
@@ -163,7 +165,8 @@ struct Entry {
 /// One version of one model that this device should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// The target's place among all names in the targets metadata, sorted by their bytes.
+    /// The target's place among all names in its metadata, sorted by their bytes; in the upper half
+    /// which metadata that is: 0 the targets themselves, n the n-th role that they delegate to.
     pub ordinal: u32,
     pub model: ModelName,
     pub version: u32,
@@ -179,18 +182,16 @@ pub struct Offer {
 }
 
 impl Verified {
-    /// From targets whose signatures were checked.
-    pub(super) fn new(targets: &Signed<Targets>) -> Result<Self, Refusal> {
+    /// From targets whose signatures were checked, and those of the roles they delegate to.
+    pub(super) fn new(targets: &Signed<Targets>, delegated: &Delegated) -> Result<Self, Refusal> {
         let bad = || Refusal::new(RefusalCode::BadMetadata, Role::Targets);
         let version = u32::try_from(targets.signed.version.get()).map_err(|_| bad())?;
-        let sorted: BTreeMap<&str, &Target> = targets.signed.targets.iter().map(|(n, t)| (n.raw(), t)).collect();
-        let mut entries = Vec::new();
-        for (ordinal, target) in (0..).zip(sorted.into_values()) {
-            let digest = <[u8; 32]>::try_from(target.hashes.sha256.as_ref()).map(Digest::from_bytes);
-            let (Some(custom), Ok(digest)) = (Custom::of(target), digest) else {
-                continue;
-            };
-            entries.push(Entry { ordinal, custom, digest, size: target.length });
+        let mut entries = entries_of(&targets.signed, 0, |_, _| true);
+        for (place, role) in delegated.roles() {
+            entries.extend(entries_of(&role.signed, place, |name, custom| {
+                let is_its_own = name.split('/').next() == Some(custom.model.as_str());
+                is_its_own && delegated.may_sign(place, name)
+            }));
         }
         Ok(Self { version, entries })
     }
@@ -209,6 +210,17 @@ impl Verified {
     pub fn targets_version(&self) -> u32 {
         self.version
     }
+}
+
+/// The targets of one file that are of our form and that it may offer.
+fn entries_of(targets: &Targets, place: u32, may: impl Fn(&str, &Custom) -> bool) -> Vec<Entry> {
+    let sorted: BTreeMap<&str, &Target> = targets.targets.iter().map(|(n, t)| (n.raw(), t)).collect();
+    let entry = |(index, (name, target)): (u16, (&str, &Target))| {
+        let digest = <[u8; 32]>::try_from(target.hashes.sha256.as_ref()).map(Digest::from_bytes).ok()?;
+        let custom = Custom::of(target).filter(|custom| may(name, custom))?;
+        Some(Entry { ordinal: place << 16 | u32::from(index), custom, digest, size: target.length })
+    };
+    (0..=u16::MAX).zip(sorted).filter_map(entry).collect()
 }
 
 fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {

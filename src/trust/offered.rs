@@ -1,5 +1,7 @@
 //! What the board shows, as far as it has come. Untrusted, bounded.
 
+use super::delegation;
+use crate::bundle::topics::{MAX_DELEGATED, is_delegated_name};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,12 +58,13 @@ impl fmt::Display for Role {
     }
 }
 
+/// Why a file is not held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{role} metadata of {actual} bytes is over the limit of {limit}; it is passed over")]
-pub struct TooMuch {
-    pub role: Role,
-    pub limit: usize,
-    pub actual: usize,
+pub enum TooMuch {
+    #[error("{role} metadata of {actual} bytes is over the limit of {limit}; it is passed over")]
+    Bytes { role: Role, limit: usize, actual: usize },
+    #[error("targets metadata delegates in a form or a number that is not read; it is passed over")]
+    Delegations,
 }
 
 /// Untrusted metadata by role and version; the versions are what the bringer says.
@@ -69,6 +72,8 @@ pub struct TooMuch {
 pub struct Offered {
     timestamp: Option<Vec<u8>>,
     versioned: BTreeMap<(Role, u32), Vec<u8>>,
+    /// Of delegated roles, the last that came of each name.
+    delegated: BTreeMap<String, (u32, Vec<u8>)>,
 }
 
 impl Offered {
@@ -77,7 +82,10 @@ impl Offered {
     pub fn insert(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), TooMuch> {
         if bytes.len() > role.limit() {
             let (limit, actual) = (role.limit(), bytes.len());
-            return Err(TooMuch { role, limit, actual });
+            return Err(TooMuch::Bytes { role, limit, actual });
+        }
+        if role == Role::Targets && !delegation::is_bounded(&bytes) {
+            return Err(TooMuch::Delegations);
         }
         if role == Role::Timestamp {
             self.timestamp = Some(bytes);
@@ -91,6 +99,34 @@ impl Offered {
             self.versioned.remove(&lowest);
         }
         Ok(())
+    }
+
+    /// Adds the file of a delegated role, or replaces what was there of that name. What is no name of
+    /// one is passed over; beyond as many as may be delegated to, another makes room.
+    pub fn insert_delegated(&mut self, name: &str, version: u32, bytes: Vec<u8>) -> Result<(), TooMuch> {
+        if bytes.len() > delegation::MAX_BYTES {
+            let (limit, actual) = (delegation::MAX_BYTES, bytes.len());
+            return Err(TooMuch::Bytes { role: Role::Targets, limit, actual });
+        }
+        if !delegation::is_bounded(&bytes) {
+            return Err(TooMuch::Delegations);
+        }
+        if !is_delegated_name(name) {
+            return Ok(());
+        }
+        if self.delegated.len() >= MAX_DELEGATED && !self.delegated.contains_key(name) {
+            self.delegated.pop_first();
+        }
+        self.delegated.insert(name.to_owned(), (version, bytes));
+        Ok(())
+    }
+
+    pub(super) fn delegated(&self, name: &str, version: u32) -> Option<&[u8]> {
+        self.delegated.get(name).filter(|(of, _)| *of == version).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    pub(super) fn has_delegated(&self) -> bool {
+        !self.delegated.is_empty()
     }
 
     pub(super) fn timestamp(&self) -> Option<&[u8]> {
@@ -133,6 +169,22 @@ mod tests {
             assert!(offered.insert(role, 1, vec![b' '; role.limit() + 1]).is_err());
         }
         assert_eq!(offered.files().count(), 0);
+    }
+
+    #[test]
+    fn files_of_delegated_roles_are_bounded_in_number_name_and_size() {
+        let mut offered = Offered::default();
+        for n in 0..1000 {
+            offered.insert_delegated(&format!("team-{n}"), n, vec![0; 8]).unwrap();
+        }
+        assert_eq!(offered.delegated.len(), MAX_DELEGATED);
+        offered.insert_delegated("team-999", 9, vec![1]).unwrap();
+        assert_eq!((offered.delegated("team-999", 999), offered.delegated("team-999", 9)), (None, Some(&[1][..])));
+        for name in ["", "targets", "root", "../x", "a/b", "a.b", "#", "A"] {
+            offered.insert_delegated(name, 1, Vec::new()).unwrap();
+        }
+        assert!(offered.insert_delegated("vision", 1, vec![0; delegation::MAX_BYTES + 1]).is_err());
+        assert_eq!(offered.delegated.len(), MAX_DELEGATED);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use crate::bundle::Digest;
 use crate::sys::{Disk, DiskError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tough::schema::{RoleType, Root, Signed};
 
 const FORMAT: u32 = 1;
 
 /// The most that the file may take: what `Role::limit` allows, escaped as JSON strings are.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 /// Roots that are kept; older ones only prove what the oldest kept one stands for.
 const MAX_ROOTS: usize = 64;
@@ -41,6 +42,9 @@ pub(super) struct Set {
     pub timestamp: String,
     pub snapshot: String,
     pub targets: String,
+    /// Of the delegated roles, by name, those that came and hold; a file without any has none of this.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub delegated: BTreeMap<String, String>,
     /// A newer root replaced the keys of timestamp or snapshot: versions that the old keys signed
     /// bind no more, or whoever stole them could have made them endless (TUF 5.3.11).
     pub versions_void: bool,
@@ -132,6 +136,7 @@ mod tests {
             timestamp: "{\"t\": \"\\u00e9\"}".to_owned(),
             snapshot: "s".to_owned(),
             targets: "é\n".to_owned(),
+            delegated: [("vision".to_owned(), "\"".to_owned())].into(),
             versions_void: false,
             floor_void: true,
         };
@@ -153,6 +158,22 @@ mod tests {
         for len in 0..whole.len() {
             assert!(matches!(load(&whole[..len]), Err(LoadError::Corrupt(_))), "cut to {len}");
         }
+    }
+
+    #[test]
+    fn a_state_without_delegated_roles_is_written_as_before_there_were_any() {
+        let set = Set {
+            timestamp: "t".to_owned(),
+            snapshot: "s".to_owned(),
+            targets: "g".to_owned(),
+            delegated: BTreeMap::new(),
+            versions_void: false,
+            floor_void: true,
+        };
+        let state = State { set: Some(set), ..State::bootstrap("r".to_owned()) };
+        let written = r#"{"format":1,"floor":0,"roots":["r"],"set":{"timestamp":"t","snapshot":"s","targets":"g","versions-void":false,"floor-void":true}}"#;
+        assert_eq!(String::from_utf8(state.to_bytes()).unwrap(), written);
+        assert_eq!(serde_json::from_str::<State>(written).unwrap(), state);
     }
 
     #[test]

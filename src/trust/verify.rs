@@ -4,16 +4,24 @@
 //! for an absent one, and refuses a system clock that stepped back. So each run gets whole copies
 //! of the committed files and no `latest_known_time.json`, dates are checked by the caller, and
 //! nothing of the scratch directory is kept but which root was reached.
+//!
+//! tough gives a whole set up for one delegated role that is missing or bad. So it is shown none: when
+//! it asks for the first, the four roles above have passed, and they are read from the same bytes and
+//! held against each other once more. `delegation` does the rest.
 
 use super::Role;
 use super::offered::Offered;
 use super::state::{self, State};
+use crate::bundle::Digest;
 use crate::sys::{Disk as _, DiskError, RealDisk};
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tough::error::Error as Tough;
-use tough::schema::{RoleType, Signed, Timestamp};
+use tough::schema::{Metafile, RoleType, Root, Signed, Snapshot, Targets, Timestamp};
 use tough::{Bytes, ExpirationEnforcement, Limits, Repository, RepositoryLoader, Transport};
 use tough::{TransportError, TransportErrorKind, TransportStream};
 use url::Url;
@@ -70,11 +78,42 @@ pub(super) struct Run {
 }
 
 pub(super) enum Outcome {
-    /// All signatures, digests and versions hold; dates are not checked yet.
-    Sound(Box<Repository>),
+    /// All signatures, digests and versions hold; dates and delegated roles are not checked yet.
+    Sound(Box<Sound>),
     /// A part is not there, or not the one that another part names: yet to come.
     Waiting,
     Refused(Refusal),
+}
+
+/// The four roles of a set.
+pub(super) struct Sound {
+    pub root: Signed<Root>,
+    pub timestamp: Signed<Timestamp>,
+    pub snapshot: Signed<Snapshot>,
+    pub targets: Signed<Targets>,
+}
+
+impl Sound {
+    fn of(repository: &Repository) -> Self {
+        Self {
+            root: repository.root().clone(),
+            timestamp: repository.timestamp().clone(),
+            snapshot: repository.snapshot().clone(),
+            targets: repository.targets().clone(),
+        }
+    }
+
+    /// From bytes that tough has passed under this root; what it checked of one file is checked again.
+    fn reread(root: &str, board: &Board) -> Option<Self> {
+        let root = state::parse_root(root)?;
+        let timestamp: Signed<Timestamp> = serde_json::from_slice(board.files.get("timestamp.json")?).ok()?;
+        let snapshot: Signed<Snapshot> = board.named(&timestamp.signed.meta, "snapshot.json")?;
+        let targets: Signed<Targets> = board.named(&snapshot.signed.meta, "targets.json")?;
+        let is_signed = root.signed.verify_role(&timestamp).is_ok()
+            && root.signed.verify_role(&snapshot).is_ok()
+            && root.signed.verify_role(&targets).is_ok();
+        is_signed.then_some(Self { root, timestamp, snapshot, targets })
+    }
 }
 
 pub(super) async fn run(state: &State, offered: &Offered) -> Result<Run, DiskError> {
@@ -82,8 +121,9 @@ pub(super) async fn run(state: &State, offered: &Offered) -> Result<Run, DiskErr
         tempfile::tempdir().map_err(|e| DiskError::io("make a scratch directory in", &std::env::temp_dir(), e))?;
     lay_out(state, scratch.path())?;
     let base = Url::parse("board:///").expect("a constant");
+    let board = Board::new(state, offered);
     let result = RepositoryLoader::new(&state.root(), base.clone(), base)
-        .transport(Board::new(state, offered))
+        .transport(board.clone())
         .limits(limits())
         .datastore(scratch.path())
         .expiration_enforcement(ExpirationEnforcement::Unsafe)
@@ -91,7 +131,14 @@ pub(super) async fn run(state: &State, offered: &Offered) -> Result<Run, DiskErr
         .await;
     let roots = reached(state, offered, scratch.path())?;
     let outcome = match result {
-        Ok(repository) => Outcome::Sound(Box::new(repository)),
+        Ok(repository) => Outcome::Sound(Box::new(Sound::of(&repository))),
+        Err(error) if board.has_come_to_delegations() => {
+            let root = roots.last().map_or(state.root(), String::as_str);
+            match Sound::reread(root, &board) {
+                Some(sound) => Outcome::Sound(Box::new(sound)),
+                None => classify(error)?,
+            }
+        }
         Err(error) => classify(error)?,
     };
     Ok(Run { roots, outcome })
@@ -196,10 +243,13 @@ fn is_not_there_yet(error: &TransportError) -> bool {
     mismatch || error.kind() == TransportErrorKind::FileNotFound
 }
 
-/// The files that are there: those offered, then those committed, which a newer timestamp may still name.
+/// The files of the four roles that are there: those offered, then those committed, which a newer
+/// timestamp may still name.
 #[derive(Debug, Clone)]
 struct Board {
     files: HashMap<String, Bytes>,
+    /// A file was asked for that is of none of the four.
+    asked_beyond: Arc<AtomicBool>,
 }
 
 impl Board {
@@ -213,8 +263,26 @@ impl Board {
             }
         }
         files.extend(offered.files().map(|(name, bytes)| (name, Bytes::copy_from_slice(bytes))));
-        Self { files }
+        Self { files, asked_beyond: Arc::default() }
     }
+
+    fn has_come_to_delegations(&self) -> bool {
+        self.asked_beyond.load(Ordering::SeqCst)
+    }
+
+    /// The file that another one names, if it is the one that was meant.
+    fn named<T: DeserializeOwned>(&self, meta: &HashMap<String, Metafile>, name: &str) -> Option<T> {
+        let meta = meta.get(name)?;
+        let bytes = self.files.get(&format!("{}.{name}", meta.version))?;
+        matches(meta, bytes).then(|| serde_json::from_slice(bytes).ok()).flatten()
+    }
+}
+
+/// Whether a file has the length and the digest that its meta says, where it says them.
+pub(super) fn matches(meta: &Metafile, bytes: &[u8]) -> bool {
+    let is_long = meta.length.is_none_or(|length| length == bytes.len() as u64);
+    let digest = Digest::of(bytes);
+    is_long && meta.hashes.as_ref().is_none_or(|hashes| hashes.sha256.as_ref() == &digest.as_bytes()[..])
 }
 
 pub(super) fn version_of(text: &str) -> Option<u32> {
@@ -222,10 +290,22 @@ pub(super) fn version_of(text: &str) -> Option<u32> {
     u32::try_from(value.get("signed")?.get("version")?.as_u64()?).ok()
 }
 
+/// `timestamp.json`, or a number and one of the other three.
+fn is_of_the_four(file: &str) -> bool {
+    let versioned = |(version, name): (&str, &str)| {
+        version.bytes().all(|c| c.is_ascii_digit()) && matches!(name, "root.json" | "snapshot.json" | "targets.json")
+    };
+    file == "timestamp.json" || file.split_once('.').is_some_and(versioned)
+}
+
 #[async_trait::async_trait]
 impl Transport for Board {
     async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
-        let bytes = self.files.get(url.path().trim_start_matches('/')).cloned();
+        let name = url.path().trim_start_matches('/');
+        if !is_of_the_four(name) {
+            self.asked_beyond.store(true, Ordering::SeqCst);
+        }
+        let bytes = self.files.get(name).cloned();
         let bytes = bytes.ok_or_else(|| TransportError::new(TransportErrorKind::FileNotFound, &url))?;
         Ok(Box::pin(futures::stream::iter([Ok(bytes)])))
     }

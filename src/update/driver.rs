@@ -176,7 +176,10 @@ impl Driver {
                     (self.connected, self.asked_at) = (connected, Instant::now());
                 }
                 // The link's list of targets may have changed: a request into it is made again.
-                if matches!(message, ToEngine::Metadata { role: Role::Targets | Role::Timestamp, .. }) {
+                let lists = |role: &Role| matches!(role, Role::Targets | Role::Timestamp);
+                if matches!(&message, ToEngine::Delegated { .. })
+                    || matches!(&message, ToEngine::Metadata { role, .. } if lists(role))
+                {
                     self.asked = None;
                 }
                 updater.on_message(message).await

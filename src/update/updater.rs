@@ -130,6 +130,13 @@ impl Updater {
         match message {
             ToEngine::Hello { .. } | ToEngine::Connected(_) => Ok(()),
             ToEngine::Metadata { role, version, bytes } => self.on_metadata(role, version, bytes).await,
+            ToEngine::Delegated { name, version, bytes } => {
+                if let Err(error) = self.board.insert_delegated(&name, version, bytes) {
+                    warn!(%error, "metadata passed over");
+                    return Ok(());
+                }
+                self.on_board().await
+            }
             ToEngine::Node { bytes } => {
                 let came = self.download.as_mut().map(|download| download.node(&bytes));
                 self.on_progress(came).await
@@ -149,7 +156,6 @@ impl Updater {
     }
 
     async fn on_metadata(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), DiskError> {
-        let Some(trust) = &mut self.trust else { return Ok(()) };
         let role = match role {
             Role::Root => trust::Role::Root,
             Role::Timestamp => trust::Role::Timestamp,
@@ -161,7 +167,19 @@ impl Updater {
             warn!(%error, "metadata passed over");
             return Ok(());
         }
+        self.on_board().await
+    }
+
+    /// Looks at what the board shows by now.
+    async fn on_board(&mut self) -> Result<(), DiskError> {
+        let Some(trust) = &mut self.trust else { return Ok(()) };
         let result = trust.update(&self.board, &*self.parts.clock).await;
+        let complaints = trust.take_complaints();
+        let now = trust.device_time(&*self.parts.clock);
+        for trust::Complaint { name, refusal } in complaints {
+            warn!(role = name, error = &refusal as &dyn std::error::Error, "a delegated role is left out");
+            report::remember(&mut self.passing, report::refused_metadata(&refusal, now));
+        }
         self.waiting_for_metadata = matches!(result, Ok(trust::Progress::Waiting));
         match result {
             Ok(trust::Progress::Committed) => {

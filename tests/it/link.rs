@@ -88,7 +88,10 @@ impl Engine {
             match self.hear().await {
                 ToEngine::Metadata { role, bytes, .. } if role == wanted => return bytes,
                 ToEngine::Metadata { .. } | ToEngine::Connected(_) => {}
-                other @ (ToEngine::Hello { .. } | ToEngine::Node { .. } | ToEngine::Chunk { .. }) => {
+                other @ (ToEngine::Hello { .. }
+                | ToEngine::Node { .. }
+                | ToEngine::Chunk { .. }
+                | ToEngine::Delegated { .. }) => {
                     panic!("{other:?}")
                 }
             }
@@ -158,7 +161,7 @@ async fn fetch(engine: &mut Engine, digests: &[Digest], pause_at: usize, mut pau
                 }
                 engine.say(ask(&lacks)).await;
             }
-            ToEngine::Connected(_) | ToEngine::Metadata { .. } => {}
+            ToEngine::Connected(_) | ToEngine::Metadata { .. } | ToEngine::Delegated { .. } => {}
             other @ (ToEngine::Hello { .. } | ToEngine::Node { .. }) => panic!("{other:?}"),
         }
     }
@@ -170,7 +173,7 @@ async fn open_target(engine: &mut Engine, node: &[u8]) {
     loop {
         match engine.hear().await {
             ToEngine::Node { bytes } => return assert_eq!(bytes, node),
-            ToEngine::Connected(_) | ToEngine::Metadata { .. } => {}
+            ToEngine::Connected(_) | ToEngine::Metadata { .. } | ToEngine::Delegated { .. } => {}
             other @ (ToEngine::Hello { .. } | ToEngine::Chunk { .. }) => panic!("{other:?}"),
         }
     }

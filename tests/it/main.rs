@@ -35,4 +35,5 @@ mod serve;
 mod status;
 mod systemd;
 mod tools;
+mod trust;
 mod vectors;

@@ -165,6 +165,97 @@ fn a_first_update_a_way_back_on_purpose_and_a_lost_board() {
     assert!(said(&ledger).contains("status"), "{}", said(&ledger));
 }
 
+impl Site {
+    /// The version of a model that is live on the device; none where it has none of that name.
+    fn live(&self, model: &str) -> Option<u64> {
+        let status = self.status();
+        let models = status["models"].as_array()?;
+        models.iter().find(|entry| entry["model"] == model || entry["name"] == model)?["live"].as_u64()
+    }
+
+    fn wait_for(&self, model: &str, version: u64) {
+        let start = Instant::now();
+        while self.live(model) != Some(version) {
+            let log = || std::fs::read_to_string(self.path("log")).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(30), "{model}: {}\n{}", self.status(), log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop_device(&mut self) {
+        if let Some(mut device) = self.device.take() {
+            done(&Command::new("kill").arg(device.id().to_string()).output().unwrap());
+            device.wait().unwrap();
+        }
+    }
+
+    /// The digits under another name.
+    fn another_model(&self, name: &str) -> String {
+        let to = self.path(name);
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(model("digits")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+        let manifest = std::fs::read_to_string(to.join("manifest.toml")).unwrap();
+        let renamed = manifest.replacen("name = \"digits\"", &format!("name = \"{name}\""), 1);
+        assert_ne!(renamed, manifest);
+        std::fs::write(to.join("manifest.toml"), renamed).unwrap();
+        to.display().to_string()
+    }
+
+    fn new_key(&self, name: &str, dir: &str) -> String {
+        let made = self.selvedge(&["trust", "new-key", name, "--dir", dir]);
+        done(&made);
+        said(&made).split("public half: ").nth(1).unwrap().trim().to_owned()
+    }
+}
+
+#[test]
+fn a_team_updates_its_model_and_once_its_key_is_revoked_stops_nobody_and_nothing() {
+    let mut site = Site::new();
+    let key = site.new_key("vision", "repo");
+    done(&site.tell(&["trust", "delegate", "vision", "--model", "digits", "--key", &key]));
+    site.start_device();
+    site.wait_for("digits", 1);
+    let adapted = model("digits-adapted").display().to_string();
+    done(&site.tell(&["publish", &adapted, "--to", "shop", "--as", "vision", "--no-check"]));
+    site.wait_for("digits", 2);
+
+    let other = site.new_key("vision-b", "elsewhere");
+    done(&site.tell(&["trust", "delegate", "vision", "--model", "digits", "--key", &other]));
+    let letters = site.another_model("letters");
+    done(&site.tell(&["publish", &letters, "--to", "shop", "--no-check"]));
+    site.wait_for("letters", 1);
+    assert_eq!(site.live("digits"), Some(2), "what runs is not withdrawn");
+    assert_eq!(ask(site.proxy), "2");
+    assert!(site.status().to_string().contains("bad-signature"), "{}", site.status());
+    site.stop_device();
+    site.start_device();
+    site.wait_for("digits", 2);
+    site.wait_for("letters", 1);
+}
+
+#[test]
+fn a_device_that_was_off_through_forty_roots_comes_back_by_itself() {
+    let mut site = Site::new();
+    site.start_device();
+    site.wait_for("digits", 1);
+    site.stop_device();
+    let roles = [&["timestamp"][..], &["root", "snapshot"], &["targets"], &[]];
+    for n in 0..40 {
+        done(&site.selvedge(&[&["trust", "rotate"], roles[n % 4]].concat()));
+    }
+    let adapted = model("digits-adapted").display().to_string();
+    done(&site.tell(&["publish", &adapted, "--to", "shop", "--no-check"]));
+    let start = Instant::now();
+    site.start_device();
+    site.wait_for("digits", 2);
+    println!("41 roots walked and a model live after {:?}", start.elapsed());
+}
+
 #[test]
 fn commands_that_cannot_work_say_what_to_do() {
     let site = Site::new();

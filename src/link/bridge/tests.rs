@@ -368,6 +368,56 @@ fn hostile_metadata_neither_panics_nor_adds_subscriptions() {
     assert!(!link.hung_up);
 }
 
+/// A snapshot of these delegated roles, and targets that delegate to them in this order.
+fn delegate(link: &mut Link, versions: &[(&str, u32)]) {
+    let mut meta = serde_json::json!({ "targets.json": { "version": 8 } });
+    for (name, version) in versions {
+        meta[format!("{name}.json")] = serde_json::json!({ "version": version });
+    }
+    link.shows(&topics::tuf("timestamp.json"), listing("snapshot.json", 7));
+    link.shows(&topics::tuf("7.snapshot.json"), serde_json::json!({ "signed": { "meta": meta } }).to_string());
+    let roles: Vec<_> = versions.iter().map(|(name, _)| serde_json::json!({ "name": name })).collect();
+    let signed = serde_json::json!({ "version": 8, "targets": {}, "delegations": { "roles": roles } });
+    link.shows(&topics::tuf("8.targets.json"), serde_json::json!({ "signed": signed }).to_string());
+}
+
+#[test]
+fn delegated_roles_are_followed_and_their_targets_found_by_place() {
+    let mut link = Link::new();
+    delegate(&mut link, &[("vision", 3), ("sound", 4)]);
+    assert!(link.subscribed.contains(&topics::tuf("3.vision.json")));
+    assert!(link.subscribed.contains(&topics::tuf("4.sound.json")));
+    let node = index(2, 2);
+    let file = serde_json::json!({ "signed": { "targets": { "words/a": {}, "words/b": digest_json(&node) } } });
+    let brought = link.shows(&topics::tuf("4.sound.json"), file.to_string());
+    let expected = ToEngine::Delegated { name: "sound".into(), version: 4, bytes: file.to_string().into_bytes() };
+    assert_eq!(brought, [expected]);
+    assert!(link.shows(&topics::tuf("4.sound.json"), file.to_string()).is_empty(), "a duplicate is no news");
+    for ordinal in [0, 1 << 16, 2 << 16, 3 << 16, u32::MAX] {
+        link.says(ToLink::Fetch(Fetch::Target { ordinal }));
+        assert_eq!(link.subscribed.len(), 6, "{ordinal:x} is no target with a digest");
+    }
+    link.says(ToLink::Fetch(Fetch::Target { ordinal: 2 << 16 | 1 }));
+    assert!(link.subscribed.contains(&topic_of(&node.to_bytes())));
+}
+
+#[test]
+fn delegated_roles_that_are_many_or_oddly_named_are_bounded() {
+    let mut link = Link::new();
+    let names: Vec<String> = (0..1000).map(|n| format!("team-{n}")).collect();
+    let many: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    delegate(&mut link, &many);
+    assert_eq!(link.subscribed.len(), 4 + topics::MAX_DELEGATED);
+    for odd in ["root", "#", "a/b", "", "+", "..", "a.b", "A"] {
+        let mut link = Link::new();
+        delegate(&mut link, &[(odd, 1)]);
+        assert_eq!(link.subscribed.len(), 4, "{odd}");
+    }
+    let actions = link.bridge.engine_down();
+    link.apply(actions);
+    assert!(link.subscribed.is_empty());
+}
+
 #[test]
 fn a_root_at_the_end_of_numbers_is_no_panic() {
     let mut link = Link::new();

@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 const MAKE_VENV: &str = "python3 -m venv target/venv && \
-    target/venv/bin/pip install 'tritonclient[http]' numpy safetensors onnxruntime onnx";
+    target/venv/bin/pip install 'tritonclient[http]' numpy safetensors onnxruntime onnx tuf cryptography";
 
 pub fn python() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

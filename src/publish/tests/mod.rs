@@ -1,5 +1,9 @@
 //! Promises of publishing: what a device gets from the board, and what a kill leaves.
 
+mod roots;
+mod signers;
+mod teams;
+
 use super::fixture::{DEVICE, Device, Shown};
 use super::keys::KeyRing;
 use super::*;
@@ -122,7 +126,7 @@ fn copy(dir: &Path) -> FaultyDisk {
 }
 
 fn on(disk: &FaultyDisk, dir: &Path, now: u64) -> Repository {
-    let keys = KeyRing::load(&dir.join("keys")).unwrap();
+    let keys = KeyRing::load(&dir.join("keys"), &Passphrase::default()).unwrap();
     Repository::assemble(Arc::new(disk.clone()), Arc::new(ManualClock::new(now, true)), dir, keys).unwrap()
 }
 
@@ -157,7 +161,7 @@ async fn a_kill_at_any_operation_leaves_a_directory_that_publishes_old_or_new() 
 
 /// Publishes version 2 on a disk that fails; true when it came through.
 fn on_cut(disk: &FaultyDisk, path: &Path) -> bool {
-    let keys = KeyRing::load(&path.join("keys")).unwrap();
+    let keys = KeyRing::load(&path.join("keys"), &Passphrase::default()).unwrap();
     let clock = Arc::new(ManualClock::new(unix_now(), true));
     Repository::assemble(Arc::new(disk.clone()), clock, path, keys)
         .is_ok_and(|mut repository| repository.publish(&bundle(2, ""), &shop(), &DELTAS).is_ok())
@@ -310,7 +314,7 @@ async fn publishing_needs_no_root_key_and_rotating_does() {
     let mut device = Device::new(&repository);
     device.update(&board).await.unwrap();
     let error = repository.rotate(&[Role::Timestamp].into()).unwrap_err();
-    assert!(matches!(error, RepositoryError::MissingKey { role: Role::Root, .. }), "{error}");
+    assert!(matches!(&error, RepositoryError::MissingKey { role, .. } if role == "root"), "{error}");
     drop(repository);
 
     std::fs::copy(dir.path().join("offline"), path.join("keys/root.1.pk8")).unwrap();
@@ -332,7 +336,7 @@ async fn a_missing_online_key_is_said_before_anything_is_written() {
     std::fs::remove_file(path.join("keys/targets.1.pk8")).unwrap();
     let mut repository = Repository::open(&path).unwrap();
     let error = repository.publish(&bundle(1, ""), &shop(), &PLAIN).unwrap_err();
-    assert!(matches!(error, RepositoryError::MissingKey { role: Role::Targets, .. }), "{error}");
+    assert!(matches!(&error, RepositoryError::MissingKey { role, .. } if role == "targets"), "{error}");
     assert!(RealDisk.list(&path.join("chunks")).unwrap().is_empty());
 }
 

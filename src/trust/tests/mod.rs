@@ -1,5 +1,11 @@
 //! Promises of trust, against an operator who signs in memory and an attacker who does too.
 
+mod clocks;
+mod conformance;
+mod delegation;
+mod hostile;
+mod signed;
+
 use super::author::{self, SigningKey, Stamp};
 use super::fixture::{DAY, Made, NOW, Operator, holders};
 use super::*;
@@ -77,7 +83,7 @@ async fn a_stolen_online_key_cannot_sign_targets() {
     let (operator, mut attacker) = (Operator::new(), Operator::new());
     let (_, mut trust) = device_with(&operator, &operator.make(2, NOW)).await;
     for role in [Role::Timestamp, Role::Snapshot] {
-        attacker.keys.insert(role, SigningKey::from_pkcs8(operator.keys[&role].pkcs8()).unwrap());
+        attacker.keys.insert(role, SigningKey::from_pkcs8(operator.keys[&role].pkcs8().unwrap()).unwrap());
     }
     let refused = refusal(trust.update(&attacker.make(3, NOW).offered(), &clock()).await);
     assert_eq!((refused.code, refused.role), (RefusalCode::BadSignature, Role::Targets));
@@ -272,7 +278,7 @@ async fn a_stolen_timestamp_key_that_ran_ahead_is_undone_by_a_new_root() {
         // Root and the rest are in date at the stolen key's date, so the device takes it.
         let mut thief = Operator { keys: BTreeMap::new(), roots: operator.roots.clone(), expires: BTreeMap::new() };
         for role in Role::ALL {
-            thief.keys.insert(role, SigningKey::from_pkcs8(operator.keys[&role].pkcs8()).unwrap());
+            thief.keys.insert(role, SigningKey::from_pkcs8(operator.keys[&role].pkcs8().unwrap()).unwrap());
             thief.expires.insert(role, NOW * 2);
         }
         let disk = FaultyDisk::new();
