@@ -362,8 +362,9 @@ impl Updater {
         if entry != Entry::default() || journal.models.contains_key(model) {
             journal.models.insert(model.clone(), entry);
         }
-        let ended =
-            before.filter(|_| entry_ended(&effects)).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
+        // What a start finds is told as refused when it is offered again: the operator may have missed the rest.
+        let ends = !matches!(event, Event::Started { .. }) && entry_ended(&effects);
+        let ended = before.filter(|_| ends).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
         self.record(journal)?;
         self.judged.extend(ended);
         Ok(effects)

@@ -392,6 +392,11 @@ fn broker(port: u16) -> Broker {
 /// A version of the digits, its label file made large by names that do not compress well, on
 /// probation for so many requests.
 pub fn release(version: u32, label_bytes: usize, probation: u32) -> Bundle {
+    gated_release(version, label_bytes, probation, "")
+}
+
+/// The same, with tables of gates at the end of its manifest.
+pub fn gated_release(version: u32, label_bytes: usize, probation: u32, gates: &str) -> Bundle {
     let dir = models().join(model_of(version));
     let read = |name: &str| (name.to_owned(), fs::read(dir.join(name)).unwrap());
     let mut files: BTreeMap<String, Vec<u8>> =
@@ -402,7 +407,7 @@ pub fn release(version: u32, label_bytes: usize, probation: u32) -> Bundle {
         Some("requests") => format!("requests = {probation}\n"),
         Some(_) | None => format!("{line}\n"),
     };
-    files.insert("manifest.toml".into(), manifest.lines().map(line).collect::<String>().into_bytes());
+    files.insert("manifest.toml".into(), (manifest.lines().map(line).collect::<String>() + gates).into_bytes());
     files.get_mut("labels.txt").unwrap().extend(names(u64::from(version), label_bytes));
     Bundle::pack(&files).unwrap()
 }
