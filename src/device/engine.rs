@@ -146,6 +146,7 @@ fn parts(config: &Config, isa: IsaChoice, slots: Arc<Slots>) -> Result<Parts, En
         factory,
         boot: sys::boot_id(),
         inventory: Box::new(move || sensors.read()),
+        memory: sys::memory_limit(),
         throttled: Arc::new(sys::is_throttled),
     })
 }

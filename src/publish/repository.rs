@@ -267,6 +267,7 @@ impl Repository {
         let mut custom = Custom::new(manifest.name.clone(), manifest.version, audience.selector()?);
         custom.allow_downgrade = options.allow_downgrade;
         custom.retry = tried.map_or(0, |epoch| epoch.saturating_add(u32::from(options.retry)));
+        custom.memory_mib = manifest.budget.memory_mib;
         custom.published = before.max(self.current.targets.version).saturating_add(1);
         Ok(TargetEntry { digest: cutting.node_digest(), size: cutting.node.len() as u64, custom })
     }

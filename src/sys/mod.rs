@@ -7,12 +7,14 @@
 mod clock;
 mod disk;
 mod faulty;
+mod memory;
 mod process;
 mod throttle;
 
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
 pub use disk::{Disk, DiskError, RealDisk};
 pub use faulty::{FaultyDisk, Torn};
+pub use memory::memory_limit;
 pub use process::{
     DenyError, RUNNER, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way, network_is_denied,
     network_sockets, peak_resident_bytes, resident_bytes, seal_memory,

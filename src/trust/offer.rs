@@ -34,6 +34,9 @@ pub struct Custom {
     /// Which of two targets of a model is the newer: more than that of any before it.
     #[serde(default)]
     pub published: u32,
+    /// Its budget of memory: where there is less, nothing of it need be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
     /// What deltas make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Contents>,
@@ -74,6 +77,7 @@ impl Custom {
             allow_downgrade: false,
             retry: 0,
             published: 0,
+            memory_mib: None,
             bundle: None,
             deltas: Vec::new(),
         }
@@ -175,6 +179,8 @@ pub struct Offer {
     pub size: u64,
     pub allow_downgrade: bool,
     pub retry: u32,
+    /// What it may take at most.
+    pub memory_mib: Option<u32>,
     /// What `deltas` make.
     pub bundle: Option<Contents>,
     /// By their place in the metadata.
@@ -240,6 +246,7 @@ impl Entry {
             size: self.size,
             allow_downgrade: self.custom.allow_downgrade,
             retry: self.custom.retry,
+            memory_mib: self.custom.memory_mib,
             bundle: self.custom.bundle,
             deltas: self.custom.deltas.iter().take(Custom::MAX_DELTAS).copied().collect(),
         }

@@ -129,6 +129,8 @@ pub struct Wanted {
     pub ordinal: u32,
     /// Of the node.
     pub size: u64,
+    /// The version's budget of memory.
+    pub memory_mib: Option<u32>,
     /// What the deltas make.
     pub bundle: Option<Contents>,
     pub deltas: Vec<DeltaRef>,

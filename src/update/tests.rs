@@ -130,6 +130,7 @@ impl Device {
             factory: vec![world.factory.clone()],
             boot,
             inventory: Box::new(Inventory::default),
+            memory: Some(1 << 30),
             throttled,
         };
         let updater = Updater::start(parts).await?;

@@ -36,6 +36,8 @@ pub struct Parts {
     pub factory: Vec<Bundle>,
     pub boot: u128,
     pub inventory: Box<dyn Fn() -> Inventory + Send + Sync>,
+    /// Bytes that the engine may have, as far as that is known.
+    pub memory: Option<u64>,
     /// Whether the board is slowed down just now: no verdict on times then.
     pub throttled: Arc<dyn Fn() -> bool + Send + Sync>,
 }
@@ -207,9 +209,10 @@ impl Updater {
     pub(super) fn consider_offers(&mut self) -> Result<(), DiskError> {
         let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
         let wanted = offers.into_iter().map(|offer| {
-            let trust::Offer { ordinal, model, version, digest, size, allow_downgrade, retry, bundle, deltas } = offer;
+            let trust::Offer { model, version, digest, allow_downgrade, retry, .. } = offer;
             let offered = Offered { version, target: digest, allow_downgrade, retry };
-            (model.clone(), Wanted { model, offered, ordinal, size, bundle, deltas })
+            let trust::Offer { ordinal, size, memory_mib, bundle, deltas, .. } = offer;
+            (model.clone(), Wanted { model, offered, ordinal, size, memory_mib, bundle, deltas })
         });
         self.pending = wanted.collect();
         // Of the one under way, only the place may have changed.
@@ -224,6 +227,12 @@ impl Updater {
         Ok(())
     }
 
+    /// What the board has, and what is needed, where that is more.
+    fn cannot_fit(&self, wanted: &Wanted) -> Option<(Measure, Measure)> {
+        let (has, needs) = (self.parts.memory?, u64::from(wanted.memory_mib?) << 20);
+        (needs > has).then_some((Measure::Bytes(has), Measure::Bytes(needs)))
+    }
+
     /// Starts on the next offer when none is under way.
     pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
         while self.download.is_none() {
@@ -236,6 +245,11 @@ impl Updater {
             for effect in self.advance(&model, Event::Offered(wanted.offered))? {
                 match effect {
                     Effect::Fetch(offered) => {
+                        if let Some(numbers) = self.cannot_fit(&wanted) {
+                            self.judged.push(offered.key());
+                            self.advance(&model, unusable(offered, Stage::Offer, Code::OverMemory, numbers))?;
+                            continue;
+                        }
                         info!(%model, version = offered.version, "fetching");
                         let dir = self.parts.state.join("fetch");
                         let wanted = Wanted { offered, ..wanted.clone() };

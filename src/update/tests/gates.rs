@@ -1,7 +1,7 @@
 //! Candidates beside the live version, on a whole device.
 
 use super::*;
-use crate::privacy::{ModelStatus, Verdict};
+use crate::privacy::{Measure, ModelStatus, Verdict};
 use crate::sys::{ManualClock, unix_now};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -147,6 +147,18 @@ async fn a_device_that_nobody_asks_anything_goes_on_by_the_clock() {
         device.updater.tick().await.unwrap();
         assert_eq!(status(&device).state, state, "{wait} s later");
     }
+}
+
+#[tokio::test]
+async fn what_cannot_fit_is_refused_before_a_byte_of_it_is_fetched() {
+    let world = world("[budget]\nmemory-mib = 1025\n");
+    let device = fetched(&world).await;
+    assert_eq!(last(&device), (Verdict::Refused, Stage::Offer, Code::OverMemory));
+    let outcome = device.updater.status().outcomes[0].clone();
+    assert_eq!((outcome.expected, outcome.actual), (Measure::Bytes(1 << 30), Measure::Bytes(1025 << 20)));
+    assert!(device.brought.is_empty(), "{:?}", device.brought);
+    let device = fetched(&self::world("[budget]\nmemory-mib = 1024\n")).await;
+    assert_eq!(status(&device).live, Some(2));
 }
 
 /// Every look at it takes a millisecond.
