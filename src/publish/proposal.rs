@@ -163,11 +163,11 @@ impl Proposal {
 fn count(by: &Root, root: &Signed<Root>) -> Count {
     let needed = by.roles.get(&schema::RoleType::Root).map_or(u64::MAX, |keys| keys.threshold.get());
     // One signature alone each: tough says how many are good only where they are too few.
+    let mut one = by.clone();
+    if let Some(keys) = one.roles.get_mut(&schema::RoleType::Root) {
+        keys.threshold = std::num::NonZeroU64::MIN;
+    }
     let is_good = |signature: &schema::Signature| {
-        let mut one = by.clone();
-        if let Some(keys) = one.roles.get_mut(&schema::RoleType::Root) {
-            keys.threshold = std::num::NonZeroU64::MIN;
-        }
         one.verify_role(&Signed { signed: root.signed.clone(), signatures: vec![signature.clone()] }).is_ok()
     };
     let mut ids: Vec<_> = root.signatures.iter().filter(|s| is_good(s)).map(|s| s.keyid.clone()).collect();

@@ -21,6 +21,9 @@ use crate::trust::{Role, covers};
 use std::collections::{BTreeMap, BTreeSet};
 use tough::schema::{DelegatedRole, Delegations};
 
+/// How far a submission's numbers may be ahead of what is known: more would leave no room after them.
+const MAX_AHEAD: u32 = 1000;
+
 /// A role as the targets delegate to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Team {
@@ -215,6 +218,12 @@ impl Repository {
             )));
         }
         let entries = self.current().check_team_file(&team, submission.version, &submission.file).map_err(bad)?;
+        let highest = entries.values().map(|entry| entry.custom.published.max(entry.custom.retry)).max().unwrap_or(0);
+        let known = self.current().all_entries().map(|entry| entry.custom.published).max().unwrap_or(0);
+        let known = known.max(self.current().targets.version);
+        if submission.version - current > MAX_AHEAD || highest.saturating_sub(known) > MAX_AHEAD {
+            return Err(bad(format!("its numbers are more than {MAX_AHEAD} ahead of what was taken before")));
+        }
         for (name, entry) in &entries {
             let is_its_own = name.split('/').next() == Some(entry.custom.model.as_str());
             if !is_its_own || !covers(role, name) {

@@ -192,7 +192,7 @@ fn tables_of_keys_and_teams_are_for_people_and_machines() {
     let table = site.done(&["trust", "keys"]);
     assert!(table.contains(&key) && table.contains("timestamp"), "{table}");
     for (args, says) in [
-        (&["trust", "undelegate", "sound"][..], "nothing is delegated to"),
+        (&["trust", "undelegate", "nobody"][..], "nothing is delegated to"),
         (&["trust", "revoke", "root", "00000000"], "no single key"),
         (&["trust", "accept", "nowhere"], "is not there"),
         (&["trust", "import", "nowhere"], "is not there"),

@@ -192,12 +192,18 @@ async fn a_submission_of_what_is_not_delegated_or_not_whole_is_refused() {
     let (_, own) = world.team().current().newest_of("vision");
     let entry = own.values().next().unwrap().clone();
     let elsewhere = sign(&[("words/x".to_owned(), entry.clone())].into());
+    let mut endless = entry.clone();
+    endless.custom.published = u32::MAX;
+    let endless = sign(&[(own.keys().next().unwrap().clone(), endless)].into());
+    let ahead = Stamp { version: 1002, expires: unix_now() + DAY };
+    let ahead = author::targets(ahead, &own, &[&key]).unwrap();
+    let ahead = Submission { version: 1002, file: ahead, ..submission.clone() };
     let mut other = entry;
     other.custom.model = crate::bundle::ModelName::new("words").unwrap();
     let disguised = sign(&[("digits/x".to_owned(), other)].into());
     assert!(world.repository.accept(&sign(&own).to_bytes().unwrap()[..2048]).is_err());
     let before = world.repository.current().targets.version;
-    for bad in [lacking, renamed, raised, flipped, empty, elsewhere, disguised] {
+    for bad in [lacking, renamed, raised, flipped, empty, elsewhere, disguised, endless, ahead] {
         let error = world.repository.accept(&bad.to_bytes().unwrap()).unwrap_err();
         assert!(matches!(error, RepositoryError::BadSubmission { .. }), "{error}");
     }
