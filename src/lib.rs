@@ -13,6 +13,7 @@
 //! bundle/       what a model is on disk and on the wire; no I/O
 //! store/        versions on disk and the journal: live, previous, trial
 //! trust/        TUF state and the clock floor: bytes -> Verified
+//! audit/        the chain of what the device decided
 //! update/       machine (pure), driver (effects), fetch (what is missing), gate
 //! serve/        the Open Inference Protocol on Unix sockets
 //! privacy/      the closed set of what may leave; the egress ledger
@@ -40,15 +41,16 @@
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy
 //! trust    -> bundle
+//! audit    -> bundle privacy
 //! serve    -> engine bundle tensor
-//! update   -> engine store trust bundle privacy ipc tensor
+//! update   -> engine store trust audit bundle privacy ipc tensor
 //! mqtt     -> privacy
 //! link     -> mqtt ipc privacy bundle
 //! publish  -> mqtt bundle trust privacy store
 //! compress -> engine onnx bundle tensor
 //! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish compress mqtt trust bundle privacy engine tensor serve store update
+//! cli      -> device demo publish compress mqtt trust audit bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.
@@ -58,6 +60,7 @@
 //! - What the device does next is in the journal before it is done.
 //! - A request is answered by the version that took it.
 
+pub mod audit;
 pub mod bundle;
 pub mod cli;
 #[cfg(feature = "compress")]

@@ -5,6 +5,7 @@
 //! Not here: the network (`link`), signatures (`trust`), answering requests (`serve`).
 
 mod assemble;
+mod audited;
 mod deaths;
 mod driver;
 mod fetch;

@@ -5,8 +5,8 @@ use super::machine::{Ended, Reason};
 use crate::bundle::ModelName;
 use crate::engine::{Beside, Slots};
 use crate::privacy::{
-    Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status,
-    Verdict,
+    AuditHead, Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome,
+    Stage, Status, Verdict,
 };
 use crate::store::{Entry, Journal, Phase};
 use crate::trust::{Refusal, RefusalCode};
@@ -21,10 +21,11 @@ pub(super) struct Sources<'a> {
     pub lacks_metadata: bool,
     pub inventory: Inventory,
     pub time: u64,
+    pub audit: Option<AuditHead>,
 }
 
 pub(super) fn status(sources: Sources<'_>) -> Status {
-    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time } = sources;
+    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time, audit } = sources;
     let model = |(name, entry): (&ModelName, &Entry)| model_status(name, entry, slots, download);
     let mut outcomes: Vec<Outcome> = journal.outcomes.iter().chain(passing).cloned().collect();
     outcomes.sort_by_key(|outcome| outcome.time);
@@ -35,7 +36,7 @@ pub(super) fn status(sources: Sources<'_>) -> Status {
         chunks: download.map_or(0, |d| u32::try_from(d.missing()).unwrap_or(u32::MAX)),
     };
     let models = journal.models.iter().take(Status::MAX_MODELS).map(model).collect();
-    Status { sequence: 0, time, models, outcomes, lacks, inventory }
+    Status { sequence: 0, time, models, outcomes, lacks, inventory, audit }
 }
 
 fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option<&Download>) -> ModelStatus {

@@ -6,7 +6,8 @@ use crate::mosquitto::{Mosquitto, Proxy, RawClient};
 use crate::secrets::{Scanner, Secrets};
 use crate::serve::harness::{Reply, post};
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAck};
-use selvedge::privacy::{
+use selvedge::bundle::Digest;
+use selvedge::privacy::{AuditHead, 
     Code, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status, Verdict,
 };
 use selvedge::sys;
@@ -90,6 +91,7 @@ fn closed_set() -> (BTreeSet<String>, BTreeSet<String>) {
         }],
         lacks: Lacks::default(),
         inventory: Inventory::default(),
+        audit: Some(AuditHead { number: 1, sha256: Digest::of(b"") }),
     };
     let model = ModelMetrics { model, version: 1, answered: 0, failed: 0, latency: Default::default() };
     (keys_of(&status), keys_of(&Metrics { models: vec![model], temperature_celsius: None }))
