@@ -3,9 +3,10 @@
 use super::chain::{self, ChainError, Scan};
 use super::line::{Decision, Line, Part};
 use super::{FILE_BYTES, FILES};
-use crate::bundle::Digest;
+use crate::bundle::{Digest, ModelName};
 use crate::privacy::AuditHead;
 use crate::sys::{Disk, DiskError};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing::{error, warn};
@@ -29,6 +30,25 @@ struct End {
     number: u64,
     sha256: Digest,
     root: u32,
+    /// Who serves, as far as the files that are kept tell.
+    serves: BTreeMap<ModelName, Option<u32>>,
+}
+
+impl End {
+    fn nothing(file: u64) -> Self {
+        let serves = BTreeMap::new();
+        Self { file, oldest: file, bytes: 0, number: 0, sha256: Line::NOTHING, root: 0, serves }
+    }
+
+    fn heed(&mut self, decision: &Decision) {
+        if let Decision::File { oldest, root, .. } = decision {
+            (self.oldest, self.root) = (*oldest, *root);
+        } else if let Decision::Root { to, .. } = decision {
+            self.root = *to;
+        } else if let Decision::Serves { model, version, .. } = decision {
+            self.serves.insert(model.clone(), *version);
+        }
+    }
 }
 
 impl Log {
@@ -45,6 +65,11 @@ impl Log {
     /// The root that the chain knows of.
     pub fn root(&mut self, time: u64) -> Result<u32, DiskError> {
         Ok(self.end(time)?.root)
+    }
+
+    /// The version that serves by the chain; None where it does not say.
+    pub fn serves(&mut self, time: u64, model: &ModelName) -> Result<Option<Option<u32>>, DiskError> {
+        Ok(self.end(time)?.serves.get(model).copied())
     }
 
     /// Makes the lines durable; the effect of what they say comes after.
@@ -93,9 +118,7 @@ impl Log {
         let mut all = String::new();
         for decision in decisions {
             let (number, before, decision) = (end.number + 1, end.sha256, decision.clone());
-            if let Decision::Root { to, .. } = decision {
-                end.root = to;
-            }
+            end.heed(&decision);
             let (text, sha256) = Line { number, time, boot: self.boot, before, decision }.text();
             all += &text;
             all.push('\n');
@@ -125,15 +148,8 @@ impl Log {
         let Some((file, AuditHead { number, sha256 })) = scan.files.last().copied().zip(scan.chain.head()) else {
             return self.begin(time);
         };
-        let (mut oldest, mut root) = (file, 0);
-        for (line, _) in &scan.chain.lines {
-            if let Decision::File { oldest: kept, root: noted, .. } = line.decision {
-                (oldest, root) = (kept, noted);
-            } else if let Decision::Root { to, .. } = line.decision {
-                root = to;
-            }
-        }
-        let end = End { file, oldest, bytes: scan.whole.len() as u64, number, sha256, root };
+        let mut end = End { bytes: scan.whole.len() as u64, number, sha256, ..End::nothing(file) };
+        scan.chain.lines.iter().for_each(|(line, _)| end.heed(&line.decision));
         self.make_room(&end)?;
         match scan.unfinished {
             Some(broken) => {
@@ -151,7 +167,7 @@ impl Log {
         let kept = chain::set_aside(&*self.disk, &self.dir)?;
         let number = |name: &String| name.strip_suffix(".damaged")?.parse::<u64>().ok();
         let file = kept.iter().filter_map(number).max().unwrap_or(0).saturating_add(1);
-        let end = End { file, oldest: file, bytes: 0, number: 0, sha256: Line::NOTHING, root: 0 };
+        let end = End::nothing(file);
         if kept.is_empty() { Ok(end) } else { self.write(end, time, &[Decision::Damage { part: Part::AuditLog }]) }
     }
 

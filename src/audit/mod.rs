@@ -3,9 +3,10 @@
 //! Layout below `<state>/audit`: `<number>.log`, at most [`FILES`] of about [`FILE_BYTES`]. The first line of a file
 //! goes on from the last one of the file before, so that the chain is whole over files and says which of them are kept.
 //!
-//! Invariant: a line is durable before its effect is. A power cut may leave a decision that was then taken again, which
-//! gets a line again, or half a line, which the next start takes away; never an effect without its line. What trust
-//! commits by itself, a new root, is the exception: its line comes behind, at the next start at the latest.
+//! Invariant: a line is durable before its effect is. A power cut may leave a decision without its effect, or half a
+//! line, which the next start takes away; that start also says which version serves where the log says otherwise. Never
+//! is there an effect without its line. What trust commits by itself, a new root, is the exception: its line comes
+//! behind, at the next start at the latest.
 //! The chain has no key: whoever may write the directory may make another one. That is seen by the head that the
 //! device told its operator (`privacy::AuditHead`): `selvedge audit verify --head`.
 //! Not here: what is a decision (`update`).

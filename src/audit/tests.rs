@@ -61,6 +61,7 @@ fn lines_read_as_they_were_written_and_a_new_writer_goes_on() {
     assert_eq!(last.decision, decision(9));
     assert_eq!(log.head(), chain.head());
     assert_eq!(log.root(9).unwrap(), 4);
+    assert_eq!(log.serves(9, &ModelName::new("digits").unwrap()).unwrap(), None);
     // What stands in the line, by a reader that knows nothing of ours.
     let text = String::from_utf8(contents(&disk, 1)).unwrap();
     let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();

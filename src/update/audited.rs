@@ -179,6 +179,21 @@ impl Updater {
         self.note(vec![])
     }
 
+    /// Who serves after a start: a decision that the power cut off from its effect does not stand as if it had one.
+    pub(super) fn note_serving(&mut self) -> Result<(), DiskError> {
+        let mut news = Vec::new();
+        let time = self.now();
+        for (model, entry) in &self.store.journal().models {
+            let version = entry.live.map(|live| live.version);
+            let logged = self.audit.log.serves(time, model)?;
+            if logged.unwrap_or_default() != version {
+                let instead_of = logged.flatten();
+                news.push(Decision::Serves { model: model.clone(), version, instead_of });
+            }
+        }
+        if news.is_empty() { Ok(()) } else { self.note(news) }
+    }
+
     /// Trust commits a root by itself: the line comes behind it, and at the next start where the power went between.
     pub(super) fn note_root(&mut self) -> Result<(), DiskError> {
         let to = self.root_version();

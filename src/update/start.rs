@@ -53,6 +53,7 @@ impl Updater {
             }
             this.settle("clean up", |this| this.clean_up(model));
         }
+        this.settle("write the audit log", Self::note_serving);
         if trust_is_lost || journal_is_lost {
             let outcome = this.damage_outcome();
             report::remember(&mut this.passing, outcome);
