@@ -18,6 +18,8 @@ mod ledger;
 mod logging;
 mod model_file;
 #[cfg(feature = "operator")]
+mod pack;
+#[cfg(feature = "operator")]
 mod publish;
 #[cfg(feature = "operator")]
 mod refresh;
@@ -71,6 +73,8 @@ enum Command {
     #[cfg(feature = "operator")]
     Publish(publish::Args),
     #[cfg(feature = "operator")]
+    Pack(pack::Args),
+    #[cfg(feature = "operator")]
     Refresh(refresh::Args),
     #[cfg(feature = "operator")]
     Gc(gc::Args),
@@ -109,6 +113,8 @@ impl Command {
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
             Self::Publish(args) => run(succeed(publish::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Pack(args) => run(succeed(pack::run(args))),
             #[cfg(feature = "operator")]
             Self::Refresh(args) => run(succeed(refresh::run(args))),
             #[cfg(feature = "operator")]

@@ -24,6 +24,7 @@ mod fleet;
 mod init;
 mod keys;
 mod listen;
+mod pack;
 mod repository;
 mod session;
 #[cfg(test)]
@@ -35,5 +36,6 @@ pub use error::RepositoryError;
 pub use fleet::{Fleet, Row};
 pub use init::{Expiries, InitOptions};
 pub use listen::Listener;
+pub use pack::Packed;
 pub use repository::{Garbage, PublishOptions, Repository};
 pub use session::{MqttBoard, connect};

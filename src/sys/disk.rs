@@ -175,6 +175,33 @@ impl Disk for RealDisk {
     }
 }
 
+/// By what a change of a file is seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+/// Opens a stranger's file to read: a plain one, never through a link; a pipe is not waited for. None where it is
+/// something else, or gone.
+pub fn open_plain(path: &Path) -> io::Result<Option<(File, Stamp)>> {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+    // Looked at before: to open a device may do something.
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(_) | Err(_) => return Ok(None),
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    let stamp = Stamp { inode: metadata.ino(), bytes: metadata.len(), modified };
+    Ok(metadata.is_file().then_some((file, stamp)))
+}
+
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

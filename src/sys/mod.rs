@@ -11,7 +11,7 @@ mod process;
 mod throttle;
 
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
-pub use disk::{Disk, DiskError, RealDisk};
+pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};
 pub use faulty::{FaultyDisk, Torn};
 pub use process::{
     DenyError, RUNNER, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way, network_is_denied,

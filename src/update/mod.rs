@@ -8,6 +8,7 @@ mod assemble;
 mod audited;
 mod deaths;
 mod driver;
+mod feed;
 mod fetch;
 mod gate;
 mod machine;

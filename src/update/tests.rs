@@ -115,11 +115,20 @@ impl Device {
         world: &World,
         disk: &FaultyDisk,
         boot: u128,
+        board: (Arc<dyn Clock>, Arc<dyn Fn() -> bool + Send + Sync>),
+    ) -> Result<Self> {
+        Self::start_with(world, Arc::new(disk.clone()), boot, board).await
+    }
+
+    async fn start_with(
+        world: &World,
+        disk: Arc<dyn Disk>,
+        boot: u128,
         (clock, throttled): (Arc<dyn Clock>, Arc<dyn Fn() -> bool + Send + Sync>),
     ) -> Result<Self> {
         let slots = Arc::new(Slots::default());
         let parts = Parts {
-            disk: Arc::new(disk.clone()),
+            disk,
             clock,
             state: "/state".into(),
             root: Some(world.root.clone()),
@@ -449,3 +458,4 @@ async fn a_damaged_trust_takes_no_update_and_serves_on() {
 mod audit;
 mod deltas;
 mod gates;
+mod inbox;

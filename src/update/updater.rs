@@ -122,6 +122,21 @@ impl Updater {
         download.map_or(Fetch::Nothing, Download::request)
     }
 
+    /// The digests behind that request.
+    pub(super) fn wanted(&self) -> Vec<(u32, Digest)> {
+        self.download.as_ref().filter(|_| self.link_knows_targets).map_or_else(Vec::new, Download::wanted)
+    }
+
+    /// Lets another offer go first, if there is one.
+    pub(super) fn pass_over(&mut self) -> Result<bool, DiskError> {
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        self.download = None;
+        self.next_download()?;
+        Ok(true)
+    }
+
     /// A link came, with nothing in its hands.
     pub fn link_is_new(&mut self) -> Result<(), DiskError> {
         self.board = trust::Offered::default();

@@ -20,6 +20,7 @@ mod device;
 #[cfg(feature = "compress")]
 mod distil;
 mod docs;
+mod inbox;
 mod link;
 mod mosquitto;
 mod mqtt;
