@@ -9,7 +9,7 @@ use crate::inbox::Inbox;
 use crate::privacy::Status;
 use crate::serve::{self, Api};
 use crate::store::{ModelDirError, read_model_dir};
-use crate::sys::{self, Clock, Disk, DiskError, RealClock, RealDisk};
+use crate::sys::{self, Clock, CountedDisk, Disk, DiskError, RealClock, RealDisk};
 use crate::update::{self, Parts, Serving, StartError, Updater};
 use rustix::fs::FlockOperation;
 use std::fs::File;
@@ -130,7 +130,7 @@ fn settle(config: &config::Engine) -> Result<IsaChoice, EngineError> {
 }
 
 fn parts(config: &Config, isa: IsaChoice, slots: Arc<Slots>) -> Result<Parts, EngineError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let disk: Arc<dyn Disk> = Arc::new(CountedDisk::new(Arc::new(RealDisk), config.engine.state.clone()));
     let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
     const MAX_ROOT: u64 = 1 << 20;
     let root = disk.read(&config.engine.root, MAX_ROOT).map_err(EngineError::Root)?;

@@ -263,6 +263,12 @@ pub enum InstructionSet {
 pub struct Metrics {
     pub models: Vec<ModelMetrics>,
     pub temperature_celsius: Option<f32>,
+    /// Bytes that the engine wrote to storage. Of an older version there are none.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// How often it made the storage take them.
+    #[serde(default)]
+    pub disk_syncs: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Files as the update path needs them: whole, bounded, durable in a stated order.
 
+use super::counted::Written;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -55,6 +56,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError>;
     /// Bytes free for us on the file system that holds `path`.
     fn free(&self, path: &Path) -> Result<u64, DiskError>;
+
+    /// What was written, where somebody counts it.
+    fn written(&self) -> Written {
+        Written::default()
+    }
 
     /// Replaces a file so that after a power cut either the old or the new contents stand:
     /// write beside it, sync, rename, sync the directory. Done means durable.

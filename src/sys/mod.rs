@@ -5,12 +5,14 @@
 //! Not here: what is written and when; the callers order their operations.
 
 mod clock;
+mod counted;
 mod disk;
 mod faulty;
 mod process;
 mod throttle;
 
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
+pub use counted::{CountedDisk, Written};
 pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};
 pub use faulty::{FaultyDisk, Torn};
 pub use process::{

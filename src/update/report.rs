@@ -9,6 +9,7 @@ use crate::privacy::{
     Stage, Status, Verdict,
 };
 use crate::store::{Entry, Journal, Phase};
+use crate::sys::Written;
 use crate::trust::{Refusal, RefusalCode};
 
 /// What `status` is made from.
@@ -64,7 +65,7 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
     ModelStatus { model: name.clone(), live, previous, state, candidate, agreement }
 }
 
-pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metrics {
+pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>, written: Written) -> Metrics {
     let model = |live: std::sync::Arc<crate::engine::Live>| {
         let counts = live.counts();
         Some(ModelMetrics {
@@ -78,6 +79,8 @@ pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metric
     Metrics {
         models: slots.list().into_iter().filter_map(model).take(Status::MAX_MODELS).collect(),
         temperature_celsius,
+        written_bytes: written.bytes,
+        disk_syncs: written.syncs,
     }
 }
 

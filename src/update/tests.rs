@@ -457,5 +457,6 @@ async fn a_damaged_trust_takes_no_update_and_serves_on() {
 
 mod audit;
 mod deltas;
+mod frugal;
 mod gates;
 mod inbox;

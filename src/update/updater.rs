@@ -409,7 +409,7 @@ impl Updater {
     }
 
     pub fn metrics(&self) -> Metrics {
-        report::metrics(&self.parts.slots, (self.parts.inventory)().temperature_celsius)
+        report::metrics(&self.parts.slots, (self.parts.inventory)().temperature_celsius, self.parts.disk.written())
     }
 
     pub(super) fn entry(&self, model: &ModelName) -> Entry {
