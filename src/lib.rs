@@ -13,6 +13,8 @@
 //! bundle/       what a model is on disk and on the wire, deltas between versions; no I/O
 //! store/        versions on disk and the journal: live, previous, trial
 //! trust/        TUF state and the clock floor: bytes -> Verified
+//! audit/        the chain of what the device decided
+//! inbox/        packs from a directory, for sites with no network
 //! update/       machine (pure), driver (effects), fetch (what is missing), assemble, gate
 //! serve/        the Open Inference Protocol on Unix sockets
 //! privacy/      the closed set of what may leave; the egress ledger
@@ -40,15 +42,17 @@
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy
 //! trust    -> bundle
+//! audit    -> bundle privacy
+//! inbox    -> bundle
 //! serve    -> engine bundle tensor
-//! update   -> engine store trust bundle privacy ipc tensor
+//! update   -> engine store trust audit inbox bundle privacy ipc tensor
 //! mqtt     -> privacy
 //! link     -> mqtt ipc privacy bundle
-//! publish  -> mqtt bundle trust privacy store
+//! publish  -> mqtt bundle trust privacy store inbox
 //! compress -> engine onnx bundle tensor
-//! device   -> engine serve update store trust link mqtt ipc privacy bundle tensor
+//! device   -> engine serve update inbox store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish compress mqtt trust bundle privacy engine tensor serve store update
+//! cli      -> device demo publish compress mqtt trust audit inbox bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.
@@ -58,6 +62,7 @@
 //! - What the device does next is in the journal before it is done.
 //! - A request is answered by the version that took it.
 
+pub mod audit;
 pub mod bundle;
 pub mod cli;
 #[cfg(feature = "compress")]
@@ -67,6 +72,7 @@ pub mod config;
 pub mod demo;
 pub mod device;
 pub mod engine;
+pub mod inbox;
 pub mod ipc;
 pub mod kernels;
 pub mod link;

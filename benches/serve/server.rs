@@ -71,6 +71,7 @@ fn engine_config() -> config::Engine {
         link_socket: PathBuf::new(),
         root: PathBuf::new(),
         factory: Vec::new(),
+        inbox: None,
         workers: WORKERS,
         isa: None,
         threads: None,

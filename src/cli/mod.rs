@@ -4,6 +4,7 @@
 //! wrong is told in one line with its causes, and with a hint where there is one.
 //! Not here: anything that another program could want to call.
 
+mod audit;
 mod bench;
 mod check;
 #[cfg(feature = "compress")]
@@ -16,6 +17,8 @@ mod inspect;
 mod ledger;
 mod logging;
 mod model_file;
+#[cfg(feature = "operator")]
+mod pack;
 #[cfg(feature = "operator")]
 mod publish;
 #[cfg(feature = "operator")]
@@ -61,6 +64,7 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Ledger(ledger::Args),
+    Audit(audit::Args),
     Status(status::Args),
     #[cfg(feature = "operator")]
     Demo(demo::Args),
@@ -68,6 +72,8 @@ enum Command {
     Trust(trust::Args),
     #[cfg(feature = "operator")]
     Publish(publish::Args),
+    #[cfg(feature = "operator")]
+    Pack(pack::Args),
     #[cfg(feature = "operator")]
     Refresh(refresh::Args),
     #[cfg(feature = "operator")]
@@ -99,6 +105,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Ledger(args) => ledger::run(&args),
+            Self::Audit(args) => audit::run(&args),
             Self::Status(args) => run(status::run(&args)),
             #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
@@ -106,6 +113,8 @@ impl Command {
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
             Self::Publish(args) => run(succeed(publish::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Pack(args) => run(succeed(pack::run(args))),
             #[cfg(feature = "operator")]
             Self::Refresh(args) => run(succeed(refresh::run(args))),
             #[cfg(feature = "operator")]
@@ -141,7 +150,7 @@ async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
-const DEVICE: [&str; 8] = ["engine", "link", "run", "check", "inspect", "bench", "ledger", "status"];
+const DEVICE: [&str; 9] = ["engine", "link", "run", "check", "inspect", "bench", "ledger", "audit", "status"];
 
 /// Reads the command line, runs the command, tells how it ended.
 pub fn main() -> ExitCode {

@@ -283,7 +283,7 @@ fn parse_deltas(text: &str) -> anyhow::Result<usize> {
     text.parse().ok().filter(|&deltas| deltas <= most).with_context(|| format!("a number from 0 to {most}"))
 }
 
-fn parse_id(text: &str) -> anyhow::Result<[u8; 16]> {
+pub(super) fn parse_id(text: &str) -> anyhow::Result<[u8; 16]> {
     let mut id = [0; 16];
     hex::decode_to_slice(text, &mut id)
         .ok()

@@ -96,6 +96,8 @@ pub struct Engine {
     pub root: PathBuf,
     /// Model directories that are installed at the start when nothing newer of that name is there.
     pub factory: Vec<PathBuf>,
+    /// A directory whose packs are taken; none by default.
+    pub inbox: Option<PathBuf>,
     /// Inferences that run at the same time; one a core by default.
     pub workers: usize,
     /// Instructions of the int8 kernels; `None`, "auto": the best that the CPU has.

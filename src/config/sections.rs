@@ -42,6 +42,7 @@ fn engine(r: &mut Reader) -> Engine {
         link_socket: socket(r, "link-socket", "/run/selvedge-ipc/link.sock"),
         root: path(r, "root", "/etc/selvedge/root.json"),
         factory: r.list("engine", "factory", 32, absolute),
+        inbox: r.text("engine", "inbox", absolute),
         workers: size(r.whole("engine", "workers", cores.min(MAX_WORKERS), 1..=MAX_WORKERS)),
         isa: r.text("engine", "isa", isa).flatten(),
         threads: Some(size(r.whole("engine", "threads", 0, 1..=Threads::MAX as u64))).filter(|&threads| threads > 0),

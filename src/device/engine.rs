@@ -5,10 +5,11 @@ use super::link::{IdError, device_id};
 use super::sockets::{Inherited, SocketError};
 use crate::config::{self, Config};
 use crate::engine::{IsaChoice, IsaError, Settings, Slots, Workers};
+use crate::inbox::Inbox;
 use crate::privacy::Status;
 use crate::serve::{self, Api};
 use crate::store::{ModelDirError, read_model_dir};
-use crate::sys::{self, Clock, Disk, DiskError, RealClock, RealDisk};
+use crate::sys::{self, Clock, CountedDisk, Disk, DiskError, RealClock, RealDisk};
 use crate::update::{self, Parts, Serving, StartError, Updater};
 use rustix::fs::FlockOperation;
 use std::fs::File;
@@ -77,7 +78,9 @@ pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> 
     // Not under systemd there is nobody to notify.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let every = config.engine.status_interval;
-    let updated = update::run(updater, Serving { listener: only(links), every, told, turned }, shutdown).await;
+    let inbox = config.engine.inbox.as_deref().map(Inbox::new);
+    let serving_links = Serving { listener: only(links), every, told, turned, inbox };
+    let updated = update::run(updater, serving_links, shutdown).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(stop_api);
     match serving.await {
@@ -127,7 +130,7 @@ fn settle(config: &config::Engine) -> Result<IsaChoice, EngineError> {
 }
 
 fn parts(config: &Config, isa: IsaChoice, slots: Arc<Slots>) -> Result<Parts, EngineError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let disk: Arc<dyn Disk> = Arc::new(CountedDisk::new(Arc::new(RealDisk), config.engine.state.clone()));
     let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
     const MAX_ROOT: u64 = 1 << 20;
     let root = disk.read(&config.engine.root, MAX_ROOT).map_err(EngineError::Root)?;

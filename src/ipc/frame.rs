@@ -75,6 +75,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_status_goes_across_with_and_without_what_it_may_lack() {
+        use crate::bundle::{Digest, ModelName};
+        use crate::privacy::{AuditHead, ModelState, ModelStatus, Status, Tell};
+        for (agreement, head) in [(None, None), (Some(0.5), Some(AuditHead { number: 7, sha256: Digest::of(b"7") }))] {
+            let model = ModelName::new("digits").unwrap();
+            let state = ModelState::Idle;
+            let model = ModelStatus { model, live: Some(1), previous: None, state, candidate: None, agreement };
+            let status = Status { models: vec![model; 2], audit: head, time: 9, ..Status::default() };
+            let message = ToLink::Tell(Tell::Status(Box::new(status)));
+            let mut wire = Vec::new();
+            write_frame(&mut wire, &message).await.unwrap();
+            assert_eq!(read_frame::<ToLink>(&mut &wire[..]).await.unwrap(), message);
+        }
+    }
+
+    #[tokio::test]
     async fn hostile_frames_are_refused() {
         let huge = u32::MAX.to_le_bytes();
         let read = read_frame::<ToEngine>(&mut &huge[..]).await;

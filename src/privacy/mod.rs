@@ -10,6 +10,6 @@ mod tell;
 
 pub use ledger::{Entry, Kind, Ledger, LedgerError, totals};
 pub use tell::{
-    Code, Histogram, InstructionSet, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus,
-    Outcome, Stage, Status, Tell, Verdict,
+    AuditHead, Code, Histogram, InstructionSet, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState,
+    ModelStatus, Outcome, Stage, Status, Tell, Verdict,
 };

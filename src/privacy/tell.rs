@@ -1,6 +1,6 @@
 //! The closed schema of status and metrics.
 
-use crate::bundle::ModelName;
+use crate::bundle::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
 
 /// All that the engine may say to the outside.
@@ -24,6 +24,18 @@ pub struct Status {
     pub outcomes: Vec<Outcome>,
     pub lacks: Lacks,
     pub inventory: Inventory,
+    /// A status of an older version has none.
+    #[serde(default)]
+    pub audit: Option<AuditHead>,
+}
+
+/// The newest line of the audit log: a log that is shown later has to hold it. The lines hold nothing that is not in
+/// this set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AuditHead {
+    pub number: u64,
+    pub sha256: Digest,
 }
 
 impl Status {
@@ -43,7 +55,8 @@ pub struct ModelStatus {
     /// The version that `state` is about, while an update is under way.
     pub candidate: Option<u32>,
     /// While it is a shadow: of the requests that both versions were asked, how many they answered alike.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Never left out: between engine and link goes an encoding without names.
+    #[serde(default)]
     pub agreement: Option<f32>,
 }
 
@@ -250,6 +263,12 @@ pub enum InstructionSet {
 pub struct Metrics {
     pub models: Vec<ModelMetrics>,
     pub temperature_celsius: Option<f32>,
+    /// Bytes that the engine wrote to storage. Of an older version there are none.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// How often it made the storage take them.
+    #[serde(default)]
+    pub disk_syncs: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -66,6 +66,14 @@ pub enum RepositoryError {
     VersionTaken { model: ModelName, version: u32, published: Digest },
     #[error("{role} metadata would be {size} bytes, more than brokers pass ({limit}); publish to fewer, larger groups")]
     TooManyTargets { role: Role, size: usize, limit: usize },
+    #[error(
+        "nothing of {model} is offered to exactly this audience; `selvedge publish` it first, with the same --to and --device"
+    )]
+    NotOffered { model: ModelName },
+    #[error("write the pack")]
+    Pack(#[source] io::Error),
+    #[error("the pack would be {bytes} bytes, boards take {limit}")]
+    PackSize { bytes: u64, limit: u64 },
     #[error("compress the bundle")]
     Cut(#[source] io::Error),
     #[error("the bundle has too many chunks to be listed")]

@@ -9,7 +9,7 @@ use super::deltas::Deltas;
 use super::init::{Expiries, Settings, lock, read_json, write_json};
 use super::keys::KeyRing;
 use super::passphrase::Passphrase;
-use crate::bundle::{Bundle, Digest, topics};
+use crate::bundle::{Bundle, Digest, ModelName, topics};
 use crate::sys::{Clock, Disk, RealClock, RealDisk};
 use crate::trust::author::TargetEntry;
 use crate::trust::{Custom, Role};
@@ -213,6 +213,19 @@ impl Repository {
         self.publication(Pending { roots, chunks })
     }
 
+    /// The version that is offered to an audience, and the digests of all that it is made of.
+    pub(super) fn offered(
+        &self,
+        model: &ModelName,
+        audience: &Audience,
+    ) -> Result<(u32, Vec<Digest>), RepositoryError> {
+        let entry = self.current.entries.get(&audience.target_name(model));
+        let entry = entry.ok_or_else(|| RepositoryError::NotOffered { model: model.clone() })?;
+        let (index, parts) = self.chunks.index(entry.digest)?;
+        let chunks = index.chunks.iter().map(|chunk| chunk.sha256);
+        Ok((entry.custom.version, chunks.chain(parts).chain([entry.digest]).collect()))
+    }
+
     /// Notes that the board has it: what is confirmed is not posted again.
     pub fn confirm(&mut self, publication: &Publication) -> Result<(), RepositoryError> {
         let mut pending = self.pending()?;
@@ -349,7 +362,7 @@ impl Repository {
         self.publication(self.pending()?)
     }
 
-    fn publication(&self, what: Pending) -> Result<Publication, RepositoryError> {
+    pub(super) fn publication(&self, what: Pending) -> Result<Publication, RepositoryError> {
         let mut posts = Vec::new();
         for digest in &what.chunks {
             // A chunk that was noted and never written belongs to a publication that never was.

@@ -70,10 +70,15 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a bundle where the journal may name it. Adding it again changes nothing.
+    /// Puts a bundle where the journal may name it. Adding it again changes nothing, and writes nothing: a factory model
+    /// is added at each start.
     pub fn add(&self, bundle: &Bundle) -> Result<(), DiskError> {
         let path = self.path(&bundle.manifest().name, &bundle.digest());
-        self.disk.commit(&path, bundle.packed())
+        match (self.disk.read(&path, Bundle::MAX_BYTES), path.parent()) {
+            // It came there whole, by its name; that name may not be durable yet.
+            (Ok(Some(found)), Some(dir)) if found == bundle.packed() => self.disk.sync_dir(dir),
+            (_, _) => self.disk.commit(&path, bundle.packed()),
+        }
     }
 
     /// Reads a version and checks that it is still what the journal says.

@@ -1,5 +1,6 @@
 //! Files as the update path needs them: whole, bounded, durable in a stated order.
 
+use super::counted::Written;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -55,6 +56,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError>;
     /// Bytes free for us on the file system that holds `path`.
     fn free(&self, path: &Path) -> Result<u64, DiskError>;
+
+    /// What was written, where somebody counts it.
+    fn written(&self) -> Written {
+        Written::default()
+    }
 
     /// Replaces a file so that after a power cut either the old or the new contents stand:
     /// write beside it, sync, rename, sync the directory. Done means durable.
@@ -173,6 +179,33 @@ impl Disk for RealDisk {
             rustix::fs::statvfs(standing).map_err(|e| DiskError::io("read the free space of", path, e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// By what a change of a file is seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+/// Opens a stranger's file to read: a plain one, never through a link; a pipe is not waited for. None where it is
+/// something else, or gone.
+pub fn open_plain(path: &Path) -> io::Result<Option<(File, Stamp)>> {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+    // Looked at before: to open a device may do something.
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(_) | Err(_) => return Ok(None),
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    let stamp = Stamp { inode: metadata.ino(), bytes: metadata.len(), modified };
+    Ok(metadata.is_file().then_some((file, stamp)))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! A disk in memory that loses power, or fills up, at a chosen operation.
 //!
 //! The model is the pessimistic one that journaling file systems allow: contents are durable after
-//! `sync`, names after `sync_dir`, and between the two a cut may keep any part. Not modelled: bad
+//! `sync`, names after `sync_dir`, and between the two a cut may keep any part. What was synced survives a later
+//! append: those file systems write whole sectors and leave the blocks before the end alone. Not modelled: bad
 //! sectors (the digests of what is stored find those).
 
 use super::disk::{Disk, DiskError};
@@ -15,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub enum Torn {
     /// Nothing: names and contents are as of the last sync.
     Lost,
-    /// Names as last seen, unsynced contents cut in half.
+    /// Names as last seen, unsynced contents cut in half; of an append, what was appended.
     Half,
-    /// Names as last seen, unsynced contents replaced by zeros of the same length.
+    /// Names as last seen, unsynced contents replaced by zeros of the same length; of an append, what was appended.
     Zeros,
     /// All of it: the cut came just after the cache was written back.
     Kept,
@@ -32,6 +33,8 @@ struct File {
     contents: Vec<u8>,
     /// What a sync has made durable.
     durable: Option<Vec<u8>>,
+    /// Since that sync the file was only appended to.
+    grew: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +110,7 @@ impl FaultyDisk {
         };
         let found = names.iter().map(|(path, file)| {
             let contents = survivor(&lock(file), torn);
-            let file = File { durable: Some(contents.clone()), contents };
+            let file = File { durable: Some(contents.clone()), contents, grew: false };
             (path.clone(), Arc::new(Mutex::new(file)))
         });
         Self::with(found.collect())
@@ -152,12 +155,16 @@ fn survivor(file: &File, torn: Torn) -> Vec<u8> {
     if file.durable.as_ref() == Some(&file.contents) {
         return file.contents.clone();
     }
+    let durable = file.durable.clone().unwrap_or_default();
+    let (kept, torn_off) = file.contents.split_at(if file.grew { durable.len() } else { 0 });
+    let mut kept = kept.to_vec();
     match torn {
-        Torn::Lost => file.durable.clone().unwrap_or_default(),
-        Torn::Half => file.contents[..file.contents.len() / 2].to_vec(),
-        Torn::Zeros => vec![0; file.contents.len()],
-        Torn::Kept => file.contents.clone(),
+        Torn::Lost => return durable,
+        Torn::Half => kept.extend(&torn_off[..torn_off.len() / 2]),
+        Torn::Zeros => kept.resize(file.contents.len(), 0),
+        Torn::Kept => kept.extend(torn_off),
     }
+    kept
 }
 
 fn missing(doing: &'static str, path: &Path) -> DiskError {
@@ -210,15 +217,16 @@ impl Disk for FaultyDisk {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         let mut state = self.change("write", path, true)?;
-        let file = state.names.entry(path.to_owned()).or_default();
-        lock(file).contents = bytes.to_vec();
+        let mut file = lock(state.names.entry(path.to_owned()).or_default());
+        (file.contents, file.grew) = (bytes.to_vec(), false);
         Ok(())
     }
 
     fn append(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         let mut state = self.change("append to", path, true)?;
-        let file = state.names.entry(path.to_owned()).or_default();
-        lock(file).contents.extend_from_slice(bytes);
+        let mut file = lock(state.names.entry(path.to_owned()).or_default());
+        file.grew |= file.durable.as_ref() == Some(&file.contents);
+        file.contents.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -226,7 +234,7 @@ impl Disk for FaultyDisk {
         let state = self.change("sync", path, true)?;
         let file = state.names.get(path).ok_or_else(|| missing("sync", path))?;
         let mut file = lock(file);
-        file.durable = Some(file.contents.clone());
+        (file.durable, file.grew) = (Some(file.contents.clone()), false);
         Ok(())
     }
 
@@ -300,6 +308,18 @@ mod tests {
         assert_eq!(read(Torn::Lost), b"old");
         assert_eq!(read(Torn::Half), b"n");
         assert_eq!(read(Torn::Zeros), [0, 0, 0]);
+    }
+
+    #[test]
+    fn an_append_may_be_lost_and_leaves_what_was_synced() {
+        let disk = disk_with("/a/f", b"old");
+        disk.append(Path::new("/a/f"), b"next").unwrap();
+        let read = |torn| disk.reboot(torn).read(Path::new("/a/f"), 9).unwrap().unwrap();
+        assert_eq!(read(Torn::Lost), b"old");
+        assert_eq!(read(Torn::Half), b"oldne");
+        assert_eq!(read(Torn::Zeros), b"old\0\0\0\0");
+        disk.write(Path::new("/a/f"), b"new!").unwrap();
+        assert_eq!(disk.reboot(Torn::Half).read(Path::new("/a/f"), 9).unwrap().unwrap(), b"ne");
     }
 
     #[test]

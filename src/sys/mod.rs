@@ -5,6 +5,7 @@
 //! Not here: what is written and when; the callers order their operations.
 
 mod clock;
+mod counted;
 mod disk;
 mod faulty;
 mod memory;
@@ -12,7 +13,8 @@ mod process;
 mod throttle;
 
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
-pub use disk::{Disk, DiskError, RealDisk};
+pub use counted::{CountedDisk, Written};
+pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};
 pub use faulty::{FaultyDisk, Torn};
 pub use memory::memory_limit;
 pub use process::{

@@ -3,7 +3,9 @@
 //! A disk that fails does not end the engine: what serves goes on serving, and after a rest the link
 //! is made to begin anew, which tries the step again.
 
+use super::feed::FeedError;
 use super::updater::Updater;
+use crate::inbox::{Found, Inbox, Pack};
 use crate::ipc::{Fetch, FrameError, PROTOCOL, Role, ToEngine, ToLink, read_frame, write_frame};
 use crate::privacy::{Inventory, Status, Tell};
 use crate::sys::DiskError;
@@ -25,6 +27,8 @@ pub struct Serving {
     pub told: watch::Sender<Status>,
     /// Set at each turn of the loop, for a watchdog.
     pub turned: watch::Sender<Instant>,
+    /// Where packs may come.
+    pub inbox: Option<Inbox>,
 }
 
 /// How often versions on probation are looked at.
@@ -123,7 +127,12 @@ impl Driver {
                 if self.waits_in_vain() {
                     updater.asked_in_vain()?;
                 }
-                updater.tick().await
+                updater.tick().await?;
+                let now = updater.parts.clock.monotonic();
+                match self.serving.inbox.as_mut().and_then(|inbox| inbox.look(now)) {
+                    Some(found) => self.on_pack(updater, found).await,
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -156,6 +165,32 @@ impl Driver {
                 Ok(())
             }
         }
+    }
+
+    /// A pack is taken whole, and the link begins anew behind it.
+    async fn on_pack(&mut self, updater: &mut Updater, found: Found) -> Result<(), DiskError> {
+        let path = found.path.display();
+        let turned = &self.serving.turned;
+        let alive = || {
+            turned.send_replace(Instant::now());
+        };
+        let fed = match Pack::open(found.file) {
+            Ok(pack) => updater.take_pack(&pack, &alive).await,
+            Err(error) => Err(error.into()),
+        };
+        self.link = None;
+        match fed {
+            Ok(()) => info!(%path, "inbox: taken"),
+            Err(FeedError::Pack(error)) => {
+                warn!(%path, error = &error as &dyn std::error::Error, "inbox: passed over");
+            }
+            Err(FeedError::Disk(error)) => {
+                // Once more when the disk has rested.
+                self.serving.inbox.as_mut().into_iter().for_each(Inbox::forget);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn on_message(

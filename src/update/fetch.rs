@@ -219,6 +219,19 @@ impl Download {
         }
     }
 
+    /// What `request` is for, by place and digest.
+    pub fn wanted(&self) -> Vec<(u32, Digest)> {
+        let chunks = match &self.phase {
+            Phase::Node => return vec![(0, self.offered.target)],
+            Phase::DeltaNode(place) => return vec![(0, self.wanted.deltas[*place].node)],
+            Phase::Parts { parts, .. } => parts,
+            Phase::Chunks { index: Index { chunks, .. }, .. }
+            | Phase::DeltaChunks { index: DeltaIndex { chunks, .. }, .. } => chunks,
+        };
+        let Fetch::Chunks { ordinals } = self.request() else { return Vec::new() };
+        ordinals.into_iter().filter_map(|i| Some((i, chunks.get(i as usize)?.sha256))).collect()
+    }
+
     /// The node came.
     pub fn node(&mut self, bytes: &[u8]) -> Result<Progress, FetchError> {
         let actual = Digest::of(bytes);

@@ -5,8 +5,10 @@
 //! Not here: the network (`link`), signatures (`trust`), answering requests (`serve`).
 
 mod assemble;
+mod audited;
 mod deaths;
 mod driver;
+mod feed;
 mod fetch;
 mod gate;
 mod machine;

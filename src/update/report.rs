@@ -5,10 +5,11 @@ use super::machine::{Ended, Reason};
 use crate::bundle::ModelName;
 use crate::engine::{Beside, Slots};
 use crate::privacy::{
-    Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status,
-    Verdict,
+    AuditHead, Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome,
+    Stage, Status, Verdict,
 };
 use crate::store::{Entry, Journal, Phase};
+use crate::sys::Written;
 use crate::trust::{Refusal, RefusalCode};
 
 /// What `status` is made from.
@@ -21,10 +22,11 @@ pub(super) struct Sources<'a> {
     pub lacks_metadata: bool,
     pub inventory: Inventory,
     pub time: u64,
+    pub audit: Option<AuditHead>,
 }
 
 pub(super) fn status(sources: Sources<'_>) -> Status {
-    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time } = sources;
+    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time, audit } = sources;
     let model = |(name, entry): (&ModelName, &Entry)| model_status(name, entry, slots, download);
     let mut outcomes: Vec<Outcome> = journal.outcomes.iter().chain(passing).cloned().collect();
     outcomes.sort_by_key(|outcome| outcome.time);
@@ -35,7 +37,7 @@ pub(super) fn status(sources: Sources<'_>) -> Status {
         chunks: download.map_or(0, |d| u32::try_from(d.missing()).unwrap_or(u32::MAX)),
     };
     let models = journal.models.iter().take(Status::MAX_MODELS).map(model).collect();
-    Status { sequence: 0, time, models, outcomes, lacks, inventory }
+    Status { sequence: 0, time, models, outcomes, lacks, inventory, audit }
 }
 
 fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option<&Download>) -> ModelStatus {
@@ -63,7 +65,7 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
     ModelStatus { model: name.clone(), live, previous, state, candidate, agreement }
 }
 
-pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metrics {
+pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>, written: Written) -> Metrics {
     let model = |live: std::sync::Arc<crate::engine::Live>| {
         let counts = live.counts();
         Some(ModelMetrics {
@@ -77,6 +79,8 @@ pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>) -> Metric
     Metrics {
         models: slots.list().into_iter().filter_map(model).take(Status::MAX_MODELS).collect(),
         temperature_celsius,
+        written_bytes: written.bytes,
+        disk_syncs: written.syncs,
     }
 }
 

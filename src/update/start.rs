@@ -3,9 +3,11 @@
 //! Invariant: something that loads serves whenever anything does: the live version, else the pinned
 //! one, else the factory's.
 
+use super::audited::serves;
 use super::machine::{Ended, Event, Reason};
 use super::report;
 use super::updater::{Parts, Updater};
+use crate::audit::{Decision, Part};
 use crate::bundle::ModelName;
 use crate::privacy::{Code, Measure, Outcome, Stage, Verdict};
 use crate::store::{Entry, Phase, Store, Trial, VersionRef};
@@ -35,6 +37,9 @@ impl Updater {
         if let Some(error) = lost {
             error!(error = &error as &dyn std::error::Error, "starting from the factory models");
         }
+        let last = this.store.journal().run;
+        let damaged = journal_is_lost.then_some(Part::Journal).into_iter().chain(trust_is_lost.then_some(Part::Trust));
+        this.settle("write the audit log", |this| this.note_start(last, damaged));
         this.settle("note the run", Self::begin_run);
         this.settle("install the factory models", Self::install_factory);
         let models: Vec<ModelName> = this.store.journal().models.keys().cloned().collect();
@@ -48,6 +53,7 @@ impl Updater {
             }
             this.settle("clean up", |this| this.clean_up(model));
         }
+        this.settle("write the audit log", Self::note_serving);
         if trust_is_lost || journal_is_lost {
             let outcome = this.damage_outcome();
             report::remember(&mut this.passing, outcome);
@@ -92,7 +98,10 @@ impl Updater {
             self.store.add(bundle)?;
             info!(%model, version, "installing the factory model");
             let live = VersionRef { version, bundle: bundle.digest(), target: None };
+            let installed = Decision::Factory { model: model.clone(), version, bundle: live.bundle };
             let mut journal = self.store.journal().clone();
+            let serves = serves(&model, entry.live, Some(live));
+            self.note([installed].into_iter().chain(serves).collect())?;
             journal.models.insert(model, Entry { live: Some(live), previous: entry.live, ..entry });
             self.record(journal)?;
         }
@@ -142,7 +151,9 @@ impl Updater {
             actual: measure(chosen),
         });
         let mut journal = self.store.journal().clone();
-        report::remember(&mut journal.outcomes, report::outcome(model, lost, ended, self.now()));
+        let outcome = report::outcome(model, lost, ended, self.now());
+        self.note([Decision::from(&outcome)].into_iter().chain(serves(model, entry.live, chosen)).collect())?;
+        report::remember(&mut journal.outcomes, outcome);
         let next =
             Entry { live: chosen, previous: None, trial: None, unproven: None, quarantine: entry.quarantine.clone() };
         journal.models.insert(model.clone(), next);

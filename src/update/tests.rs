@@ -115,11 +115,20 @@ impl Device {
         world: &World,
         disk: &FaultyDisk,
         boot: u128,
+        board: (Arc<dyn Clock>, Arc<dyn Fn() -> bool + Send + Sync>),
+    ) -> Result<Self> {
+        Self::start_with(world, Arc::new(disk.clone()), boot, board).await
+    }
+
+    async fn start_with(
+        world: &World,
+        disk: Arc<dyn Disk>,
+        boot: u128,
         (clock, throttled): (Arc<dyn Clock>, Arc<dyn Fn() -> bool + Send + Sync>),
     ) -> Result<Self> {
         let slots = Arc::new(Slots::default());
         let parts = Parts {
-            disk: Arc::new(disk.clone()),
+            disk,
             clock,
             state: "/state".into(),
             root: Some(world.root.clone()),
@@ -259,6 +268,7 @@ async fn recovers(world: &World, disk: &FaultyDisk, trusted: u32, case: &str) {
     assert_eq!(status.models[0].previous, Some(1), "{case}");
     assert_eq!(disk.list(Path::new("/state/models/digits")).unwrap().len(), 2, "{case}: live and previous only");
     assert!(disk.list(Path::new("/state/fetch")).unwrap().is_empty(), "{case}");
+    audit::is_whole(disk, 2, case);
 }
 
 async fn cut_everywhere(torn: Torn) {
@@ -347,6 +357,7 @@ async fn power_cut_at_any_operation_of_a_rollback() {
             let disk = disk.reboot(torn);
             let device = Device::start(&world, &disk, 1002).await.unwrap();
             let version = device.ask(&world).await.unwrap();
+            audit::is_whole(&disk, version, &format!("{torn:?}, cut after {cut}"));
             assert!(version == serves || version == 1, "{torn:?}, cut after {cut}: {serves}, then {version}");
             if done {
                 assert_eq!(version, 1);
@@ -445,5 +456,8 @@ async fn a_damaged_trust_takes_no_update_and_serves_on() {
     assert_eq!(device.updater.status().outcomes.last().unwrap().code, Code::StorageDamaged);
 }
 
+mod audit;
 mod deltas;
+mod frugal;
 mod gates;
+mod inbox;

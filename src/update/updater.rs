@@ -3,10 +3,12 @@
 //! `Updater` owns journal, trust and the download; the driver gives it messages and ticks. What it
 //! does with versions in memory stands in `versions.rs`.
 
+use super::audited::{self, Audit};
 use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wanted};
 use super::machine::{Effect, Ended, Event, Offered, Reason, step};
 use super::report;
 use super::trials::Watched;
+use crate::audit::{self, Decision};
 use crate::bundle::{Bundle, Digest, Manifest, ModelName};
 use crate::engine::{Live, Slots};
 use crate::ipc::{Fetch, Role, ToEngine};
@@ -54,6 +56,7 @@ pub struct Updater {
     pub(super) parts: Parts,
     pub(super) store: Store,
     trust: Option<Trust>,
+    pub(super) audit: Audit,
     /// What the board shows, as far as it has come.
     board: trust::Offered,
     waiting_for_metadata: bool,
@@ -84,8 +87,10 @@ pub(super) struct Loaded {
 
 impl Updater {
     pub(super) fn assemble(parts: Parts, store: Store, trust: Option<Trust>) -> Self {
+        let log = audit::Log::new(parts.disk.clone(), audit::dir(&parts.state), parts.boot);
         Self {
             started: parts.clock.monotonic(),
+            audit: Audit::new(log),
             parts,
             store,
             trust,
@@ -117,6 +122,21 @@ impl Updater {
     pub fn request(&self) -> Fetch {
         let download = self.download.as_ref().filter(|_| self.link_knows_targets);
         download.map_or(Fetch::Nothing, Download::request)
+    }
+
+    /// The digests behind that request.
+    pub(super) fn wanted(&self) -> Vec<(u32, Digest)> {
+        self.download.as_ref().filter(|_| self.link_knows_targets).map_or_else(Vec::new, Download::wanted)
+    }
+
+    /// Lets another offer go first, if there is one.
+    pub(super) fn pass_over(&mut self) -> Result<bool, DiskError> {
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        self.download = None;
+        self.next_download()?;
+        Ok(true)
     }
 
     /// A link came, with nothing in its hands.
@@ -182,10 +202,11 @@ impl Updater {
             warn!(role = name, error = &refusal as &dyn std::error::Error, "a delegated role is left out");
             report::remember(&mut self.passing, report::refused_metadata(&refusal, now));
         }
+        self.note_root()?;
         self.waiting_for_metadata = matches!(result, Ok(trust::Progress::Waiting));
         match result {
             Ok(trust::Progress::Committed) => {
-                info!(targets = trust.verified().map(trust::Verified::targets_version), "metadata verified");
+                info!(targets = self.verified().map(trust::Verified::targets_version), "metadata verified");
                 self.consider_offers()?;
                 self.next_download()
             }
@@ -193,12 +214,13 @@ impl Updater {
             Ok(trust::Progress::Unchanged) => self.next_download(),
             Ok(trust::Progress::Waiting) => {
                 // A newer root may have taken away the keys of what was offered.
-                if trust.verified().is_none() { self.consider_offers() } else { Ok(()) }
+                if self.verified().is_none() { self.consider_offers() } else { Ok(()) }
             }
             Err(trust::UpdateError::Disk(error)) => Err(error),
             Err(trust::UpdateError::Refused(refusal)) => {
                 warn!(error = &refusal as &dyn std::error::Error, "metadata refused");
                 let outcome = report::refused_metadata(&refusal, self.now());
+                self.note(vec![Decision::from(&outcome)])?;
                 report::remember(&mut self.passing, outcome);
                 Ok(())
             }
@@ -362,23 +384,26 @@ impl Updater {
 
     /// One step of a model's machine, made durable before its effects are given out.
     pub(super) fn advance(&mut self, model: &ModelName, event: Event) -> Result<Vec<Effect>, DiskError> {
-        let before = self.entry(model).trial;
-        let (entry, effects) = step(&self.entry(model), event);
+        let before = self.entry(model);
+        let (entry, effects) = step(&before, event);
         let mut journal = self.store.journal().clone();
+        let mut outcomes = Vec::new();
         for effect in &effects {
             if let Effect::Report { version, ended } = effect {
                 let outcome = report::outcome(model, *version, *ended, self.now());
                 info!(%model, version, verdict = ?outcome.verdict, stage = ?outcome.stage, code = ?outcome.code,
                     expected = %outcome.expected, actual = %outcome.actual, "update ended");
-                report::remember(&mut journal.outcomes, outcome);
+                report::remember(&mut journal.outcomes, outcome.clone());
+                outcomes.push(outcome);
             }
         }
+        self.note(audited::of_step(model, (&before, &entry), (event, &effects), &outcomes))?;
         if entry != Entry::default() || journal.models.contains_key(model) {
             journal.models.insert(model.clone(), entry);
         }
         // What a start finds is told as refused when it is offered again: the operator may have missed the rest.
         let ends = !matches!(event, Event::Started { .. }) && entry_ended(&effects);
-        let ended = before.filter(|_| ends).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
+        let ended = before.trial.filter(|_| ends).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
         self.record(journal)?;
         self.judged.extend(ended);
         Ok(effects)
@@ -409,12 +434,13 @@ impl Updater {
             lacks_metadata: self.waiting_for_metadata,
             inventory: Inventory { root_version: self.root_version(), ..(self.parts.inventory)() },
             time: self.now(),
+            audit: self.audit.head(),
         };
         report::status(sources)
     }
 
     pub fn metrics(&self) -> Metrics {
-        report::metrics(&self.parts.slots, (self.parts.inventory)().temperature_celsius)
+        report::metrics(&self.parts.slots, (self.parts.inventory)().temperature_celsius, self.parts.disk.written())
     }
 
     pub(super) fn entry(&self, model: &ModelName) -> Entry {

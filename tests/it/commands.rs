@@ -1,11 +1,14 @@
-//! `check` and `ledger` as people call them: what they say, and how they end.
+//! `check`, `ledger` and `audit` as people call them: what they say, and how they end.
 
 use crate::program;
+use selvedge::audit::{Decision, Log};
 use selvedge::kernels::Isa;
+use selvedge::sys::RealDisk;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 
 fn selvedge(args: &[&str]) -> Output {
     program::selvedge().args(args).output().unwrap()
@@ -119,6 +122,46 @@ fn the_ledger_shows_totals_and_says_what_is_wrong() {
     let json = selvedge(&["ledger", "--file", name, "--by-kind", "--json"]).stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["status"]["bytes"], 1, "a torn line hides no other");
+}
+
+#[test]
+fn the_audit_log_is_shown_and_what_was_done_to_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit");
+    let name = log.to_str().unwrap();
+    let audit = |args: &[&str]| {
+        let output = selvedge(&[&["audit"], args, &["--dir", name]].concat());
+        let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), told)
+    };
+    let (code, told) = audit(&["verify"]);
+    assert!(code == 1 && told.contains("there is no log") && told.contains("\nhint: "), "{told}");
+
+    let mut writer = Log::new(Arc::new(RealDisk), log.clone(), 7);
+    for root in 0..4 {
+        writer.record(1_800_000_000, &[Decision::Root { from: root, to: root + 1 }]).unwrap();
+    }
+    let head = writer.head().unwrap();
+    let (code, told) = audit(&["show", "--last", "1"]);
+    assert!(code == 0 && told.contains("2027-01-15") && told.contains("root 4 is trusted instead of 3"), "{told}");
+    let (_, json) = audit(&["show", "--json", "--last", "1"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["number"], &json["sha256"]), (&5.into(), &head.sha256.to_string().into()));
+    let (code, told) = audit(&["verify", "--head", &head.sha256.to_string()]);
+    assert!(code == 0 && told.contains("lines 1 to 5") && told.contains("is line 5"), "{told}");
+    assert_eq!(selvedge(&["audit", "verify", "--head", "12"]).status.code(), Some(2));
+
+    let file = log.join("00000001.log");
+    let sound = fs::read_to_string(&file).unwrap();
+    let cut = sound.trim_end().rfind('\n').unwrap() + 1;
+    fs::write(&file, &sound[..cut]).unwrap();
+    assert_eq!(audit(&["verify"]).0, 0, "a chain that ends sooner holds together");
+    let (code, told) = audit(&["verify", "--head", &head.sha256.to_string()]);
+    assert!(code == 1 && told.contains("cut off or rewritten"), "{told}");
+
+    fs::write(&file, sound.replacen("\"from\":1", "\"from\":9", 1)).unwrap();
+    let (code, told) = audit(&["verify"]);
+    assert!(code == 1 && told.contains("00000001.log, line 3") && told.contains("it was changed"), "{told}");
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn values_arrive() {
         max-body-mib = 2
         deadline-ms = 250
         factory = ["/usr/share/selvedge/digits"]
+        inbox = "/var/lib/selvedge-inbox"
         [link]
         broker = "mqtt://[::1]:1884"
         username = "porch"
@@ -86,6 +87,7 @@ fn values_arrive() {
     assert_eq!((config.engine.isa, config.engine.threads), (Some(Isa::Dotprod), Some(2)));
     assert_eq!(config.engine.deadline, Duration::from_millis(250));
     assert_eq!(config.engine.factory, [Path::new("/usr/share/selvedge/digits")]);
+    assert_eq!(config.engine.inbox.as_deref(), Some(Path::new("/var/lib/selvedge-inbox")));
     assert_eq!((config.link.broker.host.as_str(), config.link.broker.port), ("::1", 1884));
     assert_eq!(config.link.broker.keep_alive, Duration::from_secs(5));
     assert_eq!(config.proxy.listen.to_string(), "[::1]:9000");
@@ -135,6 +137,7 @@ fn bad_values_are_refused_with_line_key_and_what_is_expected() {
         ("engine", "deny-network", "\"yes\"", "true or false is expected, this is a string"),
         ("engine", "status-interval-seconds", "0", "from 1 to 86400"),
         ("engine", "factory", "[\"models\"]", "no absolute path"),
+        ("engine", "inbox", "\"media/../inbox\"", "no absolute path"),
         ("link", "broker", "\"mqtts://broker:8883\"", "TLS to the broker is not there yet"),
         ("link", "broker", "\"broker.lan\"", "\"mqtt://host\""),
         ("link", "broker", "\"http://broker\"", "\"mqtt://host\""),

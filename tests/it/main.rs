@@ -21,6 +21,7 @@ mod device;
 mod distil;
 mod docs;
 mod gates;
+mod inbox;
 mod link;
 mod mosquitto;
 mod mqtt;

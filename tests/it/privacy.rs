@@ -6,8 +6,10 @@ use crate::mosquitto::{Mosquitto, Proxy, RawClient};
 use crate::secrets::{Scanner, Secrets};
 use crate::serve::harness::{Reply, post};
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAck};
+use selvedge::bundle::Digest;
 use selvedge::privacy::{
-    Code, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status, Verdict,
+    AuditHead, Code, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome, Stage, Status,
+    Verdict,
 };
 use selvedge::sys;
 use serde_json::{Value, json};
@@ -90,9 +92,10 @@ fn closed_set() -> (BTreeSet<String>, BTreeSet<String>) {
         }],
         lacks: Lacks::default(),
         inventory: Inventory::default(),
+        audit: Some(AuditHead { number: 1, sha256: Digest::of(b"") }),
     };
     let model = ModelMetrics { model, version: 1, answered: 0, failed: 0, latency: Default::default() };
-    (keys_of(&status), keys_of(&Metrics { models: vec![model], temperature_celsius: None }))
+    (keys_of(&status), keys_of(&Metrics { models: vec![model], ..Metrics::default() }))
 }
 
 /// The set of keys that the device used, and that no message holds more than its type does.

@@ -166,6 +166,25 @@ fn the_engine_has_no_way_to_the_network() {
 }
 
 #[test]
+fn the_engine_may_watch_its_inbox_and_reads_it_only() {
+    if !has("systemd-analyze") {
+        return;
+    }
+    let engine = service("selvedge-engine.service");
+    let filter: Vec<&str> = engine["SystemCallFilter"].iter().flat_map(|calls| calls.split(' ')).collect();
+    assert!(filter.contains(&"@system-service") && !filter.iter().any(|call| call.contains("inotify")), "{filter:?}");
+    let allowed = |set: &str| {
+        let output = Command::new("systemd-analyze").args(["syscall-filter", set]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(allowed("@system-service").contains("@file-system"));
+    for call in ["inotify_init1", "inotify_add_watch", "inotify_rm_watch"] {
+        assert!(allowed("@file-system").contains(call), "{call}");
+    }
+    assert_eq!(engine["ReadOnlyPaths"], ["-/var/lib/selvedge-inbox"]);
+}
+
+#[test]
 fn the_link_can_reach_neither_the_engines_files_nor_its_api() {
     let link = service("selvedge-link.service");
     for path in ["-/var/lib/selvedge", "-/run/selvedge"] {

@@ -108,8 +108,14 @@ fn board(status: &Status) -> String {
         .row(["uptime", &span(inventory.uptime_seconds)])
         .row(["network", network])
         .row(["root", &format!("version {}", inventory.root_version)])
-        .row(["device time", &date(status.time)]);
+        .row(["device time", &date(status.time)])
+        .row(["audit log", &audit(status)]);
     table.to_string()
+}
+
+/// Whole, to be held against a log: `selvedge audit verify --head`.
+fn audit(status: &Status) -> String {
+    status.audit.map_or("-".into(), |head| format!("line {}, {}", head.number, head.sha256))
 }
 
 pub(super) fn runtime(inventory: &Inventory) -> String {

@@ -62,6 +62,7 @@ pub fn engine_config(max_body: usize) -> config::Engine {
         link_socket: PathBuf::new(),
         root: PathBuf::new(),
         factory: Vec::new(),
+        inbox: None,
         workers: 2,
         isa: None,
         threads: None,
