@@ -72,7 +72,10 @@ impl Attackers {
                 operator.upload(&publication).await?;
             }
             Bad::ChangedBytes => {
-                let mut publication = publish(&mut operator.repository, &release(adapted(), 3, "changed on the way")?)?;
+                let bundle = release(adapted(), 3, "changed on the way")?;
+                // A board with a delta would never see the chunk that is changed.
+                let options = PublishOptions { deltas: 0, ..PublishOptions::default() };
+                let mut publication = operator.repository.publish(&bundle, &Audience::group(GROUP), &options)?;
                 change_a_chunk(&mut publication);
                 // The operator does not see it and takes it for done.
                 operator.publish(&publication).await?;
