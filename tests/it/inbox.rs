@@ -74,7 +74,7 @@ fn a_pack_that_is_put_into_the_inbox_goes_live_and_the_log_says_so() {
     wait_for(dir, 1);
     // Half of it, as a stick that is pulled out leaves it; then the whole.
     let pack = fs::read(dir.join("digits.pack")).unwrap();
-    fs::write(dir.join("inbox/half.pack"), &pack[..pack.len() / 2]).unwrap();
+    fs::write(dir.join("inbox/a-half.pack"), &pack[..pack.len() / 2]).unwrap();
     fs::write(dir.join("inbox/digits.pack"), &pack).unwrap();
     wait_for(dir, 2);
     let shown = done(dir, &["audit", "show", "--config", "selvedge.toml"]);
