@@ -45,7 +45,7 @@ fn plans(threads: &Threads) -> Vec<(String, Plan)> {
     for (name, bytes) in models {
         let mut model = Model::from_bytes(&bytes, &Limits::default()).unwrap();
         let Ok(facts) = normalise(&mut model, &[].into()) else { continue };
-        for program in lower(&mut model, &facts).unwrap().regions {
+        for program in lower(&mut model, &facts, 0).unwrap().regions {
             let plan = Plan::within(Arc::new(program), Isa::best(), threads.clone(), &mut { Plan::BUDGET });
             plans.push((name.clone(), plan));
         }

@@ -4,8 +4,9 @@ use super::{advise, plain};
 use crate::bundle::{Bundle, Manifest};
 use crate::config::{Config, ConfigError};
 use crate::engine::{Ends, EndsError, Model, Settings, Shapes};
+use crate::onnx::{Parts, ReadError};
 use crate::store::read_model_dir;
-use crate::sys::{Disk as _, RealDisk};
+use crate::sys::{Disk as _, RealDisk, available_memory};
 use crate::tensor::TensorSpec;
 use anyhow::{Context as _, anyhow, bail};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub(super) struct Source {
     pub path: String,
     /// From its manifest: name and version.
     pub release: Option<String>,
-    pub onnx: Vec<u8>,
+    pub onnx: Parts,
     pub inputs: Vec<TensorSpec>,
     pub outputs: Vec<TensorSpec>,
     /// What was assumed.
@@ -100,13 +101,13 @@ impl ModelArgs {
         if !metadata.is_file() {
             return Err(advise(anyhow!("it is no plain file"), what, hint));
         }
-        let limit = Bundle::MAX_BYTES.max(Model::MAX_BYTES as u64);
-        let bytes = RealDisk.read(&self.model, limit).context(what.clone())?.unwrap_or_default();
-        if is_tar(&bytes) {
+        if is_tar(&self.model) {
+            let bytes = RealDisk.read(&self.model, Bundle::MAX_BYTES).context(what.clone())?.unwrap_or_default();
             let bundle = Bundle::unpack(bytes).map_err(|error| advise(error, what, hint))?;
             return self.of_bundle(shown, &bundle);
         }
-        self.of_onnx(shown, bytes)
+        let onnx = read_onnx(&self.model)?;
+        self.of_onnx(shown, onnx)
     }
 
     fn of_bundle(&self, path: String, bundle: &Bundle) -> anyhow::Result<Source> {
@@ -118,7 +119,7 @@ impl ModelArgs {
         Ok(Source {
             path,
             release: Some(format!("{} version {}", manifest.name, manifest.version)),
-            onnx: bundle.model().to_vec(),
+            onnx: bundle.model().to_vec().into(),
             inputs,
             outputs,
             notes: Vec::new(),
@@ -145,7 +146,7 @@ impl ModelArgs {
         Ok((inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect(), outputs))
     }
 
-    fn of_onnx(&self, path: String, onnx: Vec<u8>) -> anyhow::Result<Source> {
+    fn of_onnx(&self, path: String, onnx: Parts) -> anyhow::Result<Source> {
         let stated: Shapes = self.shapes.iter().cloned().collect();
         let ends = Ends::of(&onnx, &stated).map_err(|error| {
             let hint = hint(&error);
@@ -167,13 +168,36 @@ fn hint(error: &EndsError) -> String {
         EndsError::NoSuch { .. } => "--shape takes a name of these, '=' and sizes: --shape 'image=1x3x224x224'".into(),
         EndsError::Normalise(_) => "a --shape must agree with the dimensions that the file states".into(),
         EndsError::Element { .. } => "export the model with tensors of numbers at its ends".into(),
-        EndsError::Read(_) => "is this an ONNX file, whole? `python -m onnx.checker` says more of it".into(),
+        EndsError::Read(_) => NO_ONNX.into(),
         EndsError::Load(_) => "export the model anew without what is named here".into(),
     }
 }
 
-fn is_tar(bytes: &[u8]) -> bool {
-    bytes.get(257..262) == Some(b"ustar")
+const NO_ONNX: &str = "is this an ONNX file, whole? `python -m onnx.checker` says more of it";
+
+/// An ONNX file, with the files beside it that hold its weights. Reading may take three quarters of the memory that is free:
+/// running it takes some, too.
+pub(super) fn read_onnx(path: &Path) -> anyhow::Result<Parts> {
+    let memory = available_memory() / 4 * 3;
+    Parts::read(path, Model::MAX_BYTES as u64, memory).map_err(|error| {
+        let hint = match &error {
+            ReadError::Memory { .. } => "close other programs, or do this on a machine with more memory",
+            ReadError::File { .. } => "does it exist, and may you read it?",
+            ReadError::Tensor { .. } => "files of weights lie in the model's directory, as they were exported",
+            ReadError::TooLarge { .. }
+            | ReadError::Wire(_)
+            | ReadError::Decode(_)
+            | ReadError::NoGraph
+            | ReadError::NoOpset
+            | ReadError::Graph(_) => NO_ONNX,
+        };
+        advise(error, format!("read the model {}", plain(&path.display().to_string())), hint)
+    })
+}
+
+fn is_tar(path: &Path) -> bool {
+    let mut magic = [0; 5];
+    RealDisk.read_at(path, 257, &mut magic).is_ok() && magic == *b"ustar"
 }
 
 /// A node's name for a table: its end, which tells it from others.

@@ -6,6 +6,7 @@
 use super::data::{Sample, mix};
 use super::{Error, Network};
 use crate::bundle::{Budget, Bundle, GoldenPolicy, Input, Manifest, ModelName, Output, Probation};
+use crate::engine::Model;
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
@@ -27,6 +28,14 @@ pub enum Base<'a> {
 /// # Errors
 /// When the model does not answer, or the files make no bundle.
 pub fn package(network: &Network, base: Base<'_>, golden: &[Vec<Tensor>]) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let size = network.size()?;
+    if size > Model::MAX_BYTES as u64 {
+        return Err(Error::unfit(format!(
+            "the model takes {} MiB, and a device loads at most {}: make it smaller, or state an --out that ends with .onnx",
+            size.div_ceil(1 << 20),
+            Model::MAX_BYTES >> 20
+        )));
+    }
     let onnx = network.encode()?;
     let mut session = network.session()?;
     let answers: Vec<Vec<Tensor>> = golden.iter().map(|inputs| session.run(inputs)).collect::<Result<_, _>>()?;

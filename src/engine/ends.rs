@@ -8,7 +8,7 @@ use super::graph;
 use super::model::{LoadError, Model, Pace, Side};
 use crate::onnx::graph::{Declared, Dim, Port};
 use crate::onnx::shapes::Facts;
-use crate::onnx::{self, ElementType, Limits};
+use crate::onnx::{self, ElementType, Encoded, Limits};
 use crate::tensor::{DataType, TensorSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,20 +53,26 @@ impl Ends {
     ///
     /// # Errors
     /// When it is no ONNX file, or leaves open what is not stated.
-    pub fn of(file: &[u8], stated: &Shapes) -> Result<Self, EndsError> {
+    pub fn of<'a>(file: impl Into<Encoded<'a>>, stated: &Shapes) -> Result<Self, EndsError> {
+        let file = file.into();
         // Errors of either kind come out of the thread.
         Model::apart(file, || Ok(find(file, stated, None)))?
     }
 
     /// As `of`, of some outputs alone.
-    pub(super) fn of_outputs(file: &[u8], stated: &Shapes, outputs: &[String], pace: Pace) -> Result<Self, EndsError> {
+    pub(super) fn of_outputs(
+        file: Encoded<'_>,
+        stated: &Shapes,
+        outputs: &[String],
+        pace: Pace,
+    ) -> Result<Self, EndsError> {
         Model::apart_at(pace, file, || Ok(find(file, stated, Some(outputs))))?
     }
 }
 
-fn find(file: &[u8], stated: &Shapes, wanted: Option<&[String]>) -> Result<Ends, EndsError> {
+fn find(file: Encoded<'_>, stated: &Shapes, wanted: Option<&[String]>) -> Result<Ends, EndsError> {
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
-    let mut model = onnx::Model::from_bytes(file, &limits)?;
+    let mut model = onnx::Model::from_parts(file, &limits)?;
     if let Some(wanted) = wanted {
         model.graph.outputs.retain(|port| wanted.contains(&port.name));
     }
@@ -131,7 +137,7 @@ fn output(port: &Port, facts: &Facts, stated: &Shapes) -> Option<TensorSpec> {
 
 /// The other front end may know more of some operators.
 fn by_typing(
-    file: &[u8],
+    file: Encoded<'_>,
     inputs: &[TensorSpec],
     outputs: Vec<(String, Option<TensorSpec>)>,
     stated: &Shapes,

@@ -6,6 +6,7 @@
 
 use super::model::{LoadError, Side};
 use super::{faults, int8, region};
+use crate::onnx::Encoded;
 use crate::tensor::{DataType, TensorSpec};
 use std::collections::BTreeSet;
 use tract_onnx::model::OnnxOpRegister;
@@ -39,7 +40,7 @@ const MICROSOFT: [&str; 13] = [
 /// Reads the file and brings its ends into the form that the manifest states.
 /// `regions` is how many int8 regions the graph may name: a file from outside may name none.
 pub(super) fn read(
-    onnx: &[u8],
+    onnx: Encoded<'_>,
     regions: usize,
     inputs: &[TensorSpec],
     outputs: &[TensorSpec],
@@ -49,9 +50,10 @@ pub(super) fn read(
         region::register(&mut framework);
     }
     let format = |e: tract_onnx::prelude::TractError| LoadError::Format(chain(&e));
-    let mut model = framework.proto_model_for_read(&mut &onnx[..]).map_err(format)?;
+    let mut model = framework.proto_model_for_read(&mut onnx.head()).map_err(format)?;
     let graph = model.graph.as_mut().ok_or_else(|| LoadError::Format("there is no graph in it".into()))?;
     check_size(graph)?;
+    bring_in(graph, onnx);
     check_operators(graph, &framework.op_register)?;
     check_weights(graph)?;
     forget_annotations(graph);
@@ -82,6 +84,24 @@ fn walk<'a>(graph: &'a GraphProto, visit: &mut dyn FnMut(&'a GraphProto)) {
     for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
         attribute.g.iter().chain(&attribute.graphs).for_each(|inner| walk(inner, visit));
     }
+}
+
+/// Weights that are beside the messages: tract wants them inside.
+fn bring_in(graph: &mut GraphProto, onnx: Encoded<'_>) {
+    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    let mut inner = Vec::new();
+    let constants = attributes.flat_map(|a| {
+        inner.extend(a.g.iter_mut().chain(&mut a.graphs));
+        a.t.iter_mut().chain(&mut a.tensors)
+    });
+    for tensor in graph.initializer.iter_mut().chain(constants) {
+        let entries = tensor.external_data.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+        if let Some(bytes) = onnx.beside(entries) {
+            tensor.raw_data = bytes.to_vec();
+            (tensor.data_location, tensor.external_data) = (None, Vec::new());
+        }
+    }
+    inner.into_iter().for_each(|graph| bring_in(graph, onnx));
 }
 
 fn check_size(graph: &GraphProto) -> Result<(), LoadError> {

@@ -7,6 +7,7 @@ use super::region::{self, Account, Region};
 use super::watch::{self, NodeTime, Watch};
 use super::{graph, guard};
 use crate::kernels::IsaError;
+use crate::onnx::Encoded;
 use crate::sys::{Clock, give_back_memory, give_way};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use std::collections::BTreeSet;
@@ -124,7 +125,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// The largest ONNX file.
+    /// The largest ONNX file. Weights beside the messages, which only this process puts there, do not count.
     pub const MAX_BYTES: usize = 512 << 20;
     /// Deep graphs recurse deeply in the importer; the pages are only used if they are.
     const STACK: usize = 64 << 20;
@@ -133,13 +134,17 @@ impl Model {
     ///
     /// Blocks until done, from milliseconds to seconds: call it where blocking is allowed. The work
     /// is done in a thread of its own with low priority, so that requests come first.
-    pub fn load(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
-        Self::examine(onnx, inputs, outputs).map(|(model, _)| model)
+    pub fn load<'a>(
+        onnx: impl Into<Encoded<'a>>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<Self, LoadError> {
+        Self::examine(onnx.into(), inputs, outputs).map(|(model, _)| model)
     }
 
     /// As `load`, and tells what became of the file's nodes.
     pub(super) fn examine(
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
     ) -> Result<(Self, Account), LoadError> {
@@ -155,7 +160,7 @@ impl Model {
 
     /// At the shapes that are stated, and weights in common with others.
     pub(super) fn load_with(
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
         common: &Common,
@@ -167,7 +172,12 @@ impl Model {
     }
 
     /// As `load`, all of it in float, quantized parts too: to compare with.
-    pub fn load_float(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Self, LoadError> {
+    pub fn load_float<'a>(
+        onnx: impl Into<Encoded<'a>>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<Self, LoadError> {
+        let onnx = onnx.into();
         check_names(Side::Input, inputs)?;
         check_names(Side::Output, outputs)?;
         Self::apart(onnx, || Self::compile(onnx, &[], (inputs, outputs), &Common::default()))
@@ -175,7 +185,7 @@ impl Model {
 
     /// Works on a file in a thread of its own; a panic there is an error here.
     pub(super) fn apart<T: Send>(
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         work: impl FnOnce() -> Result<T, LoadError> + Send,
     ) -> Result<T, LoadError> {
         Self::apart_at(Pace::GiveWay, onnx, work)
@@ -183,11 +193,11 @@ impl Model {
 
     pub(super) fn apart_at<T: Send>(
         pace: Pace,
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         work: impl FnOnce() -> Result<T, LoadError> + Send,
     ) -> Result<T, LoadError> {
-        if onnx.len() > Self::MAX_BYTES {
-            return Err(LoadError::TooLarge { actual: onnx.len(), limit: Self::MAX_BYTES });
+        if onnx.head().len() > Self::MAX_BYTES {
+            return Err(LoadError::TooLarge { actual: onnx.head().len(), limit: Self::MAX_BYTES });
         }
         std::thread::scope(|scope| {
             let work = || {
@@ -208,7 +218,7 @@ impl Model {
 
     /// With its quantized parts in int8, where that can be had; else all of it in float.
     fn build(
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
         common: &Common,
@@ -218,7 +228,7 @@ impl Model {
             let (divided, told) = region::divide(onnx, inputs, &common.weights)?;
             account = told;
             let Some(divided) = divided else { return Ok(None) };
-            Self::compile(&divided.graph, &divided.regions, (inputs, outputs), common).map(Some)
+            Self::compile((&divided.graph).into(), &divided.regions, (inputs, outputs), common).map(Some)
         };
         let why = match guard::catch(int8) {
             Ok(Ok(Some(model))) => return Ok((model, account)),
@@ -236,7 +246,7 @@ impl Model {
     }
 
     fn compile(
-        onnx: &[u8],
+        onnx: Encoded<'_>,
         regions: &[Region],
         (inputs, outputs): (&[TensorSpec], &[TensorSpec]),
         common: &Common,

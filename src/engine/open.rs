@@ -9,6 +9,7 @@
 use super::common::Common;
 use super::ends::{Ends, EndsError, Shapes};
 use super::model::{LoadError, Model, Pace, RunError};
+use crate::onnx::{Encoded, Parts};
 use crate::tensor::{Tensor, TensorSpec};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ const MAX_OUTPUT: usize = 256 << 20;
 /// What making ready needs, and what is ready.
 #[derive(Debug)]
 pub(super) struct Open {
-    onnx: Vec<u8>,
+    onnx: Parts,
     outputs: Vec<String>,
     common: Common,
     ready: Mutex<VecDeque<Model>>,
@@ -75,9 +76,9 @@ fn widen<'s>(spec: &TensorSpec, shapes: impl Iterator<Item = &'s Vec<usize>>) ->
 }
 
 impl Open {
-    pub fn new(onnx: &[u8], outputs: &[TensorSpec], common: Common) -> Self {
+    pub fn new(onnx: Encoded<'_>, outputs: &[TensorSpec], common: Common) -> Self {
         let outputs = outputs.iter().map(|spec| spec.name.clone()).collect();
-        Self { onnx: onnx.to_vec(), outputs, common, ready: Mutex::default(), making: Mutex::default() }
+        Self { onnx: onnx.into(), outputs, common, ready: Mutex::default(), making: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Model>> {
@@ -130,12 +131,12 @@ impl Open {
     fn make(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Model, EndsError> {
         let outputs = self.outputs_at(inputs, pace)?;
         tracing::debug!(inputs = shown(inputs), "making a shape ready");
-        Ok(Model::load_with(&self.onnx, inputs, &outputs, &self.common, pace)?.0)
+        Ok(Model::load_with((&self.onnx).into(), inputs, &outputs, &self.common, pace)?.0)
     }
 
     fn outputs_at(&self, inputs: &[TensorSpec], pace: Pace) -> Result<Vec<TensorSpec>, EndsError> {
         let stated: Shapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
-        let ends = Ends::of_outputs(&self.onnx, &stated, &self.outputs, pace)?;
+        let ends = Ends::of_outputs((&self.onnx).into(), &stated, &self.outputs, pace)?;
         let named = |name: &String| ends.outputs.iter().find(|spec| spec.name == *name).cloned();
         self.outputs.iter().map(|name| named(name).ok_or_else(|| EndsError::Unknown(name.clone()))).collect()
     }

@@ -13,9 +13,8 @@ use crate::kernels::{Isa, IsaError, SharedWeights};
 use crate::onnx::graph::Graph;
 use crate::onnx::normalise::NormaliseError;
 use crate::onnx::shapes::InputShapes;
-use crate::onnx::{self, Limits};
+use crate::onnx::{self, Encoded, Limits, Parts};
 use crate::tensor::TensorSpec;
-use prost::Message as _;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -42,7 +41,7 @@ enum DivideError {
 #[derive(Debug)]
 pub(super) struct Divided {
     /// ONNX.
-    pub graph: Vec<u8>,
+    pub graph: Parts,
     pub regions: Vec<Region>,
 }
 
@@ -107,13 +106,13 @@ pub(super) const UNQUANTIZED: &str = "nothing in it is quantized";
 /// Takes out of a model the parts that regions compute: what is quantized, and products of floats. Nothing where there
 /// are none, or where this front end refuses the file: what is wrong with it, the other one says.
 pub(super) fn divide(
-    file: &[u8],
+    file: Encoded<'_>,
     inputs: &[TensorSpec],
     weights: &SharedWeights,
 ) -> Result<(Option<Divided>, Account), IsaError> {
     let limits = Limits { nodes: graph::MAX_NODES, ..Limits::default() };
     let mut account = Account::default();
-    let mut model = match onnx::Model::from_bytes(file, &limits) {
+    let mut model = match onnx::Model::from_parts(file, &limits) {
         Ok(model) => model,
         Err(error) => return Ok(account.whole(&onnx::Model::default(), causes(error))),
     };
@@ -125,22 +124,24 @@ pub(super) fn divide(
     let quantized = is_quantized(&model);
     if !quantized && !model.graph.nodes().any(|(_, node)| multiplies(&model.graph, node)) {
         let (_, account) = account.whole(&model, UNQUANTIZED.into());
-        let moved = model.to_proto().ok().filter(|_| moved > 0);
-        return Ok((moved.map(|proto| Divided { graph: proto.encode_to_vec(), regions: Vec::new() }), account));
+        let moved = model.to_parts().ok().filter(|_| moved > 0);
+        return Ok((moved.map(|graph| Divided { graph, regions: Vec::new() }), account));
     }
     let isa = Settings::current().isa()?.isa;
-    let regions = match lowered(&mut model, inputs, (isa, weights), &mut account) {
+    // Whoever had memory for a file has it for what is made of it: of what a device takes, no more than the least.
+    let room = file.size().saturating_mul(2);
+    let regions = match lowered(&mut model, inputs, (isa, weights, room), &mut account) {
         Ok(regions) => regions,
         Err(error) => {
             tracing::warn!(%error, "the quantized parts run in float");
             return Ok(account.whole(&model, causes(error)));
         }
     };
-    match model.to_proto() {
-        Ok(proto) if !regions.is_empty() => {
+    match model.to_parts() {
+        Ok(graph) if !regions.is_empty() => {
             account.unquantized = !quantized;
             account.float_weights = constants(&model.graph);
-            Ok((Some(Divided { graph: proto.encode_to_vec(), regions }), account))
+            Ok((Some(Divided { graph, regions }), account))
         }
         Ok(_) => {
             let quantized = if quantized { "none of its quantized parts can run in int8" } else { UNQUANTIZED };
@@ -166,7 +167,7 @@ fn causes(error: impl std::error::Error + 'static) -> String {
 fn lowered(
     model: &mut onnx::Model,
     inputs: &[TensorSpec],
-    (isa, weights): (Isa, &SharedWeights),
+    (isa, weights, room): (Isa, &SharedWeights, usize),
     account: &mut Account,
 ) -> Result<Vec<Region>, DivideError> {
     let shapes: InputShapes = inputs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
@@ -174,9 +175,9 @@ fn lowered(
     account.count(&model.graph, 1);
     // Bodies of loops and branches stay as they are.
     model.graph.nodes().flat_map(|(_, node)| node.subgraphs()).for_each(|inner| account.count(inner, 2));
-    let lowered = lower::lower(model, &facts)?;
+    let lowered = lower::lower(model, &facts, room)?;
     let macs: u64 = lowered.regions.iter().map(Program::macs).sum();
-    let mut budget = Plan::BUDGET;
+    let mut budget = Plan::BUDGET.max(room);
     let regions: Vec<Region> =
         lowered.regions.into_iter().map(|program| Region::new(program, isa, &mut budget, weights)).collect();
     let memory = regions.iter().map(|region| region.0.plan.memory()).sum();

@@ -9,7 +9,7 @@ use super::model::{LoadError, Model};
 use super::region::{Account, Region, UNQUANTIZED};
 use super::settings::{Because, Settings};
 use crate::kernels::Isa;
-use crate::onnx::{self, Limits};
+use crate::onnx::{self, Encoded, Limits};
 use crate::tensor::TensorSpec;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -108,7 +108,12 @@ impl Report {
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn load(onnx: &[u8], inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(Model, Self), LoadError> {
+    pub fn load<'a>(
+        onnx: impl Into<Encoded<'a>>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(Model, Self), LoadError> {
+        let onnx = onnx.into();
         let (model, account) = Model::examine(onnx, inputs, outputs)?;
         let report = Self::new(file_facts(onnx), &model, account)?;
         Ok((model, report))
@@ -172,9 +177,9 @@ impl EngineFacts {
 }
 
 /// Of the file's head; nothing where the front end for int8 refuses it.
-fn file_facts(onnx: &[u8]) -> FileFacts {
-    let bytes = onnx.len();
-    match onnx::Model::from_bytes(onnx, &Limits::default()) {
+fn file_facts(onnx: Encoded<'_>) -> FileFacts {
+    let bytes = onnx.size();
+    match onnx::Model::from_parts(onnx, &Limits::default()) {
         Ok(model) => {
             let name = |domain: String| if domain.is_empty() { "ai.onnx".into() } else { domain };
             FileFacts {

@@ -386,7 +386,7 @@ async fn a_quick_model_answers_alike_in_the_callers_thread_and_in_a_worker() {
 #[test]
 fn a_slow_model_or_one_with_graphs_in_its_nodes_is_not_quick() {
     assert!(!slow().is_quick());
-    let straight = graph::read(&unary("Relu"), 0, &[spec("x", &[2, 4])], &[spec("y", &[2, 4])]).unwrap();
+    let straight = graph::read((&unary("Relu")).into(), 0, &[spec("x", &[2, 4])], &[spec("y", &[2, 4])]).unwrap();
     assert!(graph::is_straight(&straight));
     let mut nested = straight.clone();
     let inner = nested.graph.clone();

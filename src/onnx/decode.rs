@@ -3,6 +3,7 @@
 //! Invariant: no more is allocated than the file, or the bound on external data, holds.
 //! Not here: 8-bit floats and complex numbers, which are refused by name.
 
+use super::parts;
 use super::proto::tensor_proto::{DataLocation, DataType as Number};
 use super::proto::{SparseTensorProto, TensorProto};
 use super::tensor::{ElementType, Tensor, count};
@@ -47,6 +48,8 @@ pub(super) struct External {
     pub model: Option<PathBuf>,
     pub limit: u64,
     pub left: u64,
+    /// What stands beside messages that were made in this process.
+    pub weights: Vec<Tensor>,
 }
 
 /// Any tensor of the file but sparse ones.
@@ -62,6 +65,12 @@ pub(super) fn tensor(proto: TensorProto, external: &mut External) -> Result<Tens
     }
     let too_large = || TensorError::Shape(proto.dims.clone());
     let expected = Tensor::byte_size(element, &shape).ok_or_else(too_large)?;
+    if let Some(tensor) = external.beside(&proto) {
+        return match tensor.element() == element && tensor.shape() == shape {
+            true => Ok(tensor.clone()),
+            false => Err(mismatch(element, shape, tensor.bytes().len(), "bytes")),
+        };
+    }
     let mut bytes = if proto.data_location == DataLocation::External as i32 {
         external.read(&proto, expected)?
     } else if proto.raw_data.is_empty() {
@@ -189,6 +198,13 @@ fn narrow<T, const N: usize>(values: &[T], each: impl Fn(&T) -> Option<[u8; N]>)
 }
 
 impl External {
+    fn beside(&self, proto: &TensorProto) -> Option<&Tensor> {
+        let is_outside = proto.data_location == DataLocation::External as i32 && !self.weights.is_empty();
+        let entries = proto.external_data.iter().filter(|_| is_outside);
+        parts::number_beside(entries.map(|entry| (entry.key.as_str(), entry.value.as_str())))
+            .and_then(|number| self.weights.get(number))
+    }
+
     fn read(&mut self, proto: &TensorProto, expected: usize) -> Result<Vec<u8>, TensorError> {
         let entry = |key: &str| proto.external_data.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
         let location = entry("location").cloned().unwrap_or_default();

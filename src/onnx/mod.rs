@@ -16,6 +16,7 @@
 mod decode;
 pub mod graph;
 pub mod normalise;
+mod parts;
 pub mod proto;
 mod read;
 pub mod shapes;
@@ -26,6 +27,7 @@ mod wire;
 
 pub use decode::TensorError;
 pub use graph::Model;
+pub use parts::{Data, Encoded, Files, Parts};
 pub use read::{Limits, ReadError};
 pub use tensor::{ElementType, SizeMismatch, Tensor, count};
 pub use wire::WireError;

@@ -6,7 +6,9 @@
 
 use super::decode::{External, TensorError};
 use super::graph::{GraphError, Model, build};
+use super::parts::Encoded;
 use super::proto::ModelProto;
+use super::tensor::Tensor;
 use super::wire::{self, Bounds, WireError};
 use prost::Message as _;
 use std::fs::File;
@@ -42,6 +44,12 @@ pub enum ReadError {
     File { path: PathBuf, source: io::Error },
     #[error("the model takes {size} bytes, {limit} are allowed")]
     TooLarge { size: u64, limit: u64 },
+    #[error(
+        "reading it takes {} MiB of memory, and it may have {} of those that are free",
+        needed.div_ceil(1 << 20),
+        memory >> 20
+    )]
+    Memory { needed: u64, memory: u64 },
     #[error("the model's bytes are refused")]
     Wire(#[from] WireError),
     #[error("the model's bytes are no ONNX messages")]
@@ -59,7 +67,12 @@ pub enum ReadError {
 impl Model {
     /// Reads a model that is all in one file.
     pub fn from_bytes(bytes: &[u8], limits: &Limits) -> Result<Self, ReadError> {
-        read(bytes, None, limits)
+        read(bytes, None, Vec::new(), limits)
+    }
+
+    /// Reads a model whose weights may be beside it in memory; they are shared, and no limit is for them.
+    pub fn from_parts(model: Encoded<'_>, limits: &Limits) -> Result<Self, ReadError> {
+        read(model.head, None, model.weights.to_vec(), limits)
     }
 
     /// Reads a model, and the files beside it that hold its weights.
@@ -74,11 +87,18 @@ impl Model {
         let mut bytes = Vec::new();
         // One byte more tells a file that has grown meanwhile.
         file.take(limits.file.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-        read(&bytes, Some(resolved), limits)
+        read(&bytes, Some(resolved), Vec::new(), limits)
     }
 }
 
-fn read(bytes: &[u8], model: Option<PathBuf>, limits: &Limits) -> Result<Model, ReadError> {
+/// A file of so many bytes; one that is longer by now is cut off there, and broken.
+pub(super) fn bounded(path: &Path, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    File::open(path)?.take(size).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read(bytes: &[u8], model: Option<PathBuf>, weights: Vec<Tensor>, limits: &Limits) -> Result<Model, ReadError> {
     let size = bytes.len() as u64;
     if size > limits.file {
         return Err(ReadError::TooLarge { size, limit: limits.file });
@@ -86,6 +106,6 @@ fn read(bytes: &[u8], model: Option<PathBuf>, limits: &Limits) -> Result<Model, 
     let Limits { memory, nodes, subgraph_depth, .. } = *limits;
     wire::check(bytes, Bounds { memory, nodes, subgraph_depth })?;
     let proto = ModelProto::decode(bytes)?;
-    let external = External { model, limit: limits.external, left: limits.external };
+    let external = External { model, limit: limits.external, left: limits.external, weights };
     build(proto, external, limits)
 }

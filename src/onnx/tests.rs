@@ -2,6 +2,7 @@
 
 mod decoding;
 mod hostile;
+mod parts;
 
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_shape_proto::{Dimension, dimension::Value as DimValue};

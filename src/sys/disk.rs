@@ -74,6 +74,39 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
         self.rename(&new, path)?;
         self.sync_dir(dir)
     }
+
+    /// As `commit`, of a file that reads from another one beside it, which comes in pieces: after a power cut both are the
+    /// old ones, or both the new ones, or the file is not there. Where it fails before that, nothing new is left.
+    fn commit_with<'a>(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        other: &Path,
+        pieces: &mut (dyn Iterator<Item = &'a [u8]> + 'a),
+    ) -> Result<(), DiskError> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (new, new_other) = (with_suffix(path, ".new"), with_suffix(other, ".new"));
+        self.create_dir(dir)?;
+        let mut write = || {
+            self.write(&new_other, &[])?;
+            pieces.filter(|piece| !piece.is_empty()).try_for_each(|piece| self.append(&new_other, piece))?;
+            self.sync(&new_other)?;
+            self.write(&new, bytes)?;
+            self.sync(&new)
+        };
+        if let Err(error) = write() {
+            // The disk may be full of it; that it did not fit is what is to be told.
+            let _ = self.remove(&new_other).and_then(|()| self.remove(&new));
+            return Err(error);
+        }
+        // The old one would read from the new other one.
+        self.remove(path)?;
+        self.sync_dir(dir)?;
+        self.rename(&new_other, other)?;
+        self.sync_dir(dir)?;
+        self.rename(&new, path)?;
+        self.sync_dir(dir)
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

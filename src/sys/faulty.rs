@@ -284,6 +284,46 @@ mod tests {
     }
 
     #[test]
+    fn two_files_cut_anywhere_are_both_old_or_both_new_or_the_first_is_not_there() {
+        let [model, data] = ["/a/m", "/a/m.data"].map(Path::new);
+        for torn in Torn::ALL {
+            for after in 0.. {
+                let disk = FaultyDisk::new();
+                disk.commit_with(model, b"old", data, &mut [&b"o"[..], b"ld"].into_iter()).unwrap();
+                disk.cut_after(after);
+                let done = disk.commit_with(model, b"new", data, &mut [&b"n"[..], b"", b"ew"].into_iter()).is_ok();
+                let disk = disk.reboot(torn);
+                let [first, second] = [model, data].map(|path| disk.read(path, 100).unwrap());
+                assert!(first.is_none() || first == second, "{torn:?} {after}: {first:?} {second:?}");
+                assert!(!done || first.as_deref() == Some(b"new"), "{torn:?} {after}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_files_that_do_not_fit_leave_the_old_ones_alone() {
+        let [model, data] = ["/a/m", "/a/m.data"].map(Path::new);
+        let mut refused = 0;
+        for after in 0.. {
+            let disk = FaultyDisk::new();
+            disk.commit_with(model, b"old", data, &mut [&b"old"[..]].into_iter()).unwrap();
+            disk.full_after(after);
+            if disk.commit_with(model, b"new", data, &mut [&b"new"[..]].into_iter()).is_ok() {
+                break;
+            }
+            let [first, second] = [model, data].map(|path| disk.read(path, 100).unwrap());
+            // Where names did not fit any more, what has been written is whole and stays.
+            let left = disk.list(Path::new("/a")).unwrap();
+            assert!(first.is_none() || (first == second && left.len() == 2), "{after}: {first:?} {left:?}");
+            refused += usize::from(first.is_some());
+        }
+        assert!(refused > 3, "{refused}");
+    }
+
+    #[test]
     fn a_commit_cut_anywhere_leaves_the_old_or_the_new() {
         for torn in Torn::ALL {
             for cut in 0.. {

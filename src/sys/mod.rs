@@ -18,7 +18,7 @@ pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};
 pub use faulty::{FaultyDisk, Torn};
 pub use memory::memory_limit;
 pub use process::{
-    DenyError, RUNNER, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way, network_is_denied,
-    network_sockets, peak_resident_bytes, resident_bytes, seal_memory,
+    DenyError, RUNNER, available_memory, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way,
+    network_is_denied, network_sockets, peak_resident_bytes, resident_bytes, seal_memory,
 };
 pub use throttle::is_throttled;

@@ -126,6 +126,15 @@ pub fn seal_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Bytes of memory that programs may still take, within this one's control group where it is in one; all that there could
+/// be where the system does not say.
+pub fn available_memory() -> u64 {
+    let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
+    system.refresh_memory();
+    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(group)
+}
+
 /// Gives memory that was freed back to the system, which the allocator would keep: for after work that took much.
 #[allow(unsafe_code, reason = "glibc's own call; no crate wraps it")]
 pub fn give_back_memory() {

@@ -80,7 +80,8 @@ fn a_students_answers_get_better_and_all_is_told_as_text_and_as_json() {
 #[test]
 fn quantized_students_stay_so_and_float_ones_become_so() {
     let dir = tempfile::tempdir().unwrap();
-    let quantize = ["quantize", TEACHER, "--bits", "2", "--equalize", "off", "--no-bias-correction", "--out", "2.onnx"];
+    let how = ["--bits", "2", "--rounding", "nearest", "--equalize", "off", "--no-bias-correction", "--out", "2.onnx"];
+    let quantize = [&["quantize", TEACHER][..], &how].concat();
     text(dir.path(), &[&quantize[..], &DATA].concat());
     let before = errors(dir.path(), "2.onnx");
     text(dir.path(), &distil(&["--student", "2.onnx", "--out", "taught.onnx", "--epochs", "6"]));

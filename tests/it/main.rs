@@ -22,6 +22,8 @@ mod distil;
 mod docs;
 mod gates;
 mod inbox;
+#[cfg(feature = "compress")]
+mod large;
 mod link;
 mod mosquitto;
 mod mqtt;

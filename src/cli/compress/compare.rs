@@ -91,7 +91,7 @@ fn compared(
     let side = |at: usize| {
         let score = metric.needs_labels().then(|| score::score(metric, &answers[at], data, numbers, None)).transpose();
         let score = score.map_err(|error| failed(error, format!("judge {}", sources[at].path)))?;
-        let (model, bytes) = (sources[at].path.clone(), sources[at].onnx.len());
+        let (model, bytes) = (sources[at].path.clone(), sources[at].onnx.size());
         anyhow::Ok(Side { model, bytes, score, latency_ms: latencies[at] })
     };
     let against = |metric| {
@@ -103,7 +103,7 @@ fn compared(
         agreement: against(Metric::Agreement)?,
         sqnr: against(Metric::Sqnr)?,
         latency_ratio: latencies[1] / latencies[0].max(1e-9),
-        size_ratio: sources[1].onnx.len() as f64 / sources[0].onnx.len().max(1) as f64,
+        size_ratio: sources[1].onnx.size() as f64 / sources[0].onnx.size().max(1) as f64,
     })
 }
 

@@ -245,7 +245,7 @@ fn work(args: &Args, teacher: &Source, source: &Source, opened: &Opened, bar: &m
         (made, rounded) = (quantized.network, trained.epochs);
     }
     let sides = sides(args, [&large, &start, &made], opened, bar)?;
-    let onnx = made.encode().map_err(|error| failed(error, what()))?;
+    let onnx = made.parts().map_err(|error| failed(error, what()))?;
     args.out.write(source, &made, &onnx, &args.data, Some(opened))?;
     let labelled = opened.data.is_labelled();
     Ok(Done { training, trained, rounded, sides, labelled })

@@ -145,7 +145,7 @@ fn work(
     };
     let tuned = finetune(&network, samples, kept, metric, recipe, bar).map_err(fault)?;
     bar.step("writing", 1);
-    let onnx = tuned.network.encode().map_err(fault)?;
+    let onnx = tuned.network.parts().map_err(fault)?;
     let new_scores = judged(Some(metric), &network, &tuned.network, new, bar)?;
     let old_scores = old.map(|old| judged(Some(metric), &network, &tuned.network, old, bar)).transpose()?;
     args.out.write(source, &tuned.network, &onnx, &args.data, Some(new))?;

@@ -11,8 +11,10 @@ use crate::compress::data::Part;
 use crate::compress::package::{self, Base};
 use crate::compress::score::{self, Metric, Score};
 use crate::compress::{Network, Progress as _};
+use crate::onnx::{Files, Parts};
 use crate::sys::{Disk as _, RealDisk};
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// Where the result goes.
@@ -27,6 +29,9 @@ pub(super) struct OutArgs {
     /// Golden samples out of your data, which then leaves with the model; noise otherwise.
     #[arg(long, requires = "data")]
     golden_from_data: bool,
+    /// The largest .onnx file; of a larger model the weights come to lie beside it, in PATH.data.
+    #[arg(long, value_name = "BYTES", default_value_t = Files::MAX_MODEL, value_parser = clap::value_parser!(u64).range(..=Files::MAX_MODEL))]
+    max_file: u64,
 }
 
 impl OutArgs {
@@ -53,19 +58,19 @@ impl OutArgs {
         Ok(())
     }
 
-    /// Writes the model, whose bytes `onnx` are, as a file or a directory.
+    /// Writes the model, whose file `onnx` is, as a file or a directory; returns its bytes.
     pub fn write(
         &self,
         source: &Source,
         made: &Network,
-        onnx: &[u8],
+        onnx: &Parts,
         data: &DataArgs,
         opened: Option<&Opened>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         if self.is_file() {
             // A directory's golden answers show that it runs.
             made.session().map_err(|error| failed(error, "load what came out"))?;
-            return commit(&self.out, onnx);
+            return commit_model(&self.out, onnx, self.max_file);
         }
         let samples = match opened {
             Some(opened) => {
@@ -92,13 +97,33 @@ impl OutArgs {
         for (file, contents) in files.iter().filter(|(file, _)| *file != "manifest.toml") {
             commit(&self.out.join(file), contents)?;
         }
-        commit(&self.out.join("manifest.toml"), &files["manifest.toml"])
+        commit(&self.out.join("manifest.toml"), &files["manifest.toml"])?;
+        Ok(files["model.onnx"].len() as u64)
     }
 }
 
 /// Whole or not at all.
 pub(super) fn commit(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     RealDisk.commit(path, contents).with_context(|| format!("write {}", path.display()))
+}
+
+/// A model as one file of at most so many bytes, or as that and a file of weights beside it; returns the bytes of both.
+pub(super) fn commit_model(path: &Path, onnx: &Parts, most: u64) -> anyhow::Result<u64> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".data");
+    let beside = PathBuf::from(beside);
+    let name = beside.file_name().and_then(OsStr::to_str).context("the name that --out states is no UTF-8")?;
+    let files = onnx.to_files(most, name)?;
+    if files.model.len() as u64 > Files::MAX_MODEL {
+        bail!("its graph without weights takes over 2 GiB, which no ONNX file holds: split the model");
+    }
+    match &files.data {
+        Some(data) => RealDisk
+            .commit_with(path, &files.model, &beside, &mut data.pieces())
+            .with_context(|| format!("write {} and {}", path.display(), beside.display()))?,
+        None => commit(path, &files.model)?,
+    }
+    Ok(files.size())
 }
 
 /// Both models' scores on the test part.

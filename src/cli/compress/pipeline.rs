@@ -8,14 +8,15 @@
 mod cache;
 mod plan;
 
-use super::output::{OutArgs, judged};
+use super::output::{OutArgs, commit_model, judged};
 use super::{Bar, DataArgs, Opened, compare, eval, failed};
-use crate::cli::model_file::{ModelArgs, Source};
+use crate::cli::model_file::{ModelArgs, Source, read_onnx};
 use crate::cli::{Align, Command, Table, advise, bytes, plain, print};
 use crate::compress::Network;
 use crate::compress::data::Part;
 use crate::compress::prune::Cost;
 use crate::compress::score::{Metric, Score};
+use crate::onnx::{Files, Parts};
 use anyhow::{Context as _, anyhow, bail};
 use cache::Cache;
 use plan::{Plan, Step};
@@ -85,7 +86,7 @@ struct Ends {
 #[derive(Debug)]
 struct Made {
     step: String,
-    onnx: Vec<u8>,
+    onnx: Parts,
     cost: Cost,
     report: serde_json::Value,
     cached: bool,
@@ -208,13 +209,7 @@ fn follow(args: &Args, plan: &Plan, source: &Source, interrupts: &Interrupts) ->
 }
 
 impl Made {
-    fn new(
-        step: &Step,
-        source: &Source,
-        onnx: Vec<u8>,
-        report: serde_json::Value,
-        cached: bool,
-    ) -> anyhow::Result<Self> {
+    fn new(step: &Step, source: &Source, onnx: Parts, report: serde_json::Value, cached: bool) -> anyhow::Result<Self> {
         let cost = Cost::of(&network_of(source, &onnx)?).map_err(|error| failed(error, "look at a step's result"))?;
         let broken = report.get("broken-bounds").and_then(serde_json::Value::as_array).is_some_and(|b| !b.is_empty());
         Ok(Self { step: step.name.clone(), onnx, cost, report, cached, broken, stopped: false })
@@ -222,24 +217,24 @@ impl Made {
 }
 
 /// With the ends that the plan's model has.
-fn network_of(source: &Source, onnx: &[u8]) -> anyhow::Result<Network> {
+fn network_of(source: &Source, onnx: &Parts) -> anyhow::Result<Network> {
     let fixed = source.inputs.iter().map(|spec| spec.at(spec.shape.clone())).collect();
     Network::with_ends(onnx, fixed, source.outputs.clone()).map_err(|error| failed(error, "read a step's result"))
 }
 
-type Executed = (Vec<u8>, serde_json::Value, bool, bool);
+type Executed = (Parts, serde_json::Value, bool, bool);
 
 /// One step, as the command of its name.
 fn execute(
     plan: &Plan,
     step: &Step,
     cache: &Cache,
-    before: &[u8],
+    before: &Parts,
     resume: Option<&Path>,
     interrupts: &Interrupts,
 ) -> anyhow::Result<Executed> {
     let [input, output] = cache.scratch();
-    super::output::commit(&input, before)?;
+    commit_model(&input, before, Files::MAX_MODEL)?;
     cache::remove(&output)?;
     let program = std::env::current_exe().context("find this program")?;
     let seen = interrupts.count();
@@ -256,7 +251,7 @@ fn execute(
         bail!("step {} failed: see above; what was done before it is kept, and the plan goes on from there", step.name);
     }
     let report = serde_json::from_slice(&ran.stdout).with_context(|| format!("read what {} said", step.name))?;
-    let onnx = std::fs::read(&output).with_context(|| format!("read {}", output.display()))?;
+    let onnx = read_onnx(&output)?;
     cache::remove(&input)?;
     cache::remove(&output)?;
     Ok((onnx, report, broken, interrupts.count() > seen))
@@ -273,12 +268,12 @@ fn finish(ends: &Ends, source: &Source, opened: Option<&Opened>, steps: Vec<Made
         let number = opened.part(Part::Test).first().copied().unwrap_or(0);
         latencies = compare::latencies(&networks, &opened.data, number)?.map(Some);
     }
-    ends.out.write(source, &networks[1], &last.onnx, &ends.data, opened)?;
+    let written = ends.out.write(source, &networks[1], &last.onnx, &ends.data, opened)?;
     let fault = |error| failed(error, "look at the result");
     let mut before = Cost::of(&networks[0]).map_err(fault)?;
-    before.bytes = source.onnx.len() as u64;
+    before.bytes = source.onnx.size() as u64;
     let side = |cost, at: usize| Side { cost, score: scores[at], latency_ms: latencies[at] };
-    let after = Cost { bytes: last.onnx.len() as u64, ..last.cost };
+    let after = Cost { bytes: written, ..last.cost };
     Ok(Done { before: side(before, 0), after: side(after, 1), steps, out: ends.out.out.clone() })
 }
 

@@ -220,7 +220,7 @@ fn work(args: &Args, recipe: Recipe, source: &Source, opened: Option<&Opened>, b
         None => None,
     };
     let estimated = times.map(|times| [times.estimate(&network), times.estimate(&outcome.network)]);
-    let onnx = outcome.network.encode().map_err(|error| failed(error, what()))?;
+    let onnx = outcome.network.parts().map_err(|error| failed(error, what()))?;
     args.out.write(source, &outcome.network, &onnx, &args.data, opened)?;
     Ok(Done { recipe, outcome, judged, latencies, estimated })
 }

@@ -206,8 +206,8 @@ impl Args {
 
 /// All that is told.
 struct Done {
-    float_bytes: usize,
-    bytes: usize,
+    float_bytes: u64,
+    bytes: u64,
     report: QuantizeReport,
     /// Of the float and the int8 model on the test part; `None` without data.
     judged: Option<[Score; 2]>,
@@ -265,13 +265,13 @@ fn work(
         Some(opened) => Some(judged(args.metric, float, made, opened, bar)?),
         None => None,
     };
-    let onnx = made.encode().map_err(|error| failed(error, what()))?;
-    args.out.write(source, made, &onnx, &args.data, opened)?;
+    let onnx = made.parts().map_err(|error| failed(error, what()))?;
+    let written = args.out.write(source, made, &onnx, &args.data, opened)?;
     if let Some(path) = &args.plot {
         commit(path, svg(&report, &format!("{}, quantized", source.path)).as_bytes())?;
     }
     let broken = outcome.broken;
-    Ok(Done { float_bytes: source.onnx.len(), bytes: onnx.len(), report, judged, validated, broken })
+    Ok(Done { float_bytes: source.onnx.size() as u64, bytes: written, report, judged, validated, broken })
 }
 
 type Searched = (Outcome, Option<[Score; 2]>);
@@ -356,7 +356,7 @@ fn text(args: &Args, done: &Done) -> String {
         text += &format!("float: {}: {why}\n", crate::cli::plain(name));
     }
     let ratio = done.bytes as f64 / done.float_bytes.max(1) as f64;
-    text += &format!("size   {} -> {} (x {ratio:.3})\n", bytes(done.float_bytes as u64), bytes(done.bytes as u64));
+    text += &format!("size   {} -> {} (x {ratio:.3})\n", bytes(done.float_bytes), bytes(done.bytes));
     for (part, scores) in [("validation", &done.validated), ("test", &done.judged)] {
         if let Some([float, int8]) = scores {
             text += &format!("{part}: float {}\n{part}: int8  {}\n", eval::shown(float), eval::shown(int8));

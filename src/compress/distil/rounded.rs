@@ -19,7 +19,7 @@ pub fn distil_rounded(
     progress: &mut dyn Progress,
 ) -> Result<(Trained, Quantized), Error> {
     // As it will run: without its norms, which rounding would meet otherwise.
-    let folded = Network::with_ends(&student.encode()?, student.inputs.clone(), student.outputs.clone())?;
+    let folded = Network::with_ends(&student.parts()?, student.inputs.clone(), student.outputs.clone())?;
     let mut prepared = prepare(&folded, Some((samples.data, samples.train)), quantization, progress)?;
     let (nothing, scales) = (Exceptions::default(), Scales::Recomputed);
     let mut rounding = Qat::new(&prepared, &nothing, scales)?;

@@ -38,7 +38,7 @@ impl Cost {
             nonzero += values.iter().filter(|&&value| value != 0.0).count() as u64;
         }
         let macs = graph.nodes().map(|(_, node)| macs(&facts, node)).sum();
-        Ok(Self { parameters, nonzero, macs, bytes: network.encode()?.len() as u64 })
+        Ok(Self { parameters, nonzero, macs, bytes: network.size()? })
     }
 }
 

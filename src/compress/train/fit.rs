@@ -214,7 +214,7 @@ pub fn fit(
     let augmenter = recipe.augment.ready(network, samples.data)?;
     let program = Program::new(network, &chosen(network, recipe.parts))?;
     let at_once = recipe.batch.min(samples.train.len()).max(BATCH.min(samples.validation.len()).div_ceil(3));
-    memory::check(memory::estimate(&program, at_once), memory::available(), recipe.batch)?;
+    memory::check(memory::estimate(&program, at_once), crate::sys::available_memory(), recipe.batch)?;
     let before = mean_loss(&program, samples.data, samples.validation, guide)?;
     let mut fitting = Fitting::new(program, samples, recipe, guide, before);
     fitting.augmenter = augmenter;

@@ -37,13 +37,6 @@ pub fn check(needed: u64, available: u64, batch: usize) -> Result<(), Error> {
     )))
 }
 
-/// What the system can give; all that there could be where it does not say.
-pub fn available() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
-    system.refresh_memory();
-    system.available_memory()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +46,6 @@ mod tests {
         assert!(check(1 << 30, 1 << 30, 32).is_ok());
         let told = check((1 << 30) + 1, 1 << 29, 32).unwrap_err().to_string();
         assert!(told.contains("1025 MiB") && told.contains("512 MiB") && told.contains("--batch"), "{told}");
-        assert!(available() > 1 << 20);
+        assert!(crate::sys::available_memory() > 1 << 20);
     }
 }

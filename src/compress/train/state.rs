@@ -7,6 +7,7 @@
 use super::fit::{Recipe, Samples};
 use crate::compress::data::mix;
 use crate::compress::{Error, Network};
+use crate::onnx::Encoded;
 use std::collections::VecDeque;
 
 /// Floats in runs, and whole numbers.
@@ -113,7 +114,9 @@ fn sum(bytes: &[u8]) -> u64 {
 pub fn key(network: &Network, samples: Samples<'_>, recipe: &Recipe) -> Result<u64, Error> {
     let told = serde_json::to_vec(recipe).map_err(|error| Error::unfit(format!("write the recipe: {error}")))?;
     let numbers = samples.train.iter().chain(samples.validation).fold(0, |sum, &number| mix(sum ^ number as u64));
-    Ok(mix(mix(sum(&network.encode()?) ^ sum(&told)) ^ numbers))
+    let parts = network.parts()?;
+    let model = Encoded::from(&parts).pieces().fold(0, |model, piece| mix(model ^ sum(piece)));
+    Ok(mix(mix(model ^ sum(&told)) ^ numbers))
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn vectors() -> Vec<u8> {
 fn lowered(bytes: &[u8], shapes: &InputShapes) -> Result<(Model, Facts, Lowered), String> {
     let mut model = Model::from_bytes(bytes, &Limits::default()).map_err(|e| e.to_string())?;
     let facts = normalise(&mut model, shapes).map_err(|e| e.to_string())?;
-    let lowered = lower(&mut model, &facts).map_err(|e| format!("{e}: {:?}", std::error::Error::source(&e)))?;
+    let lowered = lower(&mut model, &facts, 0).map_err(|e| format!("{e}: {:?}", std::error::Error::source(&e)))?;
     Ok((model, facts, lowered))
 }
 

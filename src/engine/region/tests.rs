@@ -18,8 +18,8 @@ fn image() -> [TensorSpec; 1] {
     [spec("image", &[1, 1, 8, 8])]
 }
 
-fn divide(file: &[u8], inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
-    super::divide(file, inputs, &SharedWeights::default()).map(|(divided, _)| divided)
+fn divide<'a>(file: impl Into<onnx::Encoded<'a>>, inputs: &[TensorSpec]) -> Result<Option<Divided>, IsaError> {
+    super::divide(file.into(), inputs, &SharedWeights::default()).map(|(divided, _)| divided)
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn a_shipped_model_is_one_region_and_nothing_else() {
     for name in ["digits", "digits-adapted"] {
         let divided = divide(&shipped(name), &image()).unwrap().unwrap();
         assert_eq!(divided.regions.len(), 1);
-        let left = onnx::Model::from_bytes(&divided.graph, &onnx::Limits::default()).unwrap();
+        let left = onnx::Model::from_parts((&divided.graph).into(), &onnx::Limits::default()).unwrap();
         let ops: Vec<_> = left.graph.nodes().map(|(_, node)| node.op.clone()).collect();
         assert_eq!(ops, ["Int8Region"]);
     }
@@ -167,7 +167,7 @@ fn a_bias_of_gemm_by_rows_is_not_taken_for_one_by_columns() {
 fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
     // Hardmax has no int8 form; what leads to it and from it has.
     let onnx = quantized(&[node("Relu", &["d"], &["r1"], &[]), node("Hardmax", &["r1"], &["m"], &[])], &["1", "4"]);
-    let (divided, account) = super::divide(&onnx, &[spec("x", &[1, 4])], &SharedWeights::default()).unwrap();
+    let (divided, account) = super::divide((&onnx).into(), &[spec("x", &[1, 4])], &SharedWeights::default()).unwrap();
     assert!(divided.is_some() && account.whole.is_none());
     assert_eq!(account.operators["Hardmax"], [1, 1, 1]);
     assert_eq!(account.operators["QuantizeLinear"][..2], [2, 2]);
@@ -176,7 +176,7 @@ fn an_account_tells_of_each_node_whether_it_is_int8_float_or_gone_and_why() {
 
     let ends = [value(11, "x", FLOAT, &["1", "4"]), value(12, "y", FLOAT, &["1", "4"])];
     let float = model(&[&[node("Hardmax", &["x"], &["y"], &[])][..], &ends].concat());
-    let (divided, account) = super::divide(&float, &[], &SharedWeights::default()).unwrap();
+    let (divided, account) = super::divide((&float).into(), &[], &SharedWeights::default()).unwrap();
     assert!(divided.is_none());
     assert_eq!(account.whole.as_deref(), Some("nothing in it is quantized"));
     assert_eq!(account.operators["Hardmax"], [1, 1, 1]);

@@ -4,6 +4,7 @@
 //! stand in order, and only constants that something reads are written.
 
 use super::{Attribute, Cycle, Declared, Dim, Graph, Model, Node, Origin, Port, ValueId};
+use crate::onnx::parts::Beside;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
@@ -14,27 +15,35 @@ use std::collections::{BTreeMap, HashMap};
 impl Model {
     /// Copies the weights. Fails only where an edit has closed a circle.
     pub fn to_proto(&self) -> Result<ModelProto, Cycle> {
+        self.split(None).map(|(proto, _)| proto)
+    }
+
+    /// With tensors of so many bytes beside it.
+    pub(in crate::onnx) fn split(&self, fewest: Option<usize>) -> Result<(ModelProto, Vec<Tensor>), Cycle> {
         let opset =
             |(domain, version): (&String, &i64)| OperatorSetIdProto { domain: domain.clone(), version: *version };
         let entry = |(key, value): &(String, String)| StringStringEntryProto { key: key.clone(), value: value.clone() };
-        let mut used = Used::default();
-        Ok(ModelProto {
+        let beside = Beside { fewest, ..Beside::default() };
+        let mut used = Used { beside, ..Used::default() };
+        let proto = ModelProto {
             ir_version: self.ir_version,
             opset_import: self.opsets.iter().map(opset).collect(),
             producer_name: self.producer.clone(),
             graph: Some(graph(&self.graph, HashMap::new(), &mut used)?),
             metadata_props: self.metadata.iter().map(entry).collect(),
             ..ModelProto::default()
-        })
+        };
+        Ok((proto, used.beside.tensors))
     }
 }
 
 /// Names of the whole file so far. None is given twice, so nothing is ever shadowed; ONNX Runtime wants the
-/// same of nodes.
+/// same of nodes. And where its large tensors go.
 #[derive(Default)]
 struct Used {
     values: Given,
     nodes: Given,
+    beside: Beside,
 }
 
 /// Names, each with the number that was last put behind it.
@@ -111,7 +120,8 @@ fn graph(graph: &Graph, captured: HashMap<ValueId, String>, used: &mut Used) -> 
             constants.insert(port.value, names.get(graph, port.value));
         }
     }
-    let tensors = constants.into_iter().filter_map(|(value, name)| Some(tensor(graph.constant(value)?, name)));
+    let beside = &mut names.used.beside;
+    let tensors = constants.into_iter().filter_map(|(value, name)| Some(tensor(graph.constant(value)?, name, beside)));
     proto.initializer = tensors.collect();
     Ok(proto)
 }
@@ -161,12 +171,15 @@ fn attribute(graph: &Graph, name: &str, value: &Attribute, names: &mut Names) ->
         Attribute::Float(f) => proto.f = *f,
         Attribute::Int(i) => proto.i = *i,
         Attribute::Text(s) => proto.s.clone_from(s),
-        Attribute::Tensor(t) => proto.t = Some(Box::new(tensor(t, String::new()))),
+        Attribute::Tensor(t) => proto.t = Some(Box::new(tensor(t, String::new(), &mut names.used.beside))),
         Attribute::Graph(inner) => proto.g = Some(Box::new(subgraph(graph, inner, names)?)),
         Attribute::Floats(list) => proto.floats.clone_from(list),
         Attribute::Ints(list) => proto.ints.clone_from(list),
         Attribute::Texts(list) => proto.strings.clone_from(list),
-        Attribute::Tensors(list) => proto.tensors = list.iter().map(|t| tensor(t, String::new())).collect(),
+        Attribute::Tensors(list) => {
+            let beside = &mut names.used.beside;
+            proto.tensors = list.iter().map(|t| tensor(t, String::new(), beside)).collect();
+        }
         Attribute::Graphs(list) => {
             proto.graphs = list.iter().map(|inner| subgraph(graph, inner, names)).collect::<Result<_, _>>()?;
         }
@@ -196,15 +209,16 @@ fn subgraph(outer: &Graph, inner: &Graph, names: &mut Names) -> Result<GraphProt
     graph(inner, captured, names.used)
 }
 
-fn tensor(tensor: &Tensor, name: String) -> TensorProto {
-    TensorProto {
+fn tensor(tensor: &Tensor, name: String, beside: &mut Beside) -> TensorProto {
+    let mut proto = TensorProto {
         name,
         dims: tensor.shape().iter().map(|&dim| dim as i64).collect(),
         data_type: tensor.element().to_onnx(),
-        raw_data: tensor.bytes().to_vec(),
         string_data: tensor.texts().map(<[_]>::to_vec).unwrap_or_default(),
         ..TensorProto::default()
-    }
+    };
+    beside.write(tensor, &mut proto);
+    proto
 }
 
 fn info(name: String, port: &Port) -> ValueInfoProto {

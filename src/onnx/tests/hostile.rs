@@ -134,7 +134,7 @@ fn graphs_that_do_not_hold_together_are_refused() {
     assert!(matches!(unknown, ReadError::Graph(GraphError::NoVersion { .. })));
 }
 
-fn external(location: &str, entries: &[(&str, &str)]) -> ModelProto {
+pub(super) fn external(location: &str, entries: &[(&str, &str)]) -> ModelProto {
     let entry = |(key, value): (&str, &str)| StringStringEntryProto { key: key.into(), value: value.into() };
     let mut tensor = floats("w", &[2], &[]);
     tensor.data_location = 1;

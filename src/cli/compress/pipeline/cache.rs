@@ -3,9 +3,10 @@
 //! Invariant: what is found was made by the same program, options, model and data; a result is whole or not there.
 
 use super::plan::{Plan, Step};
-use crate::cli::compress::output::commit;
-use crate::cli::model_file::Source;
+use crate::cli::compress::output::{commit, commit_model};
+use crate::cli::model_file::{Source, read_onnx};
 use crate::cli::{advise, plain};
+use crate::onnx::{Encoded, Files, Parts};
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
@@ -42,21 +43,21 @@ impl Cache {
         ["before", "after"].map(|name| self.0.join(format!("{name}-{process}.onnx")))
     }
 
-    pub fn find(&self, key: &Key) -> anyhow::Result<Option<(Vec<u8>, serde_json::Value)>> {
+    pub fn find(&self, key: &Key) -> anyhow::Result<Option<(Parts, serde_json::Value)>> {
         let path = self.model(key);
         if !path.exists() {
             return Ok(None);
         }
         let report = std::fs::read(self.report(key)).with_context(|| format!("read {}", self.report(key).display()))?;
-        let onnx = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let onnx = read_onnx(&path)?;
         let hint = || format!("read {}: remove it, and the step is done again", self.report(key).display());
         Ok(Some((onnx, serde_json::from_slice(&report).with_context(hint)?)))
     }
 
     /// The model last: it is what is looked for.
-    pub fn keep(&self, key: &Key, onnx: &[u8], report: &serde_json::Value) -> anyhow::Result<()> {
+    pub fn keep(&self, key: &Key, onnx: &Parts, report: &serde_json::Value) -> anyhow::Result<()> {
         commit(&self.report(key), &serde_json::to_vec(report)?)?;
-        commit(&self.model(key), onnx)
+        commit_model(&self.model(key), onnx, Files::MAX_MODEL).map(drop)
     }
 }
 
@@ -66,7 +67,7 @@ pub(super) fn start(plan: &Plan, source: &Source) -> anyhow::Result<Key> {
     contents(&mut sum, &std::env::current_exe().context("find this program")?)?;
     part(&mut sum, std::env::var_os("SELVEDGE_ISA").unwrap_or_default().as_encoded_bytes());
     part(&mut sum, plan.common_text().as_bytes());
-    part(&mut sum, &source.onnx);
+    Encoded::from(&source.onnx).pieces().for_each(|piece| part(&mut sum, piece));
     // How data is read, and what its classes are called.
     let manifest = source.bundle.as_ref().map(|bundle| format!("{:?}", bundle.manifest()));
     part(&mut sum, manifest.unwrap_or_default().as_bytes());
@@ -136,8 +137,15 @@ pub(super) fn remove_dir(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A file that may not be there.
+/// A model that may not be there, with weights beside it.
 pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".data");
+    remove_file(path).and_then(|()| remove_file(Path::new(&beside)))
+}
+
+/// A file that may not be there.
+fn remove_file(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))

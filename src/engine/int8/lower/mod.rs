@@ -80,12 +80,13 @@ pub enum LowerError {
 }
 
 /// Moves what is quantized into regions. `facts` are of this graph; values with a dimension that is not known stay.
+/// Copies of constants may take `room` bytes, or what they always may.
 ///
 /// # Errors
 /// When the graph has a circle, or a region that was made is not well formed.
-pub fn lower(model: &mut Model, facts: &Facts) -> Result<Lowered, LowerError> {
+pub fn lower(model: &mut Model, facts: &Facts, room: usize) -> Result<Lowered, LowerError> {
     let order = model.graph.order()?;
-    let mut lowering = Lowering::new(&model.graph, facts, &order);
+    let mut lowering = Lowering::new(&model.graph, facts, &order, room);
     for (place, &id) in order.iter().enumerate() {
         let Some(node) = model.graph.node(id) else { continue };
         lowering.place = place;

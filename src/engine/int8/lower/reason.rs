@@ -31,7 +31,7 @@ pub enum Reason {
     Attribute(&'static str),
     #[error("inputs have different scales, and the output has none to bring them to")]
     Scales,
-    #[error("the model's constants, as its nodes read them, take more than {MAX_COPIES} bytes")]
+    #[error("the model's constants, as its nodes read them, take more than {MAX_COPIES} bytes, or twice the file")]
     Memory,
     #[error("it does not hold together: {0}")]
     Program(#[from] Problem),

@@ -71,7 +71,7 @@ pub(super) struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    pub fn new(graph: &'a Graph, facts: &'a Facts, order: &[NodeId]) -> Self {
+    pub fn new(graph: &'a Graph, facts: &'a Facts, order: &[NodeId], room: usize) -> Self {
         Self {
             graph,
             facts,
@@ -87,7 +87,7 @@ impl<'a> Lowering<'a> {
             walk: order.iter().enumerate().map(|(place, &id)| (id, place)).collect(),
             reasons: BTreeMap::new(),
             constants: RefCell::default(),
-            copies: Cell::new(MAX_COPIES),
+            copies: Cell::new(MAX_COPIES.max(room)),
             bounds: HashMap::new(),
             tables: HashMap::new(),
         }
