@@ -165,7 +165,10 @@ fn a_command_that_fails_hangs_floods_or_lies_is_an_error_in_its_time() {
     }
     let missing = Command::new([7; 32], vec!["/nowhere/signer".into()], Duration::from_secs(1)).unwrap();
     let error = missing.into_key().sign(b"").unwrap_err();
-    assert!(std::error::Error::source(&error).unwrap().to_string().contains("is it installed"));
+    let told = std::error::Error::source(&error).unwrap().to_string();
+    // An emulated process starts all the same, and ends with this.
+    let emulated = cfg!(target_arch = "aarch64") && told.contains("exit status: 127");
+    assert!(told.contains("is it installed") || emulated, "{told}");
 }
 
 #[test]
