@@ -1,7 +1,8 @@
 //! Trust from outside: the operator's commands, and what they make read by the TUF project's own
-//! client. Needs a Python with `tuf`; see tests/clients/requirements.txt. Else its test is left out.
+//! client. Needs a Python with `tuf`; see tests/clients/requirements.txt.
 
 use crate::program;
+use crate::serve::clients::python;
 use selvedge::sys::{FaultyDisk, ManualClock};
 use selvedge::trust::{Offered, Progress, RefusalCode, Role, Trust};
 use serde_json::Value;
@@ -76,14 +77,6 @@ fn digits() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits").display().to_string()
 }
 
-/// One with python-tuf; none where there is none.
-fn python() -> Option<String> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python").display().to_string();
-    let python = std::env::var("SELVEDGE_PYTHON").unwrap_or(default);
-    let has = std::process::Command::new(&python).args(["-c", "import tuf, cryptography"]).output();
-    has.is_ok_and(|output| output.status.success()).then_some(python)
-}
-
 /// What the TUF project's client finds, with a cache that it keeps.
 fn look(site: &Site, python: &str, targets: &[String]) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/tuf_client.py");
@@ -95,10 +88,7 @@ fn look(site: &Site, python: &str, targets: &[String]) -> Value {
 
 #[test]
 fn the_tuf_projects_client_reads_what_we_publish_through_rotation_and_delegation() {
-    let Some(python) = python() else {
-        eprintln!("left out: no Python with tuf; name one in SELVEDGE_PYTHON");
-        return;
-    };
+    let python = python();
     let site = Site::new();
     site.done(&["trust", "init", "--root-keys", "3", "--threshold", "2"]);
     site.done(&["publish", &digits(), "--to", "shop", "--no-check"]);
@@ -207,10 +197,7 @@ fn tables_of_keys_and_teams_are_for_people_and_machines() {
 
 #[tokio::test]
 async fn a_device_reads_what_the_tuf_projects_library_signs() {
-    let Some(python) = python() else {
-        eprintln!("left out: no Python with tuf; name one in SELVEDGE_PYTHON");
-        return;
-    };
+    let python = python();
     let site = Site::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/tuf_repository.py");
     told(&std::process::Command::new(python).arg(script).arg(site.dir.path()).output().unwrap());
