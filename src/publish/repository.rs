@@ -9,6 +9,7 @@ use super::deltas::Deltas;
 use super::init::{Expiries, Settings, lock, read_json, write_json};
 use super::keys::KeyRing;
 use super::passphrase::Passphrase;
+use super::teams::team_target;
 use crate::bundle::{Bundle, Digest, ModelName, topics};
 use crate::sys::{Clock, Disk, RealClock, RealDisk};
 use crate::trust::author::TargetEntry;
@@ -219,7 +220,10 @@ impl Repository {
         model: &ModelName,
         audience: &Audience,
     ) -> Result<(u32, Vec<Digest>), RepositoryError> {
-        let entry = self.current.entries.get(&audience.target_name(model));
+        let name = audience.target_name(model);
+        let of_teams = self.current.teams.iter().map(|(team, file)| file.entries.get(&team_target(team, &name)));
+        let offers = of_teams.chain([self.current.entries.get(&name)]).flatten();
+        let entry = offers.max_by_key(|entry| (entry.custom.version, entry.custom.published));
         let entry = entry.ok_or_else(|| RepositoryError::NotOffered { model: model.clone() })?;
         let (index, parts) = self.chunks.index(entry.digest)?;
         let chunks = index.chunks.iter().map(|chunk| chunk.sha256);

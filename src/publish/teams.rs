@@ -272,7 +272,7 @@ struct Signed {
 }
 
 /// Names of a team's targets are no other's: one that stood in two files would count in the first alone.
-fn team_target(team: &str, name: &str) -> String {
+pub(super) fn team_target(team: &str, name: &str) -> String {
     match name.split_once('/') {
         Some((model, rest)) => format!("{model}/{team}.{rest}"),
         None => format!("{team}.{name}"),

@@ -5,6 +5,7 @@
 
 use super::updater::Updater;
 use crate::bundle::Digest;
+use crate::bundle::topics::is_delegated_name;
 use crate::inbox::{Pack, PackError};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::sys::DiskError;
@@ -28,12 +29,15 @@ impl Updater {
     }
 
     async fn feed(&mut self, pack: &Pack, alive: &(dyn Fn() + Sync)) -> Result<(), FeedError> {
-        // Roots first, the timestamp before what it names: as a board is read.
-        let mut files: Vec<(Role, u32, &str)> = pack.metadata().filter_map(role).collect();
+        let mut files: Vec<(File<'_>, &str)> = pack.metadata().filter_map(|name| Some((file(name)?, name))).collect();
         files.sort();
-        for (role, version, name) in files {
+        for (file, name) in files {
             let Some(bytes) = pack.read_metadata(name)? else { continue };
-            self.on_message(ToEngine::Metadata { role, version, bytes }).await?;
+            let message = match file {
+                File::Top(role, version) => ToEngine::Metadata { role, version, bytes },
+                File::Team(name, version) => ToEngine::Delegated { name: name.to_owned(), version, bytes },
+            };
+            self.on_message(message).await?;
             alive();
         }
         self.next_download()?;
@@ -78,14 +82,23 @@ impl Updater {
     }
 }
 
-fn role(name: &str) -> Option<(Role, u32, &str)> {
-    let (version, kind) = name.strip_suffix(".json")?.split_once('.').unwrap_or(("0", name.strip_suffix(".json")?));
-    let role = match kind {
-        "root" => Role::Root,
-        "timestamp" => Role::Timestamp,
-        "snapshot" => Role::Snapshot,
-        "targets" => Role::Targets,
+/// In the order in which a board is read: roots, the timestamp before what it names, then what the targets delegate to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum File<'a> {
+    Top(Role, u32),
+    Team(&'a str, u32),
+}
+
+fn file(name: &str) -> Option<File<'_>> {
+    let stem = name.strip_suffix(".json")?;
+    let (version, kind) = stem.split_once('.').unwrap_or(("0", stem));
+    let version = version.parse().ok()?;
+    Some(match kind {
+        "root" => File::Top(Role::Root, version),
+        "timestamp" => File::Top(Role::Timestamp, version),
+        "snapshot" => File::Top(Role::Snapshot, version),
+        "targets" => File::Top(Role::Targets, version),
+        team if is_delegated_name(team) => File::Team(team, version),
         _ => return None,
-    };
-    Some((role, version.parse().ok()?, name))
+    })
 }

@@ -113,6 +113,8 @@ impl Updater {
                     self.perform(&model, effects).await?;
                     self.consider_offers()?;
                     self.next_download()?;
+                    // What else was to be said was of a state that is past.
+                    break;
                 }
             }
         }

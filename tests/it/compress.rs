@@ -1,26 +1,14 @@
 //! `quantize`, `eval` and `compare` as people and programs call them, on good data and on bad.
 
-use crate::program;
+use crate::program::{run_in as selvedge, text_in as text};
 use serde_json::Value;
 use std::path::Path;
-use std::process::Output;
 
 const FLOAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/digits.onnx");
 const SKEWED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/digits-skewed.onnx");
 const TRAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/train.npz");
 const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/held.npz");
 const SCALE: [&str; 2] = ["--scale", "0.0625"];
-
-/// Called where the files it names without a path would be.
-fn selvedge(dir: &Path, args: &[&str]) -> Output {
-    program::selvedge().args(args).env_remove("SELVEDGE_ISA").current_dir(dir).output().unwrap()
-}
-
-fn text(dir: &Path, args: &[&str]) -> String {
-    let output = selvedge(dir, args);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn refusal(dir: &Path, args: &[&str]) -> String {
     let output = selvedge(dir, args);

@@ -2,6 +2,7 @@
 //! there is a Python that has it: SELVEDGE_PYTHON, or target/venv as tests/it/serve/clients.rs says.
 
 use crate::program;
+use crate::serve::clients::python;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -219,12 +220,7 @@ else:
 
 #[test]
 fn students_of_every_template_are_models_for_onnxruntime_with_the_same_answers() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
-    let python = std::env::var("SELVEDGE_PYTHON").map_or(default, PathBuf::from);
-    if !python.exists() && std::env::var("SELVEDGE_PYTHON").is_err() {
-        eprintln!("left out: there is no {}", python.display());
-        return;
-    }
+    let python = python();
     let dir = tempfile::tempdir().unwrap();
     let run = |script: &str, args: &[&str]| {
         told(Command::new(&python).arg("-c").arg(script).args(args).current_dir(dir.path()).output().unwrap())

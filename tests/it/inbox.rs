@@ -1,20 +1,11 @@
 //! From `selvedge pack` to live by the commands alone: no broker, no link, and the engine under its walls.
 
 use crate::program;
+use crate::program::{run_in as selvedge, text_in as done};
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-fn selvedge(dir: &Path, args: &[&str]) -> Output {
-    program::selvedge().current_dir(dir).args(args).output().unwrap()
-}
-
-fn done(dir: &Path, args: &[&str]) -> String {
-    let output = selvedge(dir, args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 struct Engine(Child);
 

@@ -2,23 +2,14 @@
 //! model needs is done here with a small one by `--max-file`. onnxruntime judges where there is a Python that has it:
 //! SELVEDGE_PYTHON, or target/venv as tests/it/serve/clients.rs says.
 
-use crate::program;
+use crate::program::{run_in as selvedge, text_in as text};
+use crate::serve::clients::python;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress");
 const SPLIT: [&str; 2] = ["--max-file", "4000"];
-
-fn selvedge(dir: &Path, args: &[&str]) -> Output {
-    program::selvedge().args(args).env_remove("SELVEDGE_ISA").current_dir(dir).output().unwrap()
-}
-
-fn text(dir: &Path, args: &[&str]) -> String {
-    let output = selvedge(dir, args);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn size(dir: &Path, name: &str) -> u64 {
     std::fs::metadata(dir.join(name)).map_or(0, |file| file.len())
@@ -112,12 +103,7 @@ print(places, one.argmax(1).tolist())
 
 #[test]
 fn onnxruntime_loads_both_files_and_answers_as_with_one() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
-    let python = std::env::var("SELVEDGE_PYTHON").map_or(default, PathBuf::from);
-    if !python.exists() && std::env::var("SELVEDGE_PYTHON").is_err() {
-        eprintln!("left out: there is no {}", python.display());
-        return;
-    }
+    let python = python();
     let dir = tempfile::tempdir().unwrap();
     let (float, held) = (format!("{VECTORS}/digits.onnx"), format!("{VECTORS}/held.npz"));
     for how in

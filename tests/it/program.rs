@@ -3,10 +3,22 @@
 
 use selvedge::sys;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 pub fn selvedge() -> Command {
     sys::command(Path::new(env!("CARGO_BIN_EXE_selvedge")))
+}
+
+/// Called where the files it names without a path would be.
+pub fn run_in(dir: &Path, args: &[&str]) -> Output {
+    selvedge().args(args).env_remove("SELVEDGE_ISA").current_dir(dir).output().unwrap()
+}
+
+/// What it prints, where it has to succeed.
+pub fn text_in(dir: &Path, args: &[&str]) -> String {
+    let output = run_in(dir, args);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The words that start it, for a command line of another program.

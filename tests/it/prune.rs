@@ -1,6 +1,6 @@
 //! `prune` as people and programs call it, on good data and on bad.
 
-use crate::program;
+use crate::program::run_in as selvedge;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
@@ -9,11 +9,6 @@ const FLOAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress
 const TRAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/train.npz");
 const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/compress/held.npz");
 const DATA: [&str; 4] = ["--data", TRAIN, "--scale", "0.0625"];
-
-/// Called where the files it names without a path would be.
-fn selvedge(dir: &Path, args: &[&str]) -> Output {
-    program::selvedge().args(args).env_remove("SELVEDGE_ISA").current_dir(dir).output().unwrap()
-}
 
 fn prune(dir: &Path, args: &[&str]) -> Output {
     selvedge(dir, &[&["prune", FLOAT][..], args].concat())

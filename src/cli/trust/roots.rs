@@ -1,7 +1,7 @@
 //! New roots: rotation and revocation, at once or by way of machines without a network.
 
 use super::super::print;
-use super::super::publish::{BrokerArgs, DirArg, NOT_SENT, shown};
+use super::super::publish::{NOT_SENT, With, shown};
 use super::RoleName;
 use super::keys::public;
 use crate::publish::{Count, KeyChange, MAX_PROPOSAL, Passphrase, Proposal, Repository, RoleChange};
@@ -68,12 +68,7 @@ struct Change {
     #[arg(long, value_name = "FILE", conflicts_with = "broker")]
     export: Option<PathBuf>,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 /// Look at a proposed root and sign it with the keys of a directory. Needs no network.
@@ -106,12 +101,7 @@ pub struct Import {
     #[arg(required = true, value_name = "PROPOSAL")]
     proposals: Vec<PathBuf>,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 pub async fn rotate(args: Rotate) -> anyhow::Result<()> {
@@ -132,19 +122,20 @@ pub async fn revoke(args: Revoke) -> anyhow::Result<()> {
 }
 
 async fn apply(changes: BTreeMap<Role, KeyChange>, encrypt: bool, change: Change) -> anyhow::Result<()> {
-    let mut repository = change.dir.open()?;
-    let passphrase = change.dir.passphrase();
+    let With { dir, broker, json } = change.with;
+    let mut repository = dir.open()?;
+    let passphrase = dir.passphrase();
     let seal = encrypt.then_some(&passphrase);
     if let Some(path) = &change.export {
         let proposal = repository.propose(&changes, seal)?;
         RealDisk.commit(path, &proposal.to_bytes())?;
-        print(&describe(&proposal, change.json))?;
+        print(&describe(&proposal, json))?;
         let note = format!("wrote {}; nothing has changed yet\n", shown(path));
-        return if change.json { Ok(()) } else { print(&note) };
+        return if json { Ok(()) } else { print(&note) };
     }
     let publication = repository.rotate_with(&changes, seal)?;
-    let sent = change.broker.send(&mut repository, &publication).await?;
-    if change.json {
+    let sent = broker.send(&mut repository, &publication).await?;
+    if json {
         let roles: Vec<&str> = changes.into_keys().map(Role::name).collect();
         return done(&repository, sent, &serde_json::json!({ "roles": roles }));
     }
@@ -172,10 +163,10 @@ pub async fn import(args: &Import) -> anyhow::Result<()> {
     for other in all {
         proposal.merge(&other?)?;
     }
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let publication = repository.accept_root(&proposal)?;
-    let sent = args.broker.send(&mut repository, &publication).await?;
-    if args.json {
+    let sent = args.with.broker.send(&mut repository, &publication).await?;
+    if args.with.json {
         return done(&repository, sent, &serde_json::json!({}));
     }
     print(&format!("root {} counts\n", proposal.version()))?;

@@ -1,7 +1,7 @@
 //! Teams: who signs for which models beside the operator.
 
 use super::super::ledger::date;
-use super::super::publish::{BrokerArgs, DirArg, NOT_SENT, shown};
+use super::super::publish::{DirArg, NOT_SENT, With, shown};
 use super::super::{Align, Table, print};
 use super::keys::public;
 use super::roots::done;
@@ -49,12 +49,7 @@ pub struct Delegate {
     #[arg(long)]
     shared: bool,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 /// Take the right to sign back from a team.
@@ -64,12 +59,7 @@ pub struct Undelegate {
     /// The team's name; `selvedge trust teams` shows them.
     team: String,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 /// Take what a team has signed elsewhere, and publish it. Needs the keys of snapshot and timestamp.
@@ -82,12 +72,7 @@ pub struct Accept {
     /// What `selvedge publish --as TEAM --submission` wrote.
     submission: PathBuf,
     #[command(flatten)]
-    dir: DirArg,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    with: With,
 }
 
 pub fn list(args: &Teams) -> anyhow::Result<()> {
@@ -142,36 +127,30 @@ pub async fn delegate(args: Delegate) -> anyhow::Result<()> {
         threshold: args.threshold,
         terminating: !args.shared,
     };
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let publication = repository.delegate(&team)?;
     let said = format!("{} may sign {}\n", team.name, team.patterns.join(", "));
-    send(&args.broker, args.json, &mut repository, &publication, &said).await
+    send(&args.with, &mut repository, &publication, &said).await
 }
 
 pub async fn undelegate(args: &Undelegate) -> anyhow::Result<()> {
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let publication = repository.undelegate(&args.team)?;
     let said = format!("{} may sign nothing more\n", super::super::plain(&args.team));
-    send(&args.broker, args.json, &mut repository, &publication, &said).await
+    send(&args.with, &mut repository, &publication, &said).await
 }
 
 pub async fn accept(args: &Accept) -> anyhow::Result<()> {
     let path = &args.submission;
     let bytes = RealDisk.read(path, MAX_SUBMISSION)?.with_context(|| format!("{} is not there", shown(path)))?;
-    let mut repository = args.dir.open()?;
+    let mut repository = args.with.dir.open()?;
     let publication = repository.accept(&bytes)?;
-    send(&args.broker, args.json, &mut repository, &publication, "taken\n").await
+    send(&args.with, &mut repository, &publication, "taken\n").await
 }
 
-async fn send(
-    broker: &BrokerArgs,
-    as_json: bool,
-    repository: &mut Repository,
-    publication: &Publication,
-    said: &str,
-) -> anyhow::Result<()> {
-    let sent = broker.send(repository, publication).await?;
-    if as_json {
+async fn send(with: &With, repository: &mut Repository, publication: &Publication, said: &str) -> anyhow::Result<()> {
+    let sent = with.broker.send(repository, publication).await?;
+    if with.json {
         let teams: Vec<_> = repository.teams().iter().map(json).collect();
         return done(repository, sent, &serde_json::json!({ "teams": teams }));
     }

@@ -44,6 +44,34 @@ async fn a_pack_in_the_inbox_becomes_the_live_version_with_no_link() {
     assert_eq!(device.ask(&world).await.unwrap(), 2);
 }
 
+/// Version 2 is offered by a team that the model was delegated to.
+fn world_of_a_team() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repo");
+    drop(Repository::init(&path, &InitOptions::default()).unwrap());
+    let key = crate::publish::make_key(&path, "vision", None).unwrap();
+    let mut repository = Repository::open(&path).unwrap();
+    let (name, patterns) = ("vision".to_owned(), vec!["digits/*".to_owned()]);
+    let team = crate::publish::Team { name, patterns, keys: vec![key], threshold: 1, terminating: true };
+    repository.delegate(&team).unwrap();
+    let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
+    let (adapted, _) = read_model_dir(&model_dir("digits-adapted")).unwrap();
+    let options = PublishOptions::default();
+    repository.publish_as("vision", &adapted, &Audience::group("shop"), &options).unwrap();
+    let root = repository.root_json().unwrap();
+    World { board: BTreeMap::new(), root, factory, repository, _dir: dir }
+}
+
+#[tokio::test]
+async fn a_teams_model_comes_by_a_pack_too() {
+    let world = world_of_a_team();
+    let (_dir, path) = packed(&world);
+    let mut device = Device::start(&world, &settled(&world).await, 2).await.unwrap();
+    take(&mut device, &open(&path)).await;
+    device.serve(&world).await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+}
+
 #[tokio::test]
 async fn a_pack_is_believed_no_more_than_a_link() {
     let world = World::new();
