@@ -49,10 +49,10 @@ fn world_of_a_team() -> World {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("repo");
     drop(Repository::init(&path, &InitOptions::default()).unwrap());
-    let key = crate::publish::make_key(&path, "vision", None).unwrap();
+    let key = make_key(&path, "vision", None).unwrap();
     let mut repository = Repository::open(&path).unwrap();
     let (name, patterns) = ("vision".to_owned(), vec!["digits/*".to_owned()]);
-    let team = crate::publish::Team { name, patterns, keys: vec![key], threshold: 1, terminating: true };
+    let team = Team { name, patterns, keys: vec![key], threshold: 1, terminating: true };
     repository.delegate(&team).unwrap();
     let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
     let (adapted, _) = read_model_dir(&model_dir("digits-adapted")).unwrap();
