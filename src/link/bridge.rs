@@ -16,6 +16,8 @@ pub(super) enum Action {
     Unsubscribe(String),
     ToEngine(ToEngine),
     Tell(Tell),
+    /// A chunk came that was lacking: the session was worth it. As often as a version has chunks.
+    GotOn,
     /// Close the connection to the engine.
     HangUp,
 }

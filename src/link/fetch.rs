@@ -2,7 +2,8 @@
 //!
 //! Invariants: at most `MAX_WINDOW` chunk topics and one node topic are subscribed; what a joined
 //! index may take is bounded; bytes that do not match their digest go to the engine once for each
-//! distinct content, and the subscription stays: the right ones may come later.
+//! distinct content, and the topic is asked for again a few times: they may have been broken on the way. The
+//! subscription stays, for the right ones may come later.
 //!
 //! Requests and answers cross: an engine asks for what is on its way to it. So the last chunks are
 //! kept and brought again from memory, or much would go over the network twice.
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const MAX_JOINED: usize = 8 << 20;
 /// Distinct wrong contents of one topic that the engine hears of.
 const MAX_WRONG: usize = 8;
+/// Times that a topic is asked for again after wrong bytes; what really stands there comes as often.
+const MAX_AGAIN: u8 = 3;
 
 /// Chunks that are kept: no more can cross with requests.
 const MAX_RECENT: usize = 2 * MAX_WINDOW;
@@ -27,18 +30,23 @@ struct Awaited {
     /// Places in the list that have this digest; empty for a node.
     ordinals: Vec<u32>,
     wrong: BTreeSet<Digest>,
+    again: u8,
 }
 
 impl Awaited {
     fn new(digest: Digest) -> Self {
-        Self { digest, ordinals: Vec::new(), wrong: BTreeSet::new() }
+        Self { digest, ordinals: Vec::new(), wrong: BTreeSet::new(), again: 0 }
     }
 
     /// Whether these bytes are what is awaited; `None` when the engine need not hear of them.
-    fn judge(&mut self, bytes: &[u8]) -> Option<bool> {
+    fn judge(&mut self, topic: &str, bytes: &[u8], out: &mut Vec<Action>) -> Option<bool> {
         let digest = Digest::of(bytes);
         if digest == self.digest {
             return Some(true);
+        }
+        if self.again < MAX_AGAIN {
+            self.again += 1;
+            out.push(Action::Subscribe(topic.to_owned()));
         }
         (self.wrong.len() < MAX_WRONG && self.wrong.insert(digest)).then_some(false)
     }
@@ -124,7 +132,7 @@ impl Fetcher {
         for (topic, awaited) in &mut wanted {
             match before.remove(topic) {
                 Some(old) => {
-                    awaited.wrong = old.wrong;
+                    (awaited.wrong, awaited.again) = (old.wrong, old.again);
                     if again {
                         out.push(Action::Subscribe(topic.clone()));
                     }
@@ -148,7 +156,7 @@ impl Fetcher {
     }
 
     fn node_came(&mut self, topic: &str, bytes: &[u8], out: &mut Vec<Action>) {
-        let Some(right) = self.node.as_mut().and_then(|node| node.judge(bytes)) else { return };
+        let Some(right) = self.node.as_mut().and_then(|node| node.judge(topic, bytes, out)) else { return };
         if right {
             self.node = None;
             out.push(Action::Unsubscribe(topic.to_owned()));
@@ -172,13 +180,13 @@ impl Fetcher {
 
     fn chunk_came(&mut self, topic: &str, bytes: &[u8], out: &mut Vec<Action>) {
         let Some(awaited) = self.chunks.get_mut(topic) else { return };
-        let Some(right) = awaited.judge(bytes) else { return };
+        let Some(right) = awaited.judge(topic, bytes, out) else { return };
         let ordinals = awaited.ordinals.clone();
         if right {
             let digest = awaited.digest;
             self.remember(digest, bytes);
             self.chunks.remove(topic);
-            out.push(Action::Unsubscribe(topic.to_owned()));
+            out.extend([Action::Unsubscribe(topic.to_owned()), Action::GotOn]);
         }
         for ordinal in ordinals {
             let bytes = bytes.to_vec();

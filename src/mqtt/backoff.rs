@@ -1,4 +1,4 @@
-//! When to try again: exponential, with full jitter, reset only by a session that held.
+//! When to try again: exponential, with full jitter, reset only by a session that held, or that brought something on.
 //!
 //! Pure: the caller brings the time and the chance.
 
@@ -35,9 +35,10 @@ impl Retry {
     }
 
     /// The wait after an attempt whose session held for `held` (zero when none came about);
+    /// `useful` when the caller got on by it: on a line that breaks again and again an update would else take days.
     /// `chance` is uniform over all of `u64`.
-    pub fn next(&mut self, held: Duration, chance: u64) -> Duration {
-        if held >= self.backoff.stable_after {
+    pub fn next(&mut self, held: Duration, useful: bool, chance: u64) -> Duration {
+        if held >= self.backoff.stable_after || useful {
             self.ceiling = self.backoff.min;
         }
         self.ceiling = self.ceiling.saturating_mul(2).min(self.backoff.max).max(self.backoff.min);
@@ -68,14 +69,14 @@ mod tests {
         let (mut now, mut count) = (Duration::ZERO, 0);
         while now < time {
             count += 1;
-            now += held + retry.next(held, chance());
+            now += held + retry.next(held, false, chance());
         }
         count
     }
 
     fn fail(retry: &mut Retry, times: u32) {
         for _ in 0..times {
-            retry.next(Duration::ZERO, 0);
+            retry.next(Duration::ZERO, false, 0);
         }
     }
 
@@ -100,17 +101,27 @@ mod tests {
     #[test]
     fn waits_stay_in_bounds_and_double() {
         let mut retry = Retry::new(Backoff::default());
-        let longest: Vec<_> = (0..12).map(|_| retry.next(Duration::ZERO, u64::MAX).as_secs_f64().round()).collect();
+        let longest: Vec<_> =
+            (0..12).map(|_| retry.next(Duration::ZERO, false, u64::MAX).as_secs_f64().round()).collect();
         assert_eq!(longest, [2., 4., 8., 16., 32., 64., 128., 256., 512., 600., 600., 600.]);
-        assert_eq!(retry.next(Duration::ZERO, 0), SECOND);
+        assert_eq!(retry.next(Duration::ZERO, false, 0), SECOND);
     }
 
     #[test]
     fn only_a_session_that_held_for_minutes_resets() {
         let mut retry = Retry::new(Backoff::default());
         fail(&mut retry, 20);
-        assert!(retry.next(179 * SECOND, u64::MAX) > 599 * SECOND);
-        assert!(retry.next(180 * SECOND, u64::MAX) <= 2 * SECOND);
+        assert!(retry.next(179 * SECOND, false, u64::MAX) > 599 * SECOND);
+        assert!(retry.next(180 * SECOND, false, u64::MAX) <= 2 * SECOND);
+    }
+
+    #[test]
+    fn a_session_that_got_the_caller_on_is_followed_by_a_short_wait_however_soon_it_broke() {
+        let mut retry = Retry::new(Backoff::default());
+        fail(&mut retry, 20);
+        assert!(retry.next(SECOND, true, u64::MAX) <= 2 * SECOND);
+        assert!(retry.next(SECOND, true, u64::MAX) <= 2 * SECOND);
+        assert!(retry.next(SECOND, false, u64::MAX) > 3 * SECOND);
     }
 
     #[test]
@@ -120,7 +131,7 @@ mod tests {
             .map(|_| {
                 let mut retry = Retry::new(Backoff::default());
                 fail(&mut retry, 6);
-                retry.next(Duration::ZERO, chance())
+                retry.next(Duration::ZERO, false, chance())
             })
             .collect();
         waits.sort();
@@ -130,6 +141,6 @@ mod tests {
     #[test]
     fn bounds_that_contradict_each_other_do_not_panic() {
         let backoff = Backoff { min: 5 * SECOND, max: SECOND, stable_after: Duration::ZERO };
-        assert_eq!(Retry::new(backoff).next(Duration::MAX, u64::MAX), 5 * SECOND);
+        assert_eq!(Retry::new(backoff).next(Duration::MAX, false, u64::MAX), 5 * SECOND);
     }
 }

@@ -6,7 +6,7 @@ use super::{Event, OnSent, Options};
 use crate::privacy::Kind;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Publishes that wait for their turn.
@@ -66,10 +66,11 @@ pub fn start(options: Options, on_sent: OnSent) -> Result<(Handle, mpsc::Receive
     let (control, controls) = mpsc::channel(QUEUE);
     let (publish, publishes) = mpsc::channel(QUEUE);
     let (event, events) = mpsc::channel(QUEUE);
-    let attempts = Arc::new(AtomicU64::new(0));
-    let session = Session::new(options, on_sent, controls, publishes, event, attempts.clone());
+    let (attempts, useful) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let shared = Shared { attempts: attempts.clone(), useful: useful.clone() };
+    let session = Session::new(options, on_sent, controls, publishes, event, shared);
     runtime.spawn(session.run());
-    let handle = Handle { control, publish, attempts };
+    let handle = Handle { control, publish, attempts, useful };
     Ok((handle, events))
 }
 
@@ -96,6 +97,15 @@ pub struct Handle {
     control: mpsc::Sender<Control>,
     publish: mpsc::Sender<Publish>,
     attempts: Arc<AtomicU64>,
+    useful: Arc<AtomicBool>,
+}
+
+/// What both ends of a session look at.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub attempts: Arc<AtomicU64>,
+    /// The session has got the caller on; taken back at its end.
+    pub useful: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -144,6 +154,12 @@ impl Handle {
         if self.control.send(Control::Close(done)).await.is_ok() {
             closed.await.ok();
         }
+    }
+
+    /// This session has brought the caller on: when it breaks, the next attempt is soon. Say it only of what cannot
+    /// come for ever, or a broker that hangs up after each message makes a storm.
+    pub fn was_useful(&self) {
+        self.useful.store(true, Ordering::Relaxed);
     }
 
     /// Attempts to connect so far.

@@ -6,15 +6,14 @@
 
 use super::backoff::Retry;
 use super::conn::Conn;
-use super::handle::Publish;
+use super::handle::{Publish, Shared};
 use super::reason::Lost;
 use super::{Event, OnSent, Options};
 use crate::sys::{Disk as _, RealDisk};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -48,7 +47,7 @@ pub(super) struct Session {
     controls: mpsc::Receiver<Control>,
     publishes: mpsc::Receiver<Publish>,
     events: mpsc::Sender<Event>,
-    attempts: Arc<AtomicU64>,
+    shared: Shared,
     /// Filters that every session subscribes to.
     wanted: BTreeSet<String>,
     /// Events that wait for room in `events`.
@@ -65,7 +64,7 @@ impl Session {
         controls: mpsc::Receiver<Control>,
         publishes: mpsc::Receiver<Publish>,
         events: mpsc::Sender<Event>,
-        attempts: Arc<AtomicU64>,
+        shared: Shared,
     ) -> Self {
         Self {
             options,
@@ -73,7 +72,7 @@ impl Session {
             controls,
             publishes,
             events,
-            attempts,
+            shared,
             wanted: BTreeSet::new(),
             waiting: VecDeque::new(),
             closing: None,
@@ -84,7 +83,7 @@ impl Session {
     pub async fn run(mut self) {
         let mut retry = Retry::new(self.options.backoff);
         while self.closing.is_none() {
-            self.attempts.fetch_add(1, Ordering::Relaxed);
+            self.shared.attempts.fetch_add(1, Ordering::Relaxed);
             let (lost, held) = match self.connect().await {
                 Ok((stream, conn)) => {
                     let start = Instant::now();
@@ -97,7 +96,8 @@ impl Session {
                 break;
             }
             // Without chance the wait is the longest: never a storm.
-            let retry_in = retry.next(held, getrandom::u64().unwrap_or(u64::MAX));
+            let useful = self.shared.useful.swap(false, Ordering::Relaxed);
+            let retry_in = retry.next(held, useful, getrandom::u64().unwrap_or(u64::MAX));
             let reason = lost.to_string();
             tracing::warn!("no session with the broker: {reason}; next attempt in {:.1} s", retry_in.as_secs_f64());
             self.tell(Event::Disconnected { reason, retry_in });

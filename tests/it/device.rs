@@ -70,9 +70,14 @@ impl Device {
         for (name, contents) in lookup() {
             fs::write(dir.join(name), contents).unwrap();
         }
+        self.configure("factory = [", &format!("factory = [{dir:?}, "));
+    }
+
+    /// Puts something else into its configuration, before it starts.
+    pub fn configure(&self, from: &str, to: &str) {
         let config = fs::read_to_string(self.path("selvedge.toml")).unwrap();
-        let config = config.replace("factory = [", &format!("factory = [{dir:?}, "));
-        fs::write(self.path("selvedge.toml"), config).unwrap();
+        assert!(config.contains(from), "{config}");
+        fs::write(self.path("selvedge.toml"), config.replacen(from, to, 1)).unwrap();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -85,11 +90,14 @@ impl Device {
         let log = self.path(&format!("{role}.log"));
         let log = File::options().create(true).append(true).open(log).unwrap();
         let limit = if program::emulated() { "0" } else { "unlimited" };
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &format!("ulimit -c {limit} || true; exec \"$@\""), "sh"])
-            .args(program::words())
-            .args([role, "--config"]);
+        let boot = self.path("boot_id");
+        let mut command = if boot.exists() { Command::new("unshare") } else { Command::new("sh") };
+        let mut script = format!("ulimit -c {limit} || true; exec \"$@\"");
+        if boot.exists() {
+            script = format!("mount --bind '{}' /proc/sys/kernel/random/boot_id && {script}", boot.display());
+            command.args(["--mount", "sh"]);
+        }
+        command.args(["-c", &script, "sh"]).args(program::words()).args([role, "--config"]);
         command.arg(self.path("selvedge.toml")).arg("--with-parent").current_dir(self.dir.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command
@@ -98,6 +106,39 @@ impl Device {
     pub fn start_engine(&mut self) {
         assert!(self.engine.is_none());
         self.engine = Some(self.command("engine").spawn().unwrap());
+    }
+
+    /// The same with more in its environment.
+    pub fn start_engine_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.engine.is_none());
+        self.engine = Some(self.command("engine").envs(environment.iter().copied()).spawn().unwrap());
+    }
+
+    /// From its next start on it believes that the board has booted anew. Needs root.
+    pub fn reboot(&self, boot: u128) {
+        let digits = format!("{boot:032x}");
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
+        fs::write(self.path("boot_id"), parts.join("-") + "\n").unwrap();
+    }
+
+    /// How the engine ended by itself, or by somebody else's hand.
+    pub async fn engine_ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.engine.as_mut().expect("it was started").try_wait().unwrap() {
+                self.engine = None;
+                return status;
+            }
+            assert!(start.elapsed() < LONG, "it does not end\n{}", self.log("engine"));
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether it has ended by now.
+    pub fn engine_has_ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.engine.as_mut()?.try_wait().unwrap()?;
+        self.engine = None;
+        Some(ended)
     }
 
     pub fn start_link(&mut self) {
@@ -348,8 +389,17 @@ impl Operator {
     }
 
     pub async fn publish(&mut self, bundle: &Bundle) -> Publication {
+        self.publish_as(bundle, &PublishOptions::default()).await
+    }
+
+    /// Where it failed before, it is to be tried again.
+    pub async fn retry(&mut self, bundle: &Bundle) -> Publication {
+        self.publish_as(bundle, &PublishOptions { retry: true, ..PublishOptions::default() }).await
+    }
+
+    async fn publish_as(&mut self, bundle: &Bundle, options: &PublishOptions) -> Publication {
         let audience = Audience::group(GROUP);
-        let publication = self.repository.publish(bundle, &audience, &PublishOptions::default()).unwrap();
+        let publication = self.repository.publish(bundle, &audience, options).unwrap();
         self.upload(&publication).await;
         self.repository.confirm(&publication).unwrap();
         publication

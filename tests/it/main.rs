@@ -15,6 +15,9 @@ mod config;
 // Of the machine that builds, not of the one that is built for.
 #[cfg(not(target_arch = "aarch64"))]
 mod cross;
+// Of models that an emulator would take an hour for, and of this machine's kernel.
+#[cfg(not(target_arch = "aarch64"))]
+mod deaths;
 mod demo;
 mod device;
 #[cfg(feature = "compress")]
@@ -22,6 +25,8 @@ mod distil;
 mod docs;
 mod gates;
 mod inbox;
+#[cfg(not(target_arch = "aarch64"))]
+mod kill_points;
 #[cfg(feature = "compress")]
 mod large;
 mod link;
@@ -30,6 +35,7 @@ mod mqtt;
 mod operator;
 #[cfg(feature = "compress")]
 mod plan;
+mod poor_line;
 mod privacy;
 mod program;
 #[cfg(feature = "compress")]

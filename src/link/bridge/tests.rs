@@ -9,13 +9,22 @@ struct Link {
     subscribed: BTreeSet<String>,
     to_engine: Vec<ToEngine>,
     hung_up: bool,
+    got_on: u32,
+    /// Topics that were asked for again.
+    again: u32,
 }
 
 impl Link {
     /// With an engine that trusts root 1, and a session.
     fn new() -> Self {
-        let mut link =
-            Self { bridge: Bridge::new(), subscribed: BTreeSet::new(), to_engine: Vec::new(), hung_up: false };
+        let mut link = Self {
+            bridge: Bridge::new(),
+            subscribed: BTreeSet::new(),
+            to_engine: Vec::new(),
+            hung_up: false,
+            got_on: 0,
+            again: 0,
+        };
         let up = [link.bridge.session(true), link.bridge.engine_up()].concat();
         link.apply(up);
         link.says(ToLink::Hello { protocol: PROTOCOL, root: 1 });
@@ -25,10 +34,11 @@ impl Link {
     fn apply(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Subscribe(topic) => assert!(self.subscribed.insert(topic), "subscribed twice"),
+                Action::Subscribe(topic) => self.again += u32::from(!self.subscribed.insert(topic)),
                 Action::Unsubscribe(topic) => assert!(self.subscribed.remove(&topic), "{topic} was not subscribed"),
                 Action::ToEngine(message) => self.to_engine.push(message),
                 Action::Tell(_) => {}
+                Action::GotOn => self.got_on += 1,
                 Action::HangUp => self.hung_up = true,
             }
         }
@@ -198,6 +208,7 @@ fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
     let chunk = |ordinal| ToEngine::Chunk { ordinal, bytes: wire(0) };
     assert_eq!(link.shows(&topic_of(&bytes), &bytes), [chunk(0), chunk(10)]);
     assert!(link.shows(&topic_of(&bytes), &bytes).is_empty(), "a duplicate delivery");
+    assert_eq!(link.got_on, 1, "nor does it say that the session was worth it");
     link.chunks([0, 1]);
     assert_eq!(link.to_engine.last(), Some(&chunk(0)), "what crossed comes from memory");
     assert_eq!(link.subscribed.len(), 4 + 1);
@@ -233,11 +244,15 @@ fn wrong_bytes_are_shown_once_each_and_the_right_ones_still_awaited() {
     assert_eq!(link.shows(&topic, "wrong").len(), 1);
     assert_eq!(link.shows(&topic, "wrong").len(), 0);
     assert_eq!(link.shows(&topic, "").len(), 0, "a cleared place is nothing");
+    assert_eq!(link.again, 2);
+    (0..10).for_each(|_| drop(link.shows(&topic, "wrong")));
+    assert_eq!(link.again, 3, "what really stands there does not come for ever");
     assert_eq!(link.shows(&topic, node.to_bytes()).len(), 1);
 
     link.chunks([2]);
     let shown: usize = (0..1000).map(|i| link.shows(&topic_of(&wire(2)), format!("wrong {i}")).len()).sum();
     assert_eq!(shown, 8, "a flood of wrong contents is cut off");
+    assert_eq!((link.got_on, link.again), (0, 3 + 3));
     link.chunks([2, 3]);
     assert!(link.shows(&topic_of(&wire(2)), "wrong 1").is_empty(), "asking again does not forget");
     assert_eq!(link.shows(&topic_of(&wire(2)), wire(2)).len(), 1);

@@ -69,6 +69,7 @@ pub fn engine_config(max_body: usize) -> config::Engine {
         queue: 64,
         max_body,
         deadline: Duration::from_secs(10),
+        hang: Duration::from_secs(300),
         deny_network: false,
         status_interval: Duration::from_secs(60),
     }
