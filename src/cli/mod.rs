@@ -23,6 +23,8 @@ mod pack;
 mod publish;
 #[cfg(feature = "operator")]
 mod refresh;
+#[cfg(feature = "operator")]
+mod repair;
 mod roles;
 mod status;
 mod table;

@@ -22,15 +22,19 @@ use std::time::Duration;
   selvedge publish models/digits --to shop --percent 10 --broker mqtt://broker.local
   selvedge publish models/digits-old --to shop --allow-downgrade --broker mqtt://broker.local
   selvedge publish models/digits --to shop --as vision --dir team --submission digits.tar
+  selvedge publish --repair --broker mqtt://broker.local    put back what the board has lost
 
 Publishing again with a higher --percent widens a rollout; no device that has the version loses it.
 Without --broker the directory is brought up to date and the next command with --broker sends it.")]
 pub struct Args {
     /// The model's directory: manifest.toml, model.onnx, golden.safetensors and its label files.
-    #[arg(value_name = "MODEL_DIR")]
-    model: PathBuf,
+    #[arg(value_name = "MODEL_DIR", required_unless_present = "repair")]
+    model: Option<PathBuf>,
+    /// Publish nothing new: look at what the board shows, and put back exactly what is missing or not as it was signed.
+    #[arg(long, conflicts_with_all = ["model", "to", "device", "percent", "allow_downgrade", "no_check", "retry", "deltas", "team"], requires = "broker")]
+    repair: bool,
     /// A group whose devices shall run it; may be given more than once.
-    #[arg(long = "to", value_name = "GROUP", required_unless_present = "device", value_parser = config::group_name)]
+    #[arg(long = "to", value_name = "GROUP", required_unless_present_any = ["device", "repair"], value_parser = config::group_name)]
     to: Vec<String>,
     /// A device that shall run it, by its 32-digit id; may be given more than once. Ids are published salted only.
     #[arg(long, value_name = "ID", value_parser = parse_id)]
@@ -111,7 +115,8 @@ impl Args {
         let (device, percent) = (Vec::new(), 100);
         let (team, submission, deltas) = (None, None, PublishOptions::DELTAS);
         Self {
-            model,
+            model: Some(model),
+            repair: false,
             to,
             device,
             percent,
@@ -127,7 +132,8 @@ impl Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let (bundle, left_out) = read_model_dir(&args.model)?;
+    let Some(model) = &args.model else { return super::repair::run(&args.with).await };
+    let (bundle, left_out) = read_model_dir(model)?;
     if !args.no_check {
         check(&bundle).await?;
     }

@@ -3,7 +3,7 @@
 //! Invariant: the directory is whole after a kill at any point. What `timestamp.json` names counts;
 //! it is written last, each file in one step, and whatever is left over from an unfinished
 //! publication is written anew by the next. What a broken upload left undone is in `pending.json`
-//! and goes out with the next one; `everything` puts a lost board back.
+//! and goes out with the next one; `everything` puts a lost board back, `repair` what it lacks alone.
 //! Not here: the session with the broker (`mqtt`); `upload` takes any `Board`.
 //!
 //! Layout: `keys/` (0600; the root's may be taken away and kept offline), `metadata/`, `chunks/` by
@@ -27,6 +27,7 @@ mod listen;
 mod pack;
 mod passphrase;
 mod proposal;
+mod repair;
 mod repository;
 mod rotation;
 mod session;
@@ -46,6 +47,7 @@ pub use listen::Listener;
 pub use pack::Packed;
 pub use passphrase::{Passphrase, PassphraseError};
 pub use proposal::{Count, MAX_PROPOSAL, Proposal, RoleChange};
+pub use repair::{Repair, RepairError, look};
 pub use repository::{Garbage, PublishOptions, Repository};
 pub use rotation::KeyChange;
 pub use session::{MqttBoard, connect};

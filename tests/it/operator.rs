@@ -1,7 +1,7 @@
 //! An operator and a device, both by their commands, over a real Mosquitto: from keys to a first
 //! update, back on purpose, a lost board. Needs mosquitto and curl.
 
-use crate::mosquitto::{Mosquitto, free_port};
+use crate::mosquitto::{Mosquitto, RawClient, free_port};
 use crate::program;
 use crate::serve::harness::{held_out, json_request, largest};
 use std::path::{Path, PathBuf};
@@ -67,15 +67,23 @@ impl Site {
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
-    /// Of the last publication: the node of the whole, and that of its delta.
+    /// Of the last publication: the node of the whole.
+    fn node(&self) -> String {
+        self.target()["hashes"]["sha256"].as_str().unwrap().to_owned()
+    }
+
+    /// The same, and that of its delta.
     fn nodes(&self) -> (String, String) {
+        let delta = self.target()["custom"]["deltas"][0]["node"].as_str().unwrap().to_owned();
+        (self.node(), delta)
+    }
+
+    fn target(&self) -> serde_json::Value {
         let names = std::fs::read_dir(self.path("repo/metadata")).unwrap().map(|entry| entry.unwrap().file_name());
         let versions = names.filter_map(|name| name.to_str()?.strip_suffix(".targets.json")?.parse::<u32>().ok());
         let newest = format!("repo/metadata/{}.targets.json", versions.max().unwrap());
         let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(self.path(&newest)).unwrap()).unwrap();
-        let target = metadata["signed"]["targets"].as_object().unwrap().values().next().unwrap();
-        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-        (text(&target["hashes"]["sha256"]), text(&target["custom"]["deltas"][0]["node"]))
+        metadata["signed"]["targets"].as_object().unwrap().values().next().unwrap().clone()
     }
 
     /// Whether the link has asked the broker for what stands under that digest.
@@ -163,6 +171,50 @@ fn a_first_update_a_way_back_on_purpose_and_a_lost_board() {
     let ledger = site.selvedge(&["ledger", "--config", "selvedge.toml", "--json"]);
     done(&ledger);
     assert!(said(&ledger).contains("status"), "{}", said(&ledger));
+}
+
+#[test]
+fn what_a_board_has_lost_is_told_by_the_device_and_exactly_that_is_put_back() {
+    let mut site = Site::new();
+    let adapted = model("digits-adapted").display().to_string();
+    done(&site.tell(&["publish", &adapted, "--to", "shop", "--deltas", "0"]));
+    let node = site.node();
+    let chunks = std::fs::read_dir(site.path("repo/chunks")).unwrap();
+    let names = chunks.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let chunk = names.filter(|name| *name != node).min().unwrap();
+    let mut vandal = RawClient::connect(site.broker.port(), "vandal", false);
+    let topic = |digest: &str| format!("selvedge/v1/chunk/{digest}");
+    vandal.publish(&topic(&chunk), Vec::new(), true);
+    vandal.publish("selvedge/v1/tuf/1.root.json", Vec::new(), true);
+    site.start_device();
+    site.wait_for_live(1);
+    let start = Instant::now();
+    while site.status()["lacks"]["chunks"] != 1 {
+        assert!(start.elapsed() < Duration::from_secs(20), "{}", site.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let repair = |json: &str| {
+        let output = site.tell(&["publish", "--repair", json]);
+        done(&output);
+        output.stdout
+    };
+    let put_back: serde_json::Value = serde_json::from_slice(&repair("--json")).unwrap();
+    let expected = serde_json::json!([topic(&chunk), "selvedge/v1/tuf/1.root.json"]);
+    assert_eq!((&put_back["missing"], &put_back["wrong"], &put_back["put-back"]), (&2.into(), &0.into(), &expected));
+    site.wait_for_live(2);
+    let nothing: serde_json::Value = serde_json::from_slice(&repair("--json")).unwrap();
+    assert_eq!((&nothing["missing"], &nothing["put-back"]), (&0.into(), &serde_json::json!([])));
+    vandal.publish(&topic(&node), b"junk".to_vec(), true);
+    let output = site.tell(&["publish", "--repair"]);
+    done(&output);
+    assert!(said(&output).contains("0 were missing, 1 were not as signed"), "{}", said(&output));
+
+    // A copy of the directory that was left behind must not set the board back.
+    done(&Command::new("cp").args(["-r", "repo", "copy"]).current_dir(site.dir.path()).output().unwrap());
+    done(&site.tell(&["refresh"]));
+    let behind = site.tell(&["publish", "--repair", "--dir", "copy"]);
+    assert_eq!(behind.status.code(), Some(1));
+    assert!(said(&behind).contains("another copy of the directory has signed"), "{}", said(&behind));
 }
 
 impl Site {
