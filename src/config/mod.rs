@@ -110,6 +110,8 @@ pub struct Engine {
     pub max_body: usize,
     /// How long a request may wait and run; 10 s.
     pub deadline: Duration,
+    /// What takes longer than this hangs: an inference, the check of a version; 300 s.
+    pub hang: Duration,
     /// Give up the right to make internet sockets at the start, and refuse to run where that fails; true.
     pub deny_network: bool,
     /// How often the state is told; 60 s. Changes are told at once.

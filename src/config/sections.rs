@@ -49,6 +49,7 @@ fn engine(r: &mut Reader) -> Engine {
         queue: size(r.whole("engine", "queue", 64, 1..=65_536)),
         max_body: size(r.whole("engine", "max-body-mib", 16, 1..=256) * MIB),
         deadline: Duration::from_millis(r.whole("engine", "deadline-ms", 10_000, 1..=600_000)),
+        hang: Duration::from_secs(r.whole("engine", "hang-seconds", 300, 10..=3600)),
         deny_network: r.flag("engine", "deny-network", true),
         status_interval: Duration::from_secs(r.whole("engine", "status-interval-seconds", 60, 1..=86_400)),
     }

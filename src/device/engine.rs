@@ -73,7 +73,7 @@ pub async fn run(config: &Config, shutdown: impl Future<Output = ()> + Send) -> 
     let api = Api::new(slots, pool.clone(), &config.engine, Arc::new(move || status_json(&status.borrow())));
     let (stop_api, api_stops) = oneshot::channel::<()>();
     let serving = tokio::spawn(serve::serve(api, apis, async move { drop(api_stops.await) }));
-    tokio::spawn(watchdog(pool, turns));
+    tokio::spawn(watchdog(pool, turns, config.engine.hang));
     info!(socket = %config.engine.socket.display(), "ready");
     // Not under systemd there is nobody to notify.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -158,17 +158,15 @@ fn status_json(status: &Status) -> serde_json::Value {
     serde_json::to_value(status).unwrap_or_default()
 }
 
-/// An update that checks a large model may take this long; an inference longer than this hangs.
-const HUNG: Duration = Duration::from_secs(300);
-
-/// Tells systemd that all goes on, while it does. A hang on trial becomes a restart, and so a rollback.
-async fn watchdog(workers: Arc<Workers>, turns: watch::Receiver<Instant>) {
+/// Tells systemd that all goes on, while it does: neither an inference nor the check of a model takes longer than `hung`.
+/// A hang on trial becomes a restart, and so a rollback.
+async fn watchdog(workers: Arc<Workers>, turns: watch::Receiver<Instant>, hung: Duration) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval(limit / 3);
     loop {
         tick.tick().await;
         let idle = turns.borrow().elapsed();
-        if idle < HUNG && workers.longest_run() < HUNG {
+        if idle < hung && workers.longest_run() < hung {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         } else {
             error!(?idle, longest_run = ?workers.longest_run(), "something hangs: waiting for the watchdog");
