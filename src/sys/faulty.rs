@@ -1,4 +1,4 @@
-//! A disk in memory that loses power, or fills up, at a chosen operation.
+//! A disk in memory that loses power, fills up or becomes read-only at a chosen operation.
 //!
 //! The model is the pessimistic one that journaling file systems allow: contents are durable after
 //! `sync`, names after `sync_dir`, and between the two a cut may keep any part. What was synced survives a later
@@ -42,6 +42,7 @@ enum Fault {
     None,
     PowerCut { after: u64 },
     Full { after: u64 },
+    ReadOnly { after: u64 },
 }
 
 type Names = BTreeMap<PathBuf, Arc<Mutex<File>>>;
@@ -91,6 +92,13 @@ impl FaultyDisk {
         state.fault = Fault::Full { after };
     }
 
+    /// After `operations` more changes none is taken any more, as by a kernel that found an error on the medium; reading goes on.
+    pub fn read_only_after(&self, operations: u64) {
+        let mut state = self.state();
+        let after = state.operations + operations;
+        state.fault = Fault::ReadOnly { after };
+    }
+
     /// Space and power are back; what was done stays.
     pub fn mend(&self) {
         self.state().fault = Fault::None;
@@ -128,7 +136,8 @@ impl FaultyDisk {
         let failure = match state.fault {
             Fault::PowerCut { after } if done >= after => Some(io::Error::other("the power is off")),
             Fault::Full { after } if done >= after && needs_space => Some(io::ErrorKind::StorageFull.into()),
-            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } => None,
+            Fault::ReadOnly { after } if done >= after => Some(io::ErrorKind::ReadOnlyFilesystem.into()),
+            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } | Fault::ReadOnly { .. } => None,
         };
         match failure {
             Some(source) => Err(DiskError::io(doing, path, source)),
@@ -142,7 +151,7 @@ impl FaultyDisk {
             Fault::PowerCut { after } if state.operations >= after => {
                 Err(DiskError::io(doing, path, io::Error::other("the power is off")))
             }
-            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } => Ok(state),
+            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } | Fault::ReadOnly { .. } => Ok(state),
         }
     }
 }
@@ -268,7 +277,7 @@ impl Disk for FaultyDisk {
         let state = self.look("read the free space of", path)?;
         match state.fault {
             Fault::Full { after } if state.operations >= after => Ok(0),
-            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } => Ok(u64::MAX),
+            Fault::None | Fault::PowerCut { .. } | Fault::Full { .. } | Fault::ReadOnly { .. } => Ok(u64::MAX),
         }
     }
 }
@@ -369,6 +378,18 @@ mod tests {
         assert!(disk.write(Path::new("/a/g"), b"x").unwrap_err().is_full());
         disk.remove(Path::new("/a/f")).unwrap();
         assert_eq!(disk.read(Path::new("/a/f"), 9).unwrap(), None);
+    }
+
+    #[test]
+    fn a_read_only_disk_reads_and_takes_no_change_until_it_is_mended() {
+        let disk = disk_with("/a/f", b"old");
+        disk.read_only_after(1);
+        disk.remove(Path::new("/a/f")).unwrap();
+        assert!(!disk.write(Path::new("/a/g"), b"x").unwrap_err().is_full());
+        assert!(disk.remove(Path::new("/a/f")).is_err());
+        assert_eq!(disk.read(Path::new("/a/f"), 9).unwrap(), None);
+        disk.mend();
+        disk.write(Path::new("/a/g"), b"x").unwrap();
     }
 
     #[test]

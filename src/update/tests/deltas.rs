@@ -101,13 +101,8 @@ async fn a_delta_that_does_not_come_is_given_up_for_the_whole() {
 async fn power_cut_at_any_operation_of_an_update_by_delta() {
     let world = World::with_delta();
     for torn in Torn::ALL {
-        cut_in(&world, torn).await;
+        cut_in(&world, torn, "delta").await;
     }
-}
-
-#[tokio::test]
-async fn a_disk_that_fills_up_at_any_operation_of_an_update_by_delta_never_stops_the_service() {
-    fill_up(&World::with_delta()).await;
 }
 
 mod roads {

@@ -242,5 +242,5 @@ async fn stops_and_power_cuts_are_no_deaths() {
 #[tokio::test]
 async fn power_cut_at_any_operation_of_an_update_with_all_gates() {
     let gates = "[shadow]\nanswers = 20\nmin-agreement = 0.9\n[canary]\nshare = 0.5\nrequests = 10\n";
-    cut_in(&world(gates), Torn::Lost).await;
+    cut_in(&world(gates), Torn::Lost, "all-gates").await;
 }

@@ -120,6 +120,7 @@ async fn power_cut_at_any_operation_while_a_pack_is_taken() {
             assert_eq!(device.ask(&world).await.unwrap(), 2, "{torn:?}, cut after {cut}");
             if done {
                 assert!(cut > 20, "the pack was not taken");
+                count_points(&format!("pack-{torn:?}").to_lowercase(), cut / (3 * STEP as u64) + 1);
                 break;
             }
         }
