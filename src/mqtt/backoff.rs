@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Backoff {
     /// No wait is shorter: this bounds the attempts whatever the chance.
     pub min: Duration,
+    /// The longest first wait: over it a fleet spreads that lost its broker at once.
+    pub first: Duration,
     pub max: Duration,
     /// A session that held this long makes the next wait a short one again. One that the broker
     /// ends sooner counts as a failed attempt, so a connect-then-kick backs off too.
@@ -17,7 +19,8 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { min: Duration::from_secs(1), max: Duration::from_secs(600), stable_after: Duration::from_secs(180) }
+        let [min, first, max, stable_after] = [1, 10, 600, 180].map(Duration::from_secs);
+        Self { min, first, max, stable_after }
     }
 }
 
@@ -30,16 +33,17 @@ pub struct Retry {
 
 impl Retry {
     pub fn new(backoff: Backoff) -> Self {
-        let ceiling = backoff.min;
-        Self { backoff, ceiling }
+        Self { backoff, ceiling: backoff.first / 2 }
     }
 
     /// The wait after an attempt whose session held for `held` (zero when none came about);
     /// `useful` when the caller got on by it: on a line that breaks again and again an update would else take days.
     /// `chance` is uniform over all of `u64`.
     pub fn next(&mut self, held: Duration, useful: bool, chance: u64) -> Duration {
-        if held >= self.backoff.stable_after || useful {
+        if useful {
             self.ceiling = self.backoff.min;
+        } else if held >= self.backoff.stable_after {
+            self.ceiling = self.backoff.first / 2;
         }
         self.ceiling = self.ceiling.saturating_mul(2).min(self.backoff.max).max(self.backoff.min);
         let span = (self.ceiling - self.backoff.min).as_nanos();
@@ -81,9 +85,9 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_is_down_sees_few_attempts_in_half_a_minute_and_in_a_day() {
+    fn a_broker_that_is_down_sees_few_attempts_in_a_minute_and_in_a_day() {
         for seed in 0..200 {
-            assert!((3..=20).contains(&attempts(30 * SECOND, Duration::ZERO, chances(seed))), "seed {seed}");
+            assert!((3..=15).contains(&attempts(60 * SECOND, Duration::ZERO, chances(seed))), "seed {seed}");
             let day = attempts(86_400 * SECOND, Duration::ZERO, chances(seed));
             assert!((200..=420).contains(&day), "seed {seed}: {day} attempts in a day");
         }
@@ -103,7 +107,7 @@ mod tests {
         let mut retry = Retry::new(Backoff::default());
         let longest: Vec<_> =
             (0..12).map(|_| retry.next(Duration::ZERO, false, u64::MAX).as_secs_f64().round()).collect();
-        assert_eq!(longest, [2., 4., 8., 16., 32., 64., 128., 256., 512., 600., 600., 600.]);
+        assert_eq!(longest, [10., 20., 40., 80., 160., 320., 600., 600., 600., 600., 600., 600.]);
         assert_eq!(retry.next(Duration::ZERO, false, 0), SECOND);
     }
 
@@ -112,7 +116,7 @@ mod tests {
         let mut retry = Retry::new(Backoff::default());
         fail(&mut retry, 20);
         assert!(retry.next(179 * SECOND, false, u64::MAX) > 599 * SECOND);
-        assert!(retry.next(180 * SECOND, false, u64::MAX) <= 2 * SECOND);
+        assert!(retry.next(180 * SECOND, false, u64::MAX) <= 10 * SECOND);
     }
 
     #[test]
@@ -127,6 +131,10 @@ mod tests {
     #[test]
     fn a_fleet_that_lost_its_broker_at_once_does_not_come_back_at_once() {
         let mut chance = chances(1);
+        let firsts = (0..1000).map(|_| Retry::new(Backoff::default()).next(300 * SECOND, false, chance()).as_secs());
+        let mut seconds = [0; 10];
+        firsts.for_each(|second| seconds[second as usize] += 1);
+        assert!(seconds.iter().all(|&count| count < 200), "of 1,000 in each second: {seconds:?}");
         let mut waits: Vec<_> = (0..1000)
             .map(|_| {
                 let mut retry = Retry::new(Backoff::default());
@@ -140,7 +148,7 @@ mod tests {
 
     #[test]
     fn bounds_that_contradict_each_other_do_not_panic() {
-        let backoff = Backoff { min: 5 * SECOND, max: SECOND, stable_after: Duration::ZERO };
+        let backoff = Backoff { min: 5 * SECOND, first: SECOND, max: SECOND, stable_after: Duration::ZERO };
         assert_eq!(Retry::new(backoff).next(Duration::MAX, false, u64::MAX), 5 * SECOND);
     }
 }

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 const MAX_IN_FLIGHT: u16 = 16;
 /// SUBSCRIBEs whose topics are remembered for the log.
 const MAX_SUBSCRIBING: usize = 64;
-/// Filters of one SUBSCRIBE.
-const MAX_FILTERS: usize = 32;
+/// Filters of one SUBSCRIBE: AWS IoT Core takes no more.
+const MAX_FILTERS: usize = 8;
 /// Bytes on their way out above which nothing more is taken on.
 const BUSY: usize = 256 * 1024;
 /// How long the broker may take for an acknowledgement or a ping's answer.

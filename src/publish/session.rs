@@ -47,7 +47,8 @@ async fn open_within(broker: &config::Broker, limit: Duration) -> Result<(Handle
         broker: broker.clone(),
         client_id: format!("selvedge-operator-{}", hex::encode(number)),
         will: None,
-        backoff: Backoff { max: Duration::from_secs(5), ..Backoff::default() },
+        // A person waits.
+        backoff: Backoff { first: Duration::from_secs(2), max: Duration::from_secs(5), ..Backoff::default() },
     };
     let (handle, mut events) = mqtt::start(options, Box::new(|_| ())).map_err(|e| failed(e.into()))?;
     let mut reason = format!("no answer within {limit:?}");

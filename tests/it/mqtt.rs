@@ -15,8 +15,12 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 /// The real one, a tenth as long and with a low top.
-pub const QUICK: Backoff =
-    Backoff { min: Duration::from_millis(100), max: Duration::from_secs(1), stable_after: Duration::from_secs(18) };
+pub const QUICK: Backoff = Backoff {
+    min: Duration::from_millis(100),
+    first: Duration::from_millis(200),
+    max: Duration::from_secs(1),
+    stable_after: Duration::from_secs(18),
+};
 
 const LONG: Duration = Duration::from_secs(10);
 
