@@ -22,6 +22,9 @@ const REFUSED: [(&str, i64, &str); 3] = [
 
 /// Returns the nodes that now stand in its place, in order.
 pub(super) fn upgrade(folder: &mut Folder, id: NodeId) -> Result<Vec<NodeId>, NormaliseError> {
+    if let Some(node) = folder.graph.node_mut(id) {
+        spell_out(node);
+    }
     let Some(node) = folder.graph.node(id) else { return Ok(Vec::new()) };
     let twin = node.domain == "com.microsoft" && TWINS.contains(&node.op.as_str());
     if !twin && (!node.domain.is_empty() || node.version >= folder.target) {
@@ -45,6 +48,17 @@ pub(super) fn upgrade(folder: &mut Folder, id: NodeId) -> Result<Vec<NodeId>, No
         *slot = node;
     }
     Ok(if softmax { softmax_over_the_rest(folder, id) } else { vec![id] })
+}
+
+/// A default that tract 0.23.9 takes for another one: zeros of 64 bits, where ONNX means FLOAT.
+fn spell_out(node: &mut Node) {
+    let fills = node.domain.is_empty() && node.op == "ConstantOfShape";
+    if fills
+        && !node.attributes.contains_key("value")
+        && let Some(zero) = Tensor::from_f64s(ElementType::F32, vec![1], &[0.0])
+    {
+        node.attributes.insert("value".to_owned(), Attribute::Tensor(zero));
+    }
 }
 
 /// A node on its way.

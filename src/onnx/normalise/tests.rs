@@ -328,6 +328,14 @@ fn small_files_do_not_fold_to_large_ones() {
 }
 
 #[test]
+fn a_fill_without_a_value_is_spelled_out_as_a_float_of_zero() {
+    let open = from(17, vec![node("Shape", &["x"], &["s"]), node("ConstantOfShape", &["s"], &["y"])]);
+    let fill = nodes(&open.graph).into_iter().find(|node| node.op == "ConstantOfShape").unwrap();
+    let Some(Attribute::Tensor(value)) = fill.attributes.get("value") else { panic!("{fill:?}") };
+    assert_eq!((value.element(), value.shape()), (ElementType::F32, &[1][..]));
+}
+
+#[test]
 fn texts_have_no_size_and_are_not_filled_in() {
     let mut value = longs("", &[1], &[0]);
     value.data_type = ElementType::Text.to_onnx();
