@@ -83,7 +83,7 @@ pub struct Demand {
 
 impl Refusal {
     pub(super) fn new(bad: Bad, outcome: Option<Outcome>, serves: Option<u32>) -> Self {
-        let refused = outcome.as_ref().is_some_and(|o| o.verdict == Verdict::Refused && o.code == bad.expected());
+        let refused = outcome.as_ref().is_some_and(|o| o.verdict != Verdict::Live && o.code == bad.expected());
         let show = |measure: Option<String>| measure.unwrap_or_else(|| "-".into());
         Self {
             offer: bad.text(),

@@ -87,6 +87,10 @@ pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>, written: 
 pub(super) fn outcome(model: &ModelName, version: u32, ended: Ended, time: u64) -> Outcome {
     let (verdict, why) = match ended {
         Ended::Live => (Verdict::Live, Reason::plain(Stage::Probation, Code::Ok)),
+        // What may come right by itself says nothing against the version.
+        Ended::Refused(why) if [Code::DigestMismatch, Code::BadDelta, Code::DiskFull].contains(&why.code) => {
+            (Verdict::Inconclusive, why)
+        }
         Ended::Refused(why) => (Verdict::Refused, why),
         Ended::RolledBack(why) => (Verdict::RolledBack, why),
         Ended::Inconclusive(why) => (Verdict::Inconclusive, why),
