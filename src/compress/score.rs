@@ -97,6 +97,16 @@ impl Answers {
         self.0.is_empty()
     }
 
+    #[cfg(test)]
+    pub(in crate::compress) fn of(each: Vec<Vec<f64>>) -> Self {
+        Self(each)
+    }
+
+    /// Those of the first so many samples.
+    pub fn first(&self, most: usize) -> Self {
+        Self(self.0.iter().take(most).cloned().collect())
+    }
+
     /// Each sample's first output.
     pub fn each(&self) -> &[Vec<f64>] {
         &self.0

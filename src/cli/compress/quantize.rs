@@ -7,8 +7,8 @@ use crate::cli::model_file::{ModelArgs, Source};
 use crate::cli::{Align, Table, bytes, print};
 use crate::compress::data::Part;
 use crate::compress::quantize::{
-    ActivationScheme, Bounds, Calibration, Equalize, Form, Judge, Outcome, Prepared, QuantizeReport, Recipe, Rounding,
-    Scales, Training, WeightScheme, prepare, qat, search, svg, unjudged,
+    ActivationScheme, Bounds, Calibration, Equalize, Expected, Form, Judge, Outcome, Prepared, QuantizeReport, Recipe,
+    Rounding, Scales, Training, WeightScheme, prepare, qat, search, svg, unjudged,
 };
 use crate::compress::score::{self, Metric, Score};
 use crate::compress::train::Samples;
@@ -85,7 +85,8 @@ pub struct Args {
     #[arg(long, value_name = "YES/NO", value_parser = parse_yes)]
     elementwise: Option<bool>,
     /// Give layers back to float until the result is at most so much worse than the float model on the validation part:
-    /// percentage points, dB, or percent of an error.
+    /// percentage points, dB, or percent of an error. Agreement with the float model is what few samples let expect of
+    /// others, not only what is counted on them. Weights are rounded by their outputs first, unless --rounding says how.
     #[arg(long, value_name = "DROP", requires = "data")]
     max_drop: Option<f64>,
     /// Let layers fall to so many bits, those that mind it least first; needs --max-bytes or --max-drop.
@@ -200,6 +201,7 @@ impl Args {
             max_bytes: self.max_bytes,
             max_latency_ms: self.max_latency,
             low_bits: self.low_bits,
+            round_better: self.rounding.is_none(),
         })
     }
 }
@@ -213,6 +215,8 @@ struct Done {
     judged: Option<[Score; 2]>,
     /// On the validation part, that decided.
     validated: Option<[Score; 2]>,
+    /// By the validation part.
+    expected: Option<Expected>,
     broken: Vec<String>,
 }
 
@@ -270,8 +274,8 @@ fn work(
     if let Some(path) = &args.plot {
         commit(path, svg(&report, &format!("{}, quantized", source.path)).as_bytes())?;
     }
-    let broken = outcome.broken;
-    Ok(Done { float_bytes: source.onnx.size() as u64, bytes: written, report, judged, validated, broken })
+    let (broken, expected) = (outcome.broken, outcome.expected);
+    Ok(Done { float_bytes: source.onnx.size() as u64, bytes: written, report, judged, validated, expected, broken })
 }
 
 type Searched = (Outcome, Option<[Score; 2]>);
@@ -306,6 +310,7 @@ fn json(args: &Args, recipe: &Recipe, done: &Done) -> anyhow::Result<String> {
         "float-bytes": done.float_bytes,
         "bytes": done.bytes,
         "validation": pair(&done.validated),
+        "expected": done.expected,
         "test": pair(&done.judged),
         "broken-bounds": done.broken,
         "report": done.report,
@@ -361,6 +366,11 @@ fn text(args: &Args, done: &Done) -> String {
         if let Some([float, int8]) = scores {
             text += &format!("{part}: float {}\n{part}: int8  {}\n", eval::shown(float), eval::shown(int8));
         }
+    }
+    if let Some(expected) = done.expected {
+        let Expected { disagreement, error } = expected;
+        text +=
+            &format!("expected of others like the validation part: {disagreement:.2} % other answers, +- {error:.2}\n");
     }
     for broken in &done.broken {
         text += &format!("NOT KEPT: {broken}\n");

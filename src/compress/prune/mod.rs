@@ -30,7 +30,7 @@ mod statistics;
 mod tests;
 
 pub use choose::{Scope, Terms, chosen, to_target};
-pub use cost::{Cost, Times};
+pub use cost::{Cost, Times, macs};
 pub use importance::{Evidence, Measure, importance};
 pub use iterate::{GroupReport, Outcome, PruneReport, StepReport, prune};
 pub use loss::loss;

@@ -9,6 +9,7 @@
 
 mod adaround;
 mod bias;
+mod expected;
 mod observe;
 mod place;
 mod qat;
@@ -26,6 +27,7 @@ mod weights;
 mod work;
 mod write;
 
+pub use expected::{Decisions, Expected};
 pub use place::Kept;
 pub use qat::{Qat, Scales, qat};
 pub use range::Calibration;

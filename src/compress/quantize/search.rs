@@ -4,12 +4,17 @@
 //! Invariant: decisions are made on the judge's samples alone; the result keeps the bounds, or the outcome says which it
 //! does not.
 //!
-//! Layers are ranked by what the engine gives with one of them changed, in dB of the output against the float model:
-//! right answers are too coarse a measure for one layer.
+//! Right answers are too coarse a measure for one layer. Layers are ranked by what the engine gives with one of them
+//! changed, in dB of the output against the float model; where agreement with its classes is bounded, by the noise that
+//! each makes alone, for each multiplication: with the rest in integers, a layer's share drowns in what its change does to
+//! theirs, and the noise of an activation stays until both of its ends are float. There the bound is on what is expected
+//! (`expected`) until samples are enough to be sure of what is counted.
 
+use super::expected::{Decisions, Expected};
 use super::work::{Exceptions, Prepared};
 use super::write::Quantized;
 use crate::compress::data::Dataset;
+use crate::compress::prune::macs;
 use crate::compress::score::{self, Answers, Metric, Score};
 use crate::compress::{Error, Network, Progress, Silent};
 use crate::sys::Clock;
@@ -27,6 +32,9 @@ pub struct Bounds {
     pub max_latency_ms: Option<f64>,
     /// Bits that layers may fall to.
     pub low_bits: Option<u32>,
+    /// Weights may be rounded as outputs are met best where the nearest levels break the bound on the drop: it takes time
+    /// here, and none where the model runs.
+    pub round_better: bool,
 }
 
 /// Judges candidates on validation samples.
@@ -49,11 +57,6 @@ impl std::fmt::Debug for Judge<'_> {
 }
 
 impl Judge<'_> {
-    pub fn score(&self, network: &Network) -> Result<Score, Error> {
-        let answers = score::answers(network, self.data, self.numbers, &mut Silent)?;
-        score::score(self.metric, &answers, self.data, self.numbers, Some(&self.reference))
-    }
-
     fn sqnr(&self, network: &Network) -> Result<f64, Error> {
         let answers = score::answers(network, self.data, self.numbers, &mut Silent)?;
         Ok(score::score(Metric::Sqnr, &answers, self.data, self.numbers, Some(&self.reference))?.value)
@@ -84,6 +87,8 @@ pub struct Outcome {
     /// On the judging samples; of nothing where nobody judged.
     pub float: Score,
     pub score: Score,
+    /// Where classes are compared with the float model's, and samples are enough to say.
+    pub expected: Option<Expected>,
     /// Why a layer is an exception.
     pub reasons: BTreeMap<String, String>,
     /// Bounds that could not be kept.
@@ -103,13 +108,18 @@ pub fn search(
 ) -> Result<Outcome, Error> {
     let exceptions = Exceptions::default();
     let quantized = prepared.quantized(&exceptions, progress)?;
-    let score = judge.score(&quantized.network)?;
-    let mut outcome = Outcome { quantized, exceptions, float, score, reasons: BTreeMap::new(), broken: Vec::new() };
-    let mut search = Search { prepared, judge, bounds, progress };
+    let decisions = if judge.metric == Metric::Agreement { Decisions::of(&judge.reference) } else { None };
+    let mut search = Search { prepared, judge, decisions, bounds, progress };
+    let (score, expected) = search.look(&quantized.network)?;
+    let (reasons, broken) = Default::default();
+    let mut outcome = Outcome { quantized, exceptions, float, score, expected, reasons, broken };
     if let Some(bits) = bounds.low_bits {
         search.fewer_bits(&mut outcome, bits)?;
     }
-    if bounds.max_drop.is_some_and(|most| outcome.score.drop_from(&float) > most) {
+    if search.drops_too_much(&outcome) {
+        search.round_better(&mut outcome)?;
+    }
+    if search.drops_too_much(&outcome) {
         search.more_float(&mut outcome)?;
     }
     if let Some(most) = bounds.max_latency_ms {
@@ -127,20 +137,109 @@ pub fn unjudged(prepared: &Prepared, progress: &mut dyn Progress) -> Result<Outc
     let exceptions = Exceptions::default();
     let quantized = prepared.quantized(&exceptions, progress)?;
     let score = Score { metric: Metric::Sqnr, value: f64::NAN, low: f64::NAN, high: f64::NAN, samples: 0 };
-    Ok(Outcome { quantized, exceptions, float: score, score, reasons: BTreeMap::new(), broken: Vec::new() })
+    let (reasons, broken) = Default::default();
+    Ok(Outcome { quantized, exceptions, float: score, score, expected: None, reasons, broken })
 }
 
 struct Search<'a, 'b> {
     prepared: &'a Prepared,
     judge: &'a Judge<'b>,
+    decisions: Option<Decisions>,
     bounds: Bounds,
     progress: &'a mut dyn Progress,
 }
 
-/// A layer, and what changing it alone does to the output's SQNR, in dB.
+/// What an attempt may have to go back to.
+struct State(Exceptions, Quantized, Score, Option<Expected>);
+
+impl State {
+    fn of(outcome: &Outcome) -> Self {
+        Self(outcome.exceptions.clone(), outcome.quantized.clone(), outcome.score, outcome.expected)
+    }
+
+    fn restore(self, outcome: &mut Outcome) {
+        (outcome.exceptions, outcome.quantized, outcome.score, outcome.expected) = (self.0, self.1, self.2, self.3);
+    }
+}
+
+/// A layer, and what changing it alone does to the output's SQNR, in dB; or its share of the noise, in percent.
 type Ranked = (String, f64);
 
+/// Samples that layers are ranked by where each is looked at alone: noise needs fewer than decisions do.
+const RANKING: usize = 32;
+
 impl Search<'_, '_> {
+    fn look(&self, network: &Network) -> Result<(Score, Option<Expected>), Error> {
+        let judge = self.judge;
+        let answers = score::answers(network, judge.data, judge.numbers, &mut Silent)?;
+        let score = score::score(judge.metric, &answers, judge.data, judge.numbers, Some(&judge.reference))?;
+        Ok((score, self.decisions.as_ref().map(|decisions| decisions.expected(&answers))))
+    }
+
+    /// By what was counted where the bound allows so many wrong answers that their number means something; else by what is
+    /// expected, if that can be told, and by what was counted as far as it is more than chance.
+    fn drops_too_much(&self, outcome: &Outcome) -> bool {
+        const MEANINGFUL: f64 = 10.0;
+        let (score, float) = (&outcome.score, &outcome.float);
+        let few = |most: f64| most > 0.0 && score.samples as f64 * most / 100.0 < MEANINGFUL;
+        self.bounds.max_drop.is_some_and(|most| match &outcome.expected {
+            Some(expected) if few(most) => expected.disagreement > most || float.value - score.high > most,
+            _ => score.drop_from(float) > most,
+        })
+    }
+
+    /// The better, the larger: of the noise on what decides, where classes are compared, else in dB.
+    fn fidelity(&self, network: &Network) -> Result<f64, Error> {
+        let Some(decisions) = &self.decisions else { return self.judge.sqnr(network) };
+        let answers = score::answers(network, self.judge.data, self.judge.numbers, &mut Silent)?;
+        Ok(-decisions.log_power(&answers))
+    }
+
+    /// Weights to the levels that meet outputs best, if that is better.
+    fn round_better(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
+        if !self.bounds.round_better || !self.prepared.may_round_better() {
+            return Ok(());
+        }
+        let before = self.fidelity(&outcome.quantized.network)?;
+        let exceptions = Exceptions { adaround: true, ..outcome.exceptions.clone() };
+        let quantized = self.prepared.quantized(&exceptions, self.progress)?;
+        if self.fidelity(&quantized.network)? > before {
+            outcome.exceptions = exceptions;
+            let why = "rounded as its output is met best: the drop was over the bound";
+            let names = self.prepared.placed.layers.iter().map(|layer| layer.name.clone());
+            names.for_each(|name| _ = outcome.reasons.entry(name).or_insert_with(|| why.to_owned()));
+            self.rebuild(outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Layers by the noise that each makes alone in a float model, for each multiplication, the most first; and what share
+    /// that is of all noise, in percent. Neighbours share that of what is between them.
+    fn by_own_noise(&mut self, base: &Exceptions) -> Result<Option<Vec<Ranked>>, Error> {
+        let Some(decisions) = Decisions::of(&self.judge.reference.first(RANKING)) else { return Ok(None) };
+        let (prepared, judge) = (self.prepared, self.judge);
+        let numbers = &judge.numbers[..judge.numbers.len().min(RANKING)];
+        let log_power = |exceptions: &Exceptions| {
+            let network = prepared.quantized(exceptions, &mut Silent)?.network;
+            Ok::<_, Error>(decisions.log_power(&score::answers(&network, judge.data, numbers, &mut Silent)?))
+        };
+        let (graph, facts) = (prepared.network.graph(), prepared.network.facts());
+        let all = log_power(base)?;
+        let layers = &prepared.placed.layers;
+        self.progress.step("each layer alone", layers.len());
+        let mut ranked = Vec::new();
+        for (done, layer) in layers.iter().enumerate().filter(|(_, layer)| !base.float.contains(&layer.name)) {
+            let mut alone = Exceptions { no_elementwise: true, ..base.clone() };
+            alone.float.extend(layers.iter().filter(|other| other.node != layer.node).map(|other| other.name.clone()));
+            let share = 100.0 * (log_power(&alone)? - all).exp();
+            let cost = graph.node(layer.node).map_or(0, |node| macs(&facts, node)).max(1);
+            ranked.push((share / cost as f64, (layer.name.clone(), share)));
+            self.progress.at(done + 1);
+        }
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Ok(Some(ranked.into_iter().map(|(_, ranked)| ranked).collect()))
+    }
+
     /// Layers by what `change` of each alone gives, best first.
     fn ranked(
         &mut self,
@@ -165,13 +264,27 @@ impl Search<'_, '_> {
 
     /// Gives layers back to float, the most harmful first, until the drop is within the bound.
     fn more_float(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
+        let alone = if self.decisions.is_some() { self.by_own_noise(&outcome.exceptions)? } else { None };
+        match alone {
+            Some(ranked) => self.fewest_float(outcome, &ranked)?,
+            None => self.one_after_another(outcome)?,
+        }
+        // What is left in integers then are sums and the like.
+        if self.drops_too_much(outcome) {
+            outcome.exceptions.no_elementwise = true;
+            self.rebuild(outcome)?;
+        }
+        Ok(())
+    }
+
+    fn one_after_another(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
         let most = self.bounds.max_drop.unwrap_or(f64::INFINITY);
         let ranked = self.ranked(&outcome.exceptions, "sensitivity to float", |exceptions, name| {
             exceptions.float.insert(name.to_owned());
         })?;
         self.progress.step("accuracy control", ranked.len());
         for (done, (name, gain)) in ranked.iter().enumerate() {
-            if outcome.score.drop_from(&outcome.float) <= most {
+            if !self.drops_too_much(outcome) {
                 break;
             }
             outcome.exceptions.float.insert(name.clone());
@@ -179,17 +292,42 @@ impl Search<'_, '_> {
             self.rebuild(outcome)?;
             self.progress.at(done + 1);
         }
-        // What is left in integers then are sums and the like.
-        if outcome.score.drop_from(&outcome.float) > most {
-            outcome.exceptions.no_elementwise = true;
+        Ok(())
+    }
+
+    /// So many of the first as the bound takes, by halves: what is expected falls with noise, and the first place where it
+    /// happens to dip under the bound would be too good to be true.
+    fn fewest_float(&mut self, outcome: &mut Outcome, ranked: &[Ranked]) -> Result<(), Error> {
+        let most = self.bounds.max_drop.unwrap_or(f64::INFINITY);
+        let before = outcome.exceptions.clone();
+        let (mut few, mut enough, mut kept) = (0, ranked.len(), None);
+        self.progress.step("accuracy control", ranked.len());
+        while enough - few > 1 || kept.is_none() {
+            // All of them only where fewer would not do.
+            let tried = if enough - few > 1 { usize::midpoint(few, enough) } else { enough };
+            outcome.exceptions = before.clone();
+            outcome.exceptions.float.extend(ranked[..tried].iter().map(|(name, _)| name.clone()));
             self.rebuild(outcome)?;
+            if self.drops_too_much(outcome) && tried < enough {
+                few = tried;
+            } else {
+                (enough, kept) = (tried, Some(State::of(outcome)));
+            }
+            self.progress.at(ranked.len() - (enough - few));
+        }
+        if let Some(kept) = kept {
+            kept.restore(outcome);
+        }
+        for (name, share) in &ranked[..enough] {
+            let why = format!("kept in float: {share:.1} % of the noise, the drop was over {most}");
+            outcome.reasons.insert(name.clone(), why);
         }
         Ok(())
     }
 
     fn rebuild(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
         outcome.quantized = self.prepared.quantized(&outcome.exceptions, &mut Silent)?;
-        outcome.score = self.judge.score(&outcome.quantized.network)?;
+        (outcome.score, outcome.expected) = self.look(&outcome.quantized.network)?;
         Ok(())
     }
 
@@ -207,12 +345,11 @@ impl Search<'_, '_> {
             if self.bounds.max_bytes.is_some_and(|most| self.bytes(&outcome.exceptions) <= most) {
                 break;
             }
-            let before = (outcome.exceptions.clone(), outcome.quantized.clone(), outcome.score);
+            let before = State::of(outcome);
             outcome.exceptions.bits.insert(name.clone(), bits);
             self.rebuild(outcome)?;
-            let too_much = self.bounds.max_drop.is_some_and(|most| outcome.score.drop_from(&outcome.float) > most);
-            if too_much {
-                (outcome.exceptions, outcome.quantized, outcome.score) = before;
+            if self.drops_too_much(outcome) {
+                before.restore(outcome);
             } else {
                 outcome.reasons.insert(name.clone(), format!("{bits} bits: {gain:+.1} dB"));
             }
@@ -228,12 +365,12 @@ impl Search<'_, '_> {
         })?;
         self.progress.step("latency budget", ranked.len());
         for (done, (name, gain)) in ranked.iter().filter(|(_, gain)| *gain > 0.1).enumerate() {
-            let before = (outcome.exceptions.clone(), outcome.quantized.clone(), outcome.score);
+            let before = State::of(outcome);
             outcome.exceptions.float.insert(name.clone());
             self.rebuild(outcome)?;
             let time = self.judge.latency_ms(&outcome.quantized.network)?;
             if time > most {
-                (outcome.exceptions, outcome.quantized, outcome.score) = before;
+                before.restore(outcome);
                 break;
             }
             outcome
@@ -261,8 +398,10 @@ impl Search<'_, '_> {
 
     fn say_what_is_broken(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
         let drop = outcome.score.drop_from(&outcome.float);
-        if let Some(most) = self.bounds.max_drop.filter(|&most| drop > most) {
-            outcome.broken.push(format!("the drop is {drop:.2}, over {most}, whatever stays in float"));
+        if let Some(most) = self.bounds.max_drop.filter(|_| self.drops_too_much(outcome)) {
+            let expected = outcome.expected.map(|expected| format!(", {:.2} expected", expected.disagreement));
+            let expected = expected.unwrap_or_default();
+            outcome.broken.push(format!("the drop is {drop:.2}{expected}, over {most}, whatever stays in float"));
         }
         let bytes = self.bytes(&outcome.exceptions);
         if let Some(most) = self.bounds.max_bytes.filter(|&most| bytes > most) {

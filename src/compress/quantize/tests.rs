@@ -1,5 +1,6 @@
 //! Promises of quantization, on a trained network; `graphs` on small ones with every kind of neighbour.
 
+mod agreement;
 mod graphs;
 mod learning;
 

@@ -39,8 +39,9 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// What a layer's integers depend on: itself, its bits, and its input's scale (as bits) and zero point.
-type LayerKey = (NodeId, u32, Option<(u32, i32)>);
+/// What a layer's integers depend on: itself, its bits, whether they are rounded by its outputs, and its input's scale (as
+/// bits) and zero point.
+type LayerKey = (NodeId, u32, bool, Option<(u32, i32)>);
 
 /// Which layers deviate from the recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Exceptions {
     pub float: BTreeSet<String>,
     /// Additions and the like all stay in float.
     pub no_elementwise: bool,
+    /// Weights are rounded as outputs are met best, whatever the recipe says.
+    pub adaround: bool,
     /// Bits of weights by layer.
     pub bits: BTreeMap<String, u32>,
 }
@@ -232,11 +235,17 @@ impl Prepared {
                 &self.layers(&placed, exceptions, &BTreeMap::new(), progress)?,
             )?,
         };
-        let note = serde_json::to_string(&self.recipe).unwrap_or_default();
+        let rounding = if exceptions.adaround { Rounding::Adaround } else { self.recipe.rounding };
+        let note = serde_json::to_string(&Recipe { rounding, ..self.recipe.clone() }).unwrap_or_default();
         let metadata = &mut made.network.model.metadata;
         metadata.retain(|(key, _)| key != METADATA);
         metadata.push((METADATA.into(), note));
         Ok(made)
+    }
+
+    /// Whether there is data to round by outputs with, and it is not done yet.
+    pub(super) fn may_round_better(&self) -> bool {
+        self.recipe.form == Form::Static && self.recipe.rounding == Rounding::Nearest && !self.rows.is_empty()
     }
 
     /// How each class of activations is quantized.
@@ -286,11 +295,12 @@ impl Prepared {
         for (done, layer) in placed.layers.iter().enumerate() {
             let input = placed.classes.get(&layer.input).and_then(|class| activations.get(class));
             let scheme = self.scheme(layer, exceptions);
-            let key = (layer.node, scheme.bits, input.map(|input| (input.scale.to_bits(), input.zero_point)));
+            let adaround = exceptions.adaround || self.recipe.rounding == Rounding::Adaround;
+            let key = (layer.node, scheme.bits, adaround, input.map(|input| (input.scale.to_bits(), input.zero_point)));
             let known = self.made.borrow().get(&key).cloned();
             let integers = match known {
                 Some(integers) => integers,
-                None => self.layer(layer, &scheme, input)?,
+                None => self.layer(layer, &scheme, adaround, input)?,
             };
             self.made.borrow_mut().insert(key, integers.clone());
             layers.push(integers);
@@ -299,7 +309,13 @@ impl Prepared {
         Ok(layers)
     }
 
-    fn layer(&self, layer: &Layer, scheme: &WeightScheme, input: Option<&Affine>) -> Result<LayerIntegers, Error> {
+    fn layer(
+        &self,
+        layer: &Layer,
+        scheme: &WeightScheme,
+        by_outputs: bool,
+        input: Option<&Affine>,
+    ) -> Result<LayerIntegers, Error> {
         let graph = self.network.graph();
         let unfit = || Error::unfit(format!("the weights of {:?} are no FLOAT tensor", layer.name));
         let matrix =
@@ -317,7 +333,7 @@ impl Prepared {
             weights = weights.rescaled(&matrix, learnt, &smallest);
         }
         if let (Some(rows), Some(input)) = (self.rows.get(&layer.node), input) {
-            if self.recipe.rounding == Rounding::Adaround {
+            if by_outputs {
                 weights.levels = adaround(&matrix, &weights, rows, input);
             }
             if self.recipe.bias_correction {
