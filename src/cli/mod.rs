@@ -6,6 +6,8 @@
 
 mod audit;
 mod bench;
+#[cfg(feature = "operator")]
+mod broker;
 mod check;
 #[cfg(feature = "compress")]
 mod compress;

@@ -11,7 +11,7 @@ use crate::config::{self, DeviceId};
 use crate::ipc::ToEngine;
 use crate::mqtt::{self, Event, Handle, PublishError, Sent, Will};
 use crate::privacy::{Entry, Kind, Ledger, LedgerError};
-use crate::sys::{Disk, boot_id, unix_now};
+use crate::sys::{Disk, RealClock, boot_id, unix_now};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -54,6 +54,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         client_id: options.device.to_string(),
         will: Some(Will { topic: topics::device_online(options.device), bytes: online(false, boot).into() }),
         backoff: options.backoff,
+        dates: mqtt::Dates::of_device(Arc::new(RealClock::new())),
     };
     let (handle, mut events) = mqtt::start(session, write_down(ledger))?;
     let (sender, mut engine) = mpsc::channel(16);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests time the real machine")]
 
+mod authority;
 // Of tract's float arithmetic, which emulated takes minutes.
 #[cfg(not(target_arch = "aarch64"))]
 mod backend;
@@ -38,6 +39,7 @@ mod secrets;
 mod serve;
 mod status;
 mod systemd;
+mod tls;
 mod tools;
 mod trust;
 mod vectors;
