@@ -33,6 +33,7 @@ mod operator;
 mod plan;
 mod privacy;
 mod program;
+mod provision;
 #[cfg(feature = "compress")]
 mod prune;
 mod secrets;

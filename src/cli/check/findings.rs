@@ -3,6 +3,7 @@
 use super::tls;
 use crate::config::{self, Broker, Config, DeviceId, IdError};
 use crate::engine::Settings;
+use crate::enrol::looks_like_root;
 use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk};
 use serde::Serialize;
 use std::fs::Metadata;
@@ -180,7 +181,7 @@ fn root(path: &Path) -> Finding {
             format!("{shown} is not there"),
             "no update is taken without it: copy the operator's root.json there",
         ),
-        Ok(Some(bytes)) if is_root(&bytes) => Finding::ok(what, shown.to_string()),
+        Ok(Some(bytes)) if looks_like_root(&bytes) => Finding::ok(what, shown.to_string()),
         Ok(Some(_)) => {
             Finding::error(what, format!("{shown} is no root.json"), "copy it again from the operator's repository")
         }
@@ -190,11 +191,6 @@ fn root(path: &Path) -> Finding {
             "it must be readable for the engine: chmod 0644",
         ),
     }
-}
-
-fn is_root(bytes: &[u8]) -> bool {
-    let json: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    json["signed"]["_type"] == "root" && json["signatures"].is_array()
 }
 
 fn factory(path: &Path) -> Finding {
