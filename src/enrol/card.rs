@@ -3,7 +3,7 @@
 use super::install::InstallError;
 use crate::config::{Config, DeviceId, Identity, Tls};
 use crate::mqtt;
-use crate::sys::{Disk, DiskError};
+use crate::sys::Disk;
 use std::path::{Path, PathBuf};
 
 /// Where the files of a card come to stand on a board; its configuration names them there.
@@ -40,17 +40,17 @@ impl Card {
     /// Reads and checks it before anything is changed.
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, InstallError> {
         let missing = |name: &str| InstallError::Missing(dir.join(name));
-        let config = read(disk, &dir.join(CONFIG), Config::MAX_BYTES)?.ok_or_else(|| missing(CONFIG))?;
+        let config = disk.read(&dir.join(CONFIG), Config::MAX_BYTES)?.ok_or_else(|| missing(CONFIG))?;
         let config = String::from_utf8(config).map_err(|_| InstallError::NotText(dir.join(CONFIG)))?;
         let parsed = Config::parse(&config, &dir.join(CONFIG).display().to_string()).map_err(InstallError::Config)?;
         let id = parsed.device.id.ok_or_else(|| InstallError::NoId(dir.join(CONFIG)))?;
-        let root = read(disk, &dir.join(ROOT), MAX_FILE)?;
+        let root = disk.read(&dir.join(ROOT), MAX_FILE)?;
         if root.as_ref().is_some_and(|root| !looks_like_root(root)) {
             return Err(InstallError::NotRoot(dir.join(ROOT)));
         }
         let (mut credentials, mut gone) = (Vec::new(), Vec::new());
         for name in named(&parsed)? {
-            match read(disk, &dir.join(name), MAX_FILE)? {
+            match disk.read(&dir.join(name), MAX_FILE)? {
                 Some(bytes) => credentials.push((name, bytes)),
                 None => gone.push(name),
             }
@@ -100,10 +100,6 @@ fn named(config: &Config) -> Result<Vec<&'static str>, InstallError> {
             false => Err(InstallError::Elsewhere { path: path.clone(), expected: Path::new(ETC).join(name) }),
         })
         .collect()
-}
-
-pub(super) fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
-    disk.read(path, limit)
 }
 
 /// Whether it reads like a root of trust; only `trust` can say whether it is one.

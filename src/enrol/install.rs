@@ -4,7 +4,7 @@
 //! is written last; the card is cleared only after all of it is durable. So a power cut at any point leaves a card that
 //! the next boot takes over again, or a board that has all of it.
 
-use super::card::{CERTIFICATE, CONFIG, CREDENTIALS, Card, KEY, ROOT, SECRETS, read};
+use super::card::{CERTIFICATE, CONFIG, CREDENTIALS, Card, KEY, ROOT, SECRETS};
 use super::merge::merge;
 use crate::config::{Config, ConfigError, DeviceId};
 use crate::mqtt::TlsError;
@@ -59,7 +59,7 @@ pub fn install(disk: &dyn Disk, card: &Path, place: &Place<'_>) -> Result<Instal
     let card_dir = card;
     let card = Card::read(disk, card_dir)?;
     let at = |name: &str| place.etc.join(name);
-    let existing = read(disk, &at(CONFIG), Config::MAX_BYTES)?;
+    let existing = disk.read(&at(CONFIG), Config::MAX_BYTES)?;
     let (config, there) = taken_on(existing.as_deref(), &card, &at(CONFIG))?;
     let other = there.filter(|there| *there != card.id);
     if let Some(there) = other.filter(|_| !place.force) {
