@@ -54,7 +54,7 @@
 //! compress -> engine onnx bundle tensor
 //! device   -> engine serve update inbox store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo enrol publish compress onnx mqtt trust audit inbox bundle privacy engine tensor serve store update
+//! cli      -> device demo enrol link publish compress onnx mqtt trust audit inbox bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.

@@ -18,6 +18,8 @@ const AUTHORITY_KEY: &str = "ca.key";
 const REVOKED: &str = "revoked.crl";
 const PASSWORDS: &str = "passwd";
 const MAX_KEY: u64 = 16 << 10;
+/// Of a hundred thousand that are revoked.
+const MAX_LIST: u64 = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
@@ -164,7 +166,7 @@ impl<'a> Devices<'a> {
         let issue =
             Issue { serial: Some(hex::encode(serial)), ends: Some(ends), ..self.blank(Kind::Broker, &names.join(" ")) };
         self.record(issue)?;
-        let revoked = self.disk.read(&self.dir.join(REVOKED), u64::MAX)?.unwrap_or_default();
+        let revoked = self.disk.read(&self.dir.join(REVOKED), MAX_LIST)?.unwrap_or_default();
         let files = vec![
             (AUTHORITY, self.authority_pem()?, Access::PUBLIC),
             ("broker.pem", signed.certificate.into_bytes(), Access::PUBLIC),

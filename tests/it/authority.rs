@@ -48,7 +48,12 @@ impl Authority {
     }
 
     pub fn client(&self, name: &str, serial: u64) -> Pair {
-        let mut params = params(name, -1, 100);
+        self.until(name, serial, 100)
+    }
+
+    /// One that ends so many days from now.
+    pub fn until(&self, name: &str, serial: u64, to: i64) -> Pair {
+        let mut params = params(name, to.min(0) - 1, to);
         params.serial_number = Some(serial.into());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.signed(&format!("{name}-{serial}"), params)

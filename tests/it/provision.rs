@@ -135,6 +135,9 @@ async fn a_fleet_is_provisioned_updated_and_one_of_it_shut_out() {
     assert!(!two.log("link").contains(stood));
     let ready = one.get("/v2/health/ready").await.expect("who is shut out serves on");
     assert_eq!(ready.status, 200);
+    let check = program::run_in(one.dir.path(), &["check", "--config", "selvedge.toml"]).stdout;
+    let check = String::from_utf8(check).unwrap();
+    assert!(check.contains("none since") && check.contains(stood), "{check}");
     // It goes on trying, no more often than any broker that is down.
     let tries = one.log("link").matches(stood).count();
     assert!(tries < 10, "{tries}");
@@ -216,8 +219,11 @@ fn what_was_made_holds_before_openssl_and_modes_are_right() {
 #[test]
 fn a_mistake_is_told_and_changes_nothing() {
     let office = Office::new();
-    let cards = office.cards(2, 8883, &[]);
     let id = "00112233445566778899aabbccddeeff";
+    assert!(office.fails(&["provision", "revoke", id]).contains("no credentials were made"));
+    assert_eq!(office.run(&["provision", "list"]), "no credentials were made yet\n");
+    assert!(!office.path("repo/devices").exists());
+    let cards = office.cards(2, 8883, &[]);
     for (args, says) in [
         (&["provision", "--broker", "mqtt://b", "--out", "x"][..], "mqtts://HOST"),
         (&["provision", "--broker", "mqtts://me@b", "--out", "x"], "without one"),

@@ -7,6 +7,7 @@ use selvedge::config::{Broker, Identity, Tls};
 use selvedge::mqtt::{self, Dates, Event, Options, Sent};
 use selvedge::privacy::Kind;
 use selvedge::sys::{ManualClock, built, unix_now};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -210,6 +211,57 @@ async fn files_that_cannot_be_used_are_named_and_looked_at_again() {
     std::fs::copy(authority.ca(), &late).unwrap();
     connected(&mut events).await;
     handle.close().await;
+}
+
+/// What `selvedge check` finds: level, what, the rest of the line.
+fn check(dir: &Path, ca: &Path, own: &Pair) -> Vec<(String, String, String)> {
+    let config = format!(
+        "[device]\nid = \"{DEVICE}\"\n[link]\nbroker = \"mqtts://localhost\"\nca-file = {ca:?}\ncertificate-file = {:?}\n\
+         key-file = {:?}\n",
+        own.certificate, own.key
+    );
+    std::fs::write(dir.join("selvedge.toml"), config).unwrap();
+    let output = crate::program::run_in(dir, &["check", "--config", "selvedge.toml", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let findings = found["findings"].as_array().unwrap().iter();
+    findings.map(|f| (text(&f["level"]), text(&f["what"]), text(&f["found"]) + &text(&f["remedy"]))).collect()
+}
+
+const DEVICE: &str = "00112233445566778899aabbccddeeff";
+
+#[test]
+fn a_check_tells_what_is_wrong_with_the_files_before_anything_connects() {
+    let (authority, dir) = (Authority::new("ca"), tempfile::tempdir().unwrap());
+    let close = |pair: &Pair| std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let own = authority.client(DEVICE, 1);
+    close(&own);
+    let good = check(dir.path(), &authority.ca(), &own);
+    let level = |found: &[(String, String, String)], what: &str| {
+        let line = found.iter().find(|(_, name, _)| name == what);
+        line.unwrap_or_else(|| panic!("nothing on {what}: {found:?}")).clone()
+    };
+    for what in ["broker", "TLS authorities", "certificate", "certificate's key"] {
+        assert_eq!(level(&good, what).0, "ok", "{what}: {good:?}");
+    }
+    let since = i64::try_from((unix_now() - built()) / DAY as u64).unwrap();
+    let (ended, other) = (authority.until(DEVICE, 2, -since - 1), authority.client("other", 3));
+    let open = authority.client(DEVICE, 4);
+    [&ended, &other].into_iter().for_each(close);
+    let pair =
+        |certificate: &Pair, key: &Pair| Pair { certificate: certificate.certificate.clone(), key: key.key.clone() };
+    let absent = Pair { certificate: "/nowhere/device.pem".into(), key: own.key.clone() };
+    for (own, what, expected, says) in [
+        (&ended, "certificate", "error", "it has ended"),
+        (&other, "certificate", "warning", "not this device's id"),
+        (&open, "certificate's key", "error", "open to all"),
+        (&pair(&own, &other), "TLS", "error", "is not that of the certificate"),
+        (&absent, "TLS", "error", "/nowhere/device.pem is not there"),
+        (&pair(&Pair { certificate: own.key.clone(), key: own.key.clone() }, &own), "TLS", "error", "none as PEM"),
+    ] {
+        let (level, _, text) = level(&check(dir.path(), &authority.ca(), own), what);
+        assert!(level == expected && text.contains(says), "{says:?}: {level} {text}");
+    }
 }
 
 /// Attempts in five seconds against such a broker, and the last reason.

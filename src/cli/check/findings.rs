@@ -1,10 +1,12 @@
 //! What `check` looks at.
 
+use super::super::plain;
 use super::tls;
 use crate::config::{self, Broker, Config, DeviceId, IdError};
 use crate::engine::Settings;
 use crate::enrol::looks_like_root;
-use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk};
+use crate::link::Session;
+use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk, date};
 use serde::Serialize;
 use std::fs::Metadata;
 use std::io;
@@ -72,6 +74,7 @@ pub(super) fn all(config: &Config, id: &Result<DeviceId, IdError>) -> Vec<Findin
     all.push(line(&config.link.broker));
     all.push(password(&config.link.broker));
     all.extend(config.link.broker.tls.iter().flat_map(|tls| tls::all(tls, id.as_ref().ok().copied())));
+    all.push(session(&config.link.state));
     all.push(kernels(engine));
     all.push(threads(engine));
     all.push(seccomp(engine.deny_network));
@@ -216,6 +219,20 @@ fn line(broker: &Broker) -> Finding {
             what,
             format!("{address}, in the clear"),
             "who can listen on the line reads status, metrics and password: `selvedge provision` prepares mqtts://",
+        ),
+    }
+}
+
+/// As the link saw it last; nobody is called.
+fn session(state: &Path) -> Finding {
+    let what = "session";
+    match Session::last(&RealDisk, state) {
+        None => Finding::ok(what, "nothing known: the link has not run yet, or this is not asked by root"),
+        Some(Session { since, lost: None }) => Finding::ok(what, format!("with the broker, since {}", date(since))),
+        Some(Session { since, lost: Some(reason) }) => Finding::warning(
+            what,
+            format!("none since {}: {}", date(since), plain(&reason)),
+            "journalctl -u selvedge-link shows each attempt",
         ),
     }
 }

@@ -293,6 +293,9 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 fn revoke(args: &Revoke) -> anyhow::Result<()> {
+    if Devices::list(&RealDisk, &args.dir.dir)?.is_empty() {
+        bail!("no credentials were made in {} yet", shown(&args.dir.dir));
+    }
     let (_repository, mut devices) = open(&args.dir)?;
     let count =
         devices.revoke(&args.name).map_err(|e| advise(e, "revoke", "`selvedge provision list --all` shows all"))?;
