@@ -3,7 +3,7 @@
 use super::super::publish::{DirArg, shown};
 use super::super::{Align, Table, advise, print};
 use crate::config::{Address, DeviceId, group_name};
-use crate::enrol::{Credential, Devices, Issue, Kind, Request};
+use crate::enrol::{BrokerFiles, Credential, Devices, Issue, Kind, Made, Request};
 use crate::publish::Repository;
 use crate::sys::{Access, Disk as _, RealDisk, date, unix_now};
 use anyhow::bail;
@@ -177,29 +177,32 @@ fn cards(args: Make) -> anyhow::Result<()> {
         made.push(devices.provision(&request, &root, &card)?);
     }
     let files = devices.broker_files()?;
-    if args.json {
-        let cards: Vec<_> = made
-            .iter()
-            .map(|made| serde_json::json!({ "id": made.id.to_string(), "card": made.card, "revoked": made.replaced }))
-            .collect();
-        let value = serde_json::json!({ "cards": cards, "revoked": files.revoked, "passwords": files.passwords });
-        return print(&format!("{value:#}\n"));
-    }
+    print(&if args.json { cards_json(&made, &files) } else { cards_text(&made, &files, args.password) })
+}
+
+fn cards_json(made: &[Made], files: &BrokerFiles) -> String {
+    let card =
+        |made: &Made| serde_json::json!({ "id": made.id.to_string(), "card": made.card, "revoked": made.replaced });
+    let cards: Vec<_> = made.iter().map(card).collect();
+    format!("{:#}\n", serde_json::json!({ "cards": cards, "revoked": files.revoked, "passwords": files.passwords }))
+}
+
+fn cards_text(made: &[Made], files: &BrokerFiles, password: bool) -> String {
     let mut table = Table::new([("device", Align::Left), ("card", Align::Left), ("revoked", Align::Right)]);
-    for made in &made {
+    for made in made {
         table.row([made.id.to_string(), shown(&made.card), made.replaced.to_string()]);
     }
     let mut text = format!(
         "{table}\nnext: copy the card to the SD card's boot partition, as `selvedge`; or onto the board, and there: sudo selvedge \
          provision --install DIR\nthe card alone holds the secret: remove it once the board has it\n"
     );
-    if let Some(passwords) = files.passwords.filter(|_| args.password) {
-        text += &passwords_text(&passwords);
+    if let Some(passwords) = files.passwords.as_ref().filter(|_| password) {
+        text += &passwords_text(passwords);
     }
     if made.iter().any(|made| made.replaced > 0) {
         text += &revoked_text(&files.revoked);
     }
-    print(&text)
+    text
 }
 
 fn broker(args: &Broker) -> anyhow::Result<()> {
