@@ -21,6 +21,7 @@
 //! ipc/          the protocol between engine and link
 //! mqtt/         the session: connect, backoff, subscriptions; the only user of the MQTT crate
 //! link/         the link role: mqtt <-> ipc
+//! enrol/        a board's id, credentials and root of trust: made, taken over, taken back
 //! publish/      the operator: TUF repository, delta making, publishing, fleet view
 //! compress/     a float model and data -> a small int8 model (feature `compress`)
 //! device/       the roles of a device put together: engine, link, both on one console
@@ -47,12 +48,13 @@
 //! serve    -> engine bundle tensor
 //! update   -> engine store trust audit inbox bundle privacy ipc tensor
 //! mqtt     -> privacy
+//! enrol    -> mqtt
 //! link     -> mqtt ipc privacy bundle
 //! publish  -> mqtt bundle trust privacy store inbox
 //! compress -> engine onnx bundle tensor
 //! device   -> engine serve update inbox store trust link mqtt ipc privacy bundle tensor
 //! demo     -> device engine publish mqtt trust bundle privacy tensor
-//! cli      -> device demo publish compress onnx mqtt trust audit inbox bundle privacy engine tensor serve store update
+//! cli      -> device demo enrol link publish compress onnx mqtt trust audit inbox bundle privacy engine tensor serve store update
 //! ```
 //! Every module may use `sys` and its own section of `config`; a room's `tests.rs` may use any room,
 //! to play its neighbours. `main` calls `cli`.
@@ -72,6 +74,7 @@ pub mod config;
 pub mod demo;
 pub mod device;
 pub mod engine;
+pub mod enrol;
 pub mod inbox;
 pub mod ipc;
 pub mod kernels;

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 500;
 
 /// Words that only some rooms may use, and why.
-const ONLY_IN: [(&str, &[&str], &str); 6] = [
+const ONLY_IN: [(&str, &[&str], &str); 9] = [
     ("rumqttc", &["mqtt"], "its faults are contained there"),
     ("rumqttd", &["demo"], "the embedded broker is for the demo"),
     ("tract", &["engine"], "another engine must be able to replace it"),
     ("tough", &["trust", "publish"], "its faults are contained there"),
+    ("tokio_rustls", &["mqtt"], "certificates are judged in one place"),
+    ("rcgen", &["enrol"], "one room makes certificates"),
+    ("toml_edit", &["enrol"], "one room changes a configuration"),
     ("std::fs::rename", &["sys"], "tests cut the power there"),
     (
         "clippy::disallowed_methods",
@@ -54,6 +57,24 @@ fn arrows_form_no_circle() {
         });
     }
     assert!(arrows.is_empty(), "these point at each other: {arrows:?}");
+}
+
+/// `rumqttc`'s own TLS would bring rustls-webpki 0.102 (RUSTSEC-2026-0049, -0098, -0099, -0104) and rustls-pemfile
+/// (RUSTSEC-2025-0134); 0.103.13 has all of them mended.
+#[test]
+fn no_tls_with_open_advisories_is_locked() {
+    let lock = include_str!("../Cargo.lock");
+    let versions = |name: &str| -> Vec<Vec<u32>> {
+        let head = format!("name = \"{name}\"\nversion = \"");
+        let found = lock.split(&head).skip(1).map(|rest| rest.split('"').next().unwrap());
+        found.map(|version| version.split('.').map(|part| part.parse().unwrap()).collect()).collect()
+    };
+    let webpki = versions("rustls-webpki");
+    assert!(webpki.len() == 1 && webpki[0] >= vec![0, 103, 13], "{webpki:?}");
+    assert_eq!(versions("rustls").len(), 1, "one TLS");
+    for absent in ["webpki", "rustls-pemfile", "openssl-sys", "native-tls"] {
+        assert!(versions(absent).is_empty(), "{absent}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Mosquitto, and what it says of itself.
 
 use selvedge::config;
-use selvedge::mqtt::{self, Backoff, Event};
+use selvedge::mqtt::{self, Backoff, Dates, Event};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -74,7 +74,13 @@ impl Broker {
     /// Bytes that it has sent since its start.
     pub async fn sent(&self) -> u64 {
         let broker = address(self.port);
-        let options = mqtt::Options { broker, client_id: "bench-sys".into(), will: None, backoff: Backoff::default() };
+        let options = mqtt::Options {
+            broker,
+            client_id: "bench-sys".into(),
+            will: None,
+            backoff: Backoff::default(),
+            dates: Dates::of_operator(),
+        };
         let (handle, mut events) = mqtt::start(options, Box::new(|_| {})).unwrap();
         handle.subscribe("$SYS/broker/bytes/sent").await;
         let said = timeout(Duration::from_secs(30), async {
@@ -118,5 +124,6 @@ pub fn address(port: u16) -> config::Broker {
         username: None,
         password_file: None,
         keep_alive: Duration::from_secs(60),
+        tls: None,
     }
 }

@@ -1,11 +1,10 @@
 //! `selvedge audit`: what this device decided, and whether its log still holds together.
 
-use super::ledger::date;
 use super::{Align, ConfigArg, Table, advise, print};
 use crate::audit::{self, Chain, ChainError, Decision, Line};
 use crate::bundle::Digest;
 use crate::privacy::Measure;
-use crate::sys::RealDisk;
+use crate::sys::{RealDisk, date};
 use anyhow::anyhow;
 use serde::Serialize;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 //! It looks and changes nothing; the broker is not called.
 
 mod findings;
+mod tls;
 
 use super::{Align, ConfigArg, Table, print};
 use crate::config::{Config, DeviceId};
@@ -11,7 +12,7 @@ use findings::{Finding, Level};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Check the configuration and what it needs on this machine: directories, modes, root of trust, sockets, device id.
+/// Check the configuration and what it needs on this machine: directories, modes, root of trust, sockets, certificates, device id.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   selvedge check                                    the installed configuration

@@ -2,7 +2,7 @@
 
 use super::{Align, ConfigArg, Table, advise, bytes, plain, print};
 use crate::privacy::{Entry, Kind, Ledger, LedgerError, totals};
-use crate::sys::RealDisk;
+use crate::sys::{RealDisk, date};
 use anyhow::anyhow;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -101,38 +101,4 @@ fn text(args: &Args, entries: &[Entry]) -> String {
 fn kind_name(kind: Kind) -> String {
     let value = serde_json::to_value(kind).ok();
     value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// Seconds since 1970 as a date in UTC (days to civil date after Howard Hinnant's `civil_from_days`).
-pub(super) fn date(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_become_dates() {
-        for (seconds, expected) in [
-            (0, "1970-01-01 00:00:00Z"),
-            (951_782_399, "2000-02-28 23:59:59Z"),
-            (951_782_400, "2000-02-29 00:00:00Z"),
-            (4_107_542_399, "2100-02-28 23:59:59Z"),
-            (4_107_542_400, "2100-03-01 00:00:00Z"),
-        ] {
-            assert_eq!(date(seconds), expected);
-        }
-        // Whatever a line says, it is shown.
-        assert!(date(u64::MAX / 2).ends_with('Z'));
-    }
 }

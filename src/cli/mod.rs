@@ -6,6 +6,8 @@
 
 mod audit;
 mod bench;
+#[cfg(feature = "operator")]
+mod broker;
 mod check;
 #[cfg(feature = "compress")]
 mod compress;
@@ -19,6 +21,7 @@ mod logging;
 mod model_file;
 #[cfg(feature = "operator")]
 mod pack;
+mod provision;
 #[cfg(feature = "operator")]
 mod publish;
 #[cfg(feature = "operator")]
@@ -68,6 +71,7 @@ enum Command {
     Ledger(ledger::Args),
     Audit(audit::Args),
     Status(status::Args),
+    Provision(Box<provision::Args>),
     #[cfg(feature = "operator")]
     Demo(demo::Args),
     #[cfg(feature = "operator")]
@@ -109,6 +113,7 @@ impl Command {
             Self::Ledger(args) => ledger::run(&args),
             Self::Audit(args) => audit::run(&args),
             Self::Status(args) => run(status::run(&args)),
+            Self::Provision(args) => provision::run(*args).map(|()| ExitCode::SUCCESS),
             #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
             #[cfg(feature = "operator")]
@@ -152,7 +157,8 @@ async fn succeed(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::R
 }
 
 /// What `selvedged`, the name that the package gives a device's daemon, shows in its help.
-const DEVICE: [&str; 9] = ["engine", "link", "run", "check", "inspect", "bench", "ledger", "audit", "status"];
+const DEVICE: [&str; 10] =
+    ["engine", "link", "run", "check", "inspect", "bench", "ledger", "audit", "status", "provision"];
 
 /// Reads the command line, runs the command, tells how it ended.
 pub fn main() -> ExitCode {

@@ -1,19 +1,16 @@
 //! `selvedge publish`: a model to those who are to run it.
 
+use super::broker::BrokerArgs;
 use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
 use crate::config;
-use crate::publish::{
-    Audience, Board as _, BoardError, Passphrase, Publication, PublishOptions, Release, Repository, connect, upload,
-};
+use crate::publish::{Audience, Passphrase, Publication, PublishOptions, Release, Repository};
 use crate::store::read_model_dir;
 use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled};
 use crate::trust::Custom;
 use crate::update::{self, Board};
-use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use anyhow::Context as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Sign a model and put it on the board, for a group, single devices, or a share of them.
 #[derive(Debug, clap::Args)]
@@ -95,17 +92,6 @@ impl DirArg {
     pub fn passphrase(&self) -> Passphrase {
         Passphrase::new(self.passphrase_file.clone())
     }
-}
-
-/// Where the board is.
-#[derive(Debug, clap::Args)]
-pub(super) struct BrokerArgs {
-    /// The broker: mqtt://[USER@]HOST[:PORT].
-    #[arg(long, value_name = "URL", value_parser = parse_broker)]
-    broker: Option<config::Broker>,
-    /// A file with the password of the broker's user.
-    #[arg(long, value_name = "FILE", requires = "broker")]
-    password_file: Option<PathBuf>,
 }
 
 impl Args {
@@ -236,54 +222,6 @@ fn json(release: &Release, audience: &Audience, publication: &Publication, left_
     format!("{value:#}\n")
 }
 
-impl BrokerArgs {
-    #[cfg(feature = "compress")]
-    pub fn is_none(&self) -> bool {
-        self.broker.is_none()
-    }
-}
-
-impl BrokerArgs {
-    /// The broker with its password file, where one was named.
-    pub fn address(&self) -> Option<config::Broker> {
-        let broker = self.broker.clone()?;
-        Some(config::Broker { password_file: self.password_file.clone(), ..broker })
-    }
-
-    /// Sends and notes that it was sent; false where no broker was named.
-    pub async fn send(&self, repository: &mut Repository, publication: &Publication) -> anyhow::Result<bool> {
-        let Some(address) = self.address() else {
-            return Ok(false);
-        };
-        let board = connect(&address).await.map_err(|error| {
-            let hint = "what was signed stands in the directory: run `selvedge refresh` with a broker that answers, it sends it";
-            super::advise(error, "send what the board lacks", hint)
-        })?;
-        let bar = ProgressBar::new(publication.posts.len() as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} messages, {elapsed}") {
-            bar.set_style(style);
-        }
-        upload(&board, publication, &mut |done, _| bar.set_position(done as u64)).await?;
-        bar.finish_and_clear();
-        board.close().await;
-        repository.confirm(publication)?;
-        Ok(true)
-    }
-
-    /// Clears topics; false where no broker was named.
-    pub async fn clear(&self, topics: impl IntoIterator<Item = &str>) -> anyhow::Result<bool> {
-        let Some(address) = self.address() else {
-            return Ok(false);
-        };
-        let board = connect(&address).await?;
-        for topic in topics {
-            board.post(topic, &[]).await.map_err(|error: BoardError| error)?;
-        }
-        board.close().await;
-        Ok(true)
-    }
-}
-
 fn parse_deltas(text: &str) -> anyhow::Result<usize> {
     let most = Custom::MAX_DELTAS;
     text.parse().ok().filter(|&deltas| deltas <= most).with_context(|| format!("a number from 0 to {most}"))
@@ -295,32 +233,6 @@ pub(super) fn parse_id(text: &str) -> anyhow::Result<[u8; 16]> {
         .ok()
         .context("a device id is 32 hexadecimal digits; `selvedge check` shows it")?;
     Ok(id)
-}
-
-fn parse_broker(text: &str) -> anyhow::Result<config::Broker> {
-    let url = url::Url::parse(text).context("a broker is written mqtt://HOST or mqtt://USER@HOST:PORT")?;
-    match url.scheme() {
-        "mqtt" => {}
-        "mqtts" => {
-            bail!("TLS is not supported yet; reach the broker through a tunnel (ssh -L, WireGuard) with mqtt://")
-        }
-        other => bail!("{other}:// is no broker's address; write mqtt://HOST"),
-    }
-    if url.password().is_some() {
-        bail!("a password in the address is seen by other users; put it in a file and give --password-file");
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-        bail!("nothing follows the port of a broker's address");
-    }
-    let host = url.host_str().filter(|host| !host.is_empty()).context("the address names no host")?;
-    let username = Some(url.username()).filter(|name| !name.is_empty()).map(str::to_owned);
-    Ok(config::Broker {
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-        port: url.port().unwrap_or(1883),
-        username,
-        password_file: None,
-        keep_alive: Duration::from_secs(60),
-    })
 }
 
 /// Warns of a root that ends soon: renewing it needs its keys, which may be far away.
@@ -339,33 +251,6 @@ pub(super) fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn broker_addresses_are_read() {
-        let broker = parse_broker("mqtt://alice@broker.local:1884").unwrap();
-        assert_eq!(
-            (broker.host.as_str(), broker.port, broker.username.as_deref()),
-            ("broker.local", 1884, Some("alice"))
-        );
-        assert_eq!(parse_broker("mqtt://10.0.0.1").unwrap().port, 1883);
-        assert_eq!(parse_broker("mqtt://[::1]:1").unwrap().host, "::1");
-    }
-
-    #[test]
-    fn addresses_that_would_surprise_are_refused() {
-        for (text, says) in [
-            ("broker.local", "mqtt://HOST"),
-            ("mqtts://broker.local", "tunnel"),
-            ("http://broker.local", "mqtt://HOST"),
-            ("mqtt://a:secret@broker.local", "--password-file"),
-            ("mqtt://broker.local/topic", "nothing follows"),
-            ("mqtt://", "no host"),
-        ] {
-            let error = parse_broker(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{text}: {error}");
-            assert!(!error.contains("secret"));
-        }
-    }
 
     #[test]
     fn device_ids_are_32_digits() {

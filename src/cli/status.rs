@@ -52,7 +52,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
     let show = async {
         #[cfg(feature = "operator")]
-        if let Some(broker) = args.fleet.broker() {
+        if let Some(broker) = args.fleet.broker()? {
             return fleet::run(&args.fleet, &broker, args.json, args.watch).await;
         }
         this_device(args).await

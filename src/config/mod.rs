@@ -3,11 +3,13 @@
 //! Invariant: a `Config` is complete and in bounds; no later code has to doubt it.
 //! Not here: the model's manifest (`bundle`). The commented reference is `config/selvedge.toml`.
 
+mod address;
 mod error;
 mod id;
 mod read;
 mod sections;
 
+pub use address::Address;
 pub use error::{ConfigError, Problem};
 pub use id::{DeviceId, IdError};
 pub use sections::group as group_name;
@@ -145,6 +147,25 @@ pub struct Broker {
     pub password_file: Option<PathBuf>,
     /// Seconds between signs of life; 60 s, at least 5.
     pub keep_alive: Duration,
+    /// Without it all goes in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// How we know the broker, and by what it knows us. Files are read anew for each attempt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM: the authorities that may vouch for the broker. Without it: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM: ours first, then what leads to the broker's authority.
+    pub certificate_file: PathBuf,
+    /// PEM, not under a passphrase.
+    pub key_file: PathBuf,
 }
 
 /// `[proxy]`: the loopback address that `selvedge run` forwards to the API's socket.

@@ -1,12 +1,12 @@
 //! Every key: its name, its default, its bounds.
 
+use super::address::{Address, quoted};
 use super::read::Reader;
-use super::{Broker, Config, Device, DeviceId, Engine, Link, Log, LogFormat, Proxy};
+use super::{Broker, Config, Device, DeviceId, Engine, Identity, Link, Log, LogFormat, Proxy, Tls};
 use crate::kernels::{Isa, IsaError, Threads};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
-use url::Url;
 
 const MIB: u64 = 1024 * 1024;
 /// Bytes of `sun_path` without the closing zero.
@@ -56,10 +56,11 @@ fn engine(r: &mut Reader) -> Engine {
 }
 
 fn link(r: &mut Reader) -> Link {
-    let (host, port) = r.text("link", "broker", broker).unwrap_or_else(|| ("localhost".into(), 1883));
+    let address = r.text("link", "broker", Address::without_user).unwrap_or_default();
     let broker = Broker {
-        host,
-        port,
+        tls: tls(r, address.tls),
+        host: address.host,
+        port: address.port,
         username: r.text("link", "username", username),
         password_file: r.text("link", "password-file", absolute),
         keep_alive: Duration::from_secs(r.whole("link", "keep-alive-seconds", 60, 5..=65_535)),
@@ -69,6 +70,29 @@ fn link(r: &mut Reader) -> Link {
         state: r.text("link", "state", absolute).unwrap_or_else(|| "/var/lib/selvedge-link".into()),
         ledger_limit: r.whole("link", "ledger-limit-mib", 4, 1..=32) * MIB,
     }
+}
+
+/// Files without TLS would not be used, and who named them believes that they are.
+fn tls(r: &mut Reader, wanted: bool) -> Option<Tls> {
+    let [ca_file, certificate, key] =
+        ["ca-file", "certificate-file", "key-file"].map(|key| (key, r.text("link", key, absolute)));
+    let named = [&ca_file, &certificate, &key].into_iter().filter(|(_, path)| path.is_some());
+    for (key, _) in named.filter(|_| !wanted) {
+        r.conflict("link", key, "is for TLS: it needs a `broker` that starts with mqtts://");
+    }
+    let identity = match (certificate.1, key.1) {
+        (Some(certificate_file), Some(key_file)) => Some(Identity { certificate_file, key_file }),
+        (None, None) => None,
+        (Some(_), None) => {
+            r.conflict("link", "certificate-file", "needs a `key-file` beside it");
+            None
+        }
+        (None, Some(_)) => {
+            r.conflict("link", "key-file", "needs a `certificate-file` beside it");
+            None
+        }
+    };
+    wanted.then_some(Tls { ca_file: ca_file.1, identity })
 }
 
 fn proxy(r: &mut Reader) -> Proxy {
@@ -117,27 +141,6 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn broker(text: &str) -> Result<(String, u16), String> {
-    let expected = "\"mqtt://host\" or \"mqtt://host:1883\" is expected";
-    let bad = || format!("{} is no broker: {expected}", quoted(text));
-    let url = Url::parse(text).map_err(|_| bad())?;
-    match url.scheme() {
-        "mqtt" => {}
-        "mqtts" | "ssl" | "tls" => return Err("TLS to the broker is not there yet: use mqtt:// on a network that you trust; updates are signed either way, status is readable".into()),
-        "ws" | "wss" => return Err(format!("MQTT over WebSocket is not there: {expected}")),
-        _ => return Err(bad()),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("credentials do not stand in the address: use `username` and `password-file`".into());
-    }
-    let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    match url.port().unwrap_or(1883) {
-        port @ 1.. if bare && (1..=255).contains(&host.len()) => Ok((host.to_owned(), port)),
-        _ => Err(bad()),
-    }
-}
-
 fn username(text: &str) -> Result<String, String> {
     let good = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
     good.then(|| text.to_owned()).ok_or_else(|| "1 to 256 bytes without control characters are expected".into())
@@ -174,10 +177,4 @@ fn format(text: &str) -> Result<LogFormat, String> {
         "journald" => Ok(LogFormat::Journald),
         _ => Err(format!("{} is no format: \"text\", \"json\" or \"journald\" is expected", quoted(text))),
     }
-}
-
-/// What stood in the file, shortened and safe to print.
-fn quoted(text: &str) -> String {
-    let short: String = text.chars().take(60).collect();
-    format!("{short:?}")
 }

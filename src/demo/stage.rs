@@ -108,6 +108,7 @@ impl Operator {
             client_id: "demo-operator".into(),
             will: None,
             backoff: Backoff { min: Duration::from_millis(100), ..Backoff::default() },
+            dates: mqtt::Dates::of_operator(),
         };
         let (handle, events) = mqtt::start(options, Box::new(|_| ()))?;
         let (to, status) = watch::channel(None);

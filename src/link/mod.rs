@@ -10,9 +10,11 @@ mod board;
 mod bridge;
 mod engine;
 mod fetch;
+mod noted;
 mod outbox;
 mod run;
 
+pub use noted::Session;
 pub use run::{LinkError, Options, run};
 
 #[cfg(test)]
@@ -20,11 +22,12 @@ mod tests {
     use crate::ipc::{Fetch, ToLink};
     use crate::privacy::Tell;
 
-    const SOURCES: [&str; 6] = [
+    const SOURCES: [&str; 7] = [
         include_str!("board.rs"),
         include_str!("bridge.rs"),
         include_str!("engine.rs"),
         include_str!("fetch.rs"),
+        include_str!("noted.rs"),
         include_str!("outbox.rs"),
         include_str!("run.rs"),
     ];

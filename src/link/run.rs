@@ -5,13 +5,14 @@
 
 use super::bridge::{Action, Bridge};
 use super::engine::{EngineEvent, dial};
+use super::noted::Noted;
 use super::outbox::{Done, Due, Outbox};
 use crate::bundle::topics;
 use crate::config::{self, DeviceId};
 use crate::ipc::ToEngine;
 use crate::mqtt::{self, Event, Handle, PublishError, Sent, Will};
 use crate::privacy::{Entry, Kind, Ledger, LedgerError};
-use crate::sys::{Disk, boot_id, unix_now};
+use crate::sys::{Disk, RealClock, boot_id, unix_now};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -54,13 +55,15 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         client_id: options.device.to_string(),
         will: Some(Will { topic: topics::device_online(options.device), bytes: online(false, boot).into() }),
         backoff: options.backoff,
+        dates: mqtt::Dates::of_device(Arc::new(RealClock::new())),
     };
     let (handle, mut events) = mqtt::start(session, write_down(ledger))?;
     let (sender, mut engine) = mpsc::channel(16);
     // Dropped, and so ended, when this function returns.
     let mut dialer = JoinSet::new();
     dialer.spawn(dial(options.engine_socket, sender));
-    let mut driver = Driver::new(handle, options.device, boot);
+    let noted = Noted::new(options.disk, &options.config.state);
+    let mut driver = Driver::new(handle, options.device, boot, noted);
     tokio::pin!(shutdown);
     let result = loop {
         driver.publish_next();
@@ -103,6 +106,7 @@ struct Driver {
     handle: Handle,
     device: DeviceId,
     boot: u128,
+    noted: Noted,
     bridge: Bridge,
     outbox: Outbox,
     publishing: Option<Publishing>,
@@ -112,11 +116,12 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(handle: Handle, device: DeviceId, boot: u128) -> Self {
+    fn new(handle: Handle, device: DeviceId, boot: u128, noted: Noted) -> Self {
         Self {
             handle,
             device,
             boot,
+            noted,
             bridge: Bridge::new(),
             outbox: Outbox::default(),
             publishing: None,
@@ -155,10 +160,12 @@ impl Driver {
         let actions = match event {
             Event::Connected => {
                 tracing::info!("the session with the broker stands");
+                self.noted.note(None);
                 self.outbox.session(true);
                 self.bridge.session(true)
             }
-            Event::Disconnected { .. } => {
+            Event::Disconnected { reason, .. } => {
+                self.noted.note(Some(&reason));
                 self.outbox.session(false);
                 self.bridge.session(false)
             }
@@ -214,7 +221,8 @@ impl Driver {
         }));
     }
 
-    async fn leave(self) {
+    async fn leave(mut self) {
+        self.noted.note(Some("the link was stopped"));
         // Until now one publish after the other, and this is the last.
         drop(self.publishing);
         if !self.outbox.is_connected() {

@@ -5,6 +5,8 @@
 //! carried over into the next but the set of wanted filters.
 //! Not here: topics and their meaning (`link`, `publish`), the ledger (`privacy`).
 //!
+//! TLS is rustls with aws-lc, as tough has them; rumqttc's own is left out: it knows no dates but the system clock's.
+//!
 //! From rumqttc come the packets of MQTT 5 and their encoding. Rejected: its event loop. It retries
 //! without a pause, replays its queue, stalls on colliding packet ids (bytebeamio/rumqtt#1056), gives up the
 //! connection at a packet over its limit and comes back for the same packet (#884, #924), takes a
@@ -12,13 +14,19 @@
 
 mod backoff;
 mod conn;
+mod dates;
+mod files;
 mod handle;
 mod reason;
 mod session;
+mod tls;
 mod wire;
 
 pub use backoff::{Backoff, Retry};
+pub use dates::Dates;
+pub use files::{Certificate, TlsFiles, tls_files};
 pub use handle::{Handle, PublishError, StartError, start};
+pub use tls::TlsError;
 pub use wire::MAX_PACKET;
 
 use crate::config;
@@ -33,6 +41,8 @@ pub struct Options {
     pub client_id: String,
     pub will: Option<Will>,
     pub backoff: Backoff,
+    /// By which time the broker's certificate is judged.
+    pub dates: Dates,
 }
 
 /// What the broker publishes, retained, when we are gone without a word.

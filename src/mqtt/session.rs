@@ -8,6 +8,7 @@ use super::backoff::Retry;
 use super::conn::Conn;
 use super::handle::{Publish, Shared};
 use super::reason::Lost;
+use super::tls::{self, Line};
 use super::{Event, OnSent, Options};
 use crate::sys::{Disk as _, RealDisk};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet};
@@ -15,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -27,6 +28,21 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events that may wait for the caller before reading stops.
 const MAX_EVENTS: usize = 64;
 const MAX_PASSWORD: u64 = 4096;
+
+/// A connection's two directions.
+struct Stream {
+    read: ReadHalf<Box<dyn Line>>,
+    write: WriteHalf<Box<dyn Line>>,
+    /// TLS may hold back what it took.
+    held: bool,
+}
+
+impl Stream {
+    fn new(line: Box<dyn Line>) -> Self {
+        let (read, write) = tokio::io::split(line);
+        Self { read, write, held: false }
+    }
+}
 
 /// What the caller wants, besides publishing.
 #[derive(Debug)]
@@ -119,7 +135,7 @@ impl Session {
         }
     }
 
-    async fn connect(&mut self) -> Result<(TcpStream, Conn), Lost> {
+    async fn connect(&mut self) -> Result<(Stream, Conn), Lost> {
         let password = password(&self.options)?;
         let mut conn = Conn::open(&self.options, password, Instant::now())?;
         let until = Instant::now() + CONNECT_TIMEOUT;
@@ -151,7 +167,7 @@ impl Session {
     }
 
     /// Carries a session until it is lost, or closed as the caller wished.
-    async fn serve(&mut self, mut stream: TcpStream, mut conn: Conn) -> Result<(), Lost> {
+    async fn serve(&mut self, mut stream: Stream, mut conn: Conn) -> Result<(), Lost> {
         self.tell(Event::Connected);
         conn.subscribe(&self.wanted);
         let result = loop {
@@ -170,7 +186,7 @@ impl Session {
     }
 
     /// One thing that happens: bytes either way, a wish, a deadline.
-    async fn step(&mut self, stream: &mut TcpStream, conn: &mut Conn) -> Result<ControlFlow<()>, Lost> {
+    async fn step(&mut self, stream: &mut Stream, conn: &mut Conn) -> Result<ControlFlow<()>, Lost> {
         self.take_packets(conn)?;
         if let Some(closing) = &self.closing
             && (self.drained && conn.is_idle() || Instant::now() >= closing.until)
@@ -179,9 +195,10 @@ impl Session {
         }
         let due = self.closing.as_ref().map_or(conn.deadline(), |c| c.until.min(conn.deadline()));
         let taken = self.waiting.is_empty();
-        let (mut read, mut write) = stream.split();
+        let Stream { read, write, held } = stream;
         tokio::select! {
-            count = write.write(conn.outbox.bytes()), if !conn.outbox.bytes().is_empty() => {
+            count = push(write, conn.outbox.bytes()), if *held || !conn.outbox.bytes().is_empty() => {
+                *held = !conn.outbox.bytes().is_empty();
                 conn.wrote(count?, Instant::now(), &mut self.on_sent);
             }
             count = read.read_buf(conn.inbox.space()), if taken && !conn.is_choked() => match count? {
@@ -214,13 +231,10 @@ impl Session {
         Ok(())
     }
 
-    async fn say_goodbye(&mut self, stream: &mut TcpStream, conn: &mut Conn) -> Result<(), Lost> {
+    async fn say_goodbye(&mut self, stream: &mut Stream, conn: &mut Conn) -> Result<(), Lost> {
         conn.disconnect()?;
-        while !conn.outbox.bytes().is_empty() {
-            let count = stream.write(conn.outbox.bytes()).await?;
-            conn.wrote(count, Instant::now(), &mut self.on_sent);
-        }
-        Ok(stream.shutdown().await?)
+        write_out(&mut stream.write, conn, &mut self.on_sent).await?;
+        Ok(stream.write.shutdown().await?)
     }
 
     fn control(&mut self, control: Option<Control>, conn: Option<&mut Conn>) {
@@ -269,21 +283,41 @@ async fn room(events: &mpsc::Sender<Event>) {
 }
 
 /// Connects, says CONNECT, and waits for the broker's yes.
-async fn greet(options: &Options, conn: &mut Conn, on_sent: &mut OnSent) -> Result<TcpStream, Lost> {
+async fn greet(options: &Options, conn: &mut Conn, on_sent: &mut OnSent) -> Result<Stream, Lost> {
     let (host, port) = (options.broker.host.as_str(), options.broker.port);
+    let tls = options.broker.tls.as_ref();
+    let tls = tls.map(|tls| tls::connector(&RealDisk, tls, host, options.dates.clone())).transpose()?;
     let failed = |source| Lost::Connect { address: format!("{host}:{port}"), source };
-    let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    stream.set_nodelay(true)?;
-    while !conn.outbox.bytes().is_empty() {
-        let count = stream.write(conn.outbox.bytes()).await?;
-        conn.wrote(count, Instant::now(), on_sent);
+    let socket = TcpStream::connect((host, port)).await.map_err(failed)?;
+    socket.set_nodelay(true)?;
+    let mut stream = Stream::new(tls::wrap(socket, tls).await.map_err(Lost::in_handshake)?);
+    if let Err(broken) = write_out(&mut stream.write, conn, on_sent).await {
+        // A broker that refuses our certificate hangs up, and has said why.
+        return Err(await_answer(&mut stream, conn).await.err().filter(Lost::is_tls).unwrap_or(broken));
     }
     let ack = await_answer(&mut stream, conn).await?;
     conn.accepted(&ack)?;
     Ok(stream)
 }
 
-async fn await_answer(stream: &mut TcpStream, conn: &mut Conn) -> Result<ConnAck, Lost> {
+/// Writes what waits, to the last byte.
+async fn write_out(write: &mut WriteHalf<Box<dyn Line>>, conn: &mut Conn, on_sent: &mut OnSent) -> Result<(), Lost> {
+    while !conn.outbox.bytes().is_empty() {
+        let count = write.write(conn.outbox.bytes()).await?;
+        conn.wrote(count, Instant::now(), on_sent);
+    }
+    Ok(write.flush().await?)
+}
+
+/// Writes some of the bytes, or without any what is held back. Safe to cancel.
+async fn push(write: &mut WriteHalf<Box<dyn Line>>, bytes: &[u8]) -> std::io::Result<usize> {
+    match bytes {
+        [] => write.flush().await.map(|()| 0),
+        some => write.write(some).await,
+    }
+}
+
+async fn await_answer(stream: &mut Stream, conn: &mut Conn) -> Result<ConnAck, Lost> {
     loop {
         if let Some(packet) = conn.next_packet()? {
             if let Packet::ConnAck(ack) = packet {
@@ -292,7 +326,7 @@ async fn await_answer(stream: &mut TcpStream, conn: &mut Conn) -> Result<ConnAck
             conn.handle(packet)?;
             return Err(Lost::Unexpected("something before the answer to CONNECT"));
         }
-        if stream.read_buf(conn.inbox.space()).await? == 0 {
+        if stream.read.read_buf(conn.inbox.space()).await? == 0 {
             return Err(Lost::Closed);
         }
         conn.read(Instant::now());

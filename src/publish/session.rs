@@ -2,7 +2,7 @@
 
 use super::board::{Board, BoardError};
 use crate::config;
-use crate::mqtt::{self, Backoff, Event, Handle, PublishError};
+use crate::mqtt::{self, Backoff, Dates, Event, Handle, PublishError};
 use crate::privacy::Kind;
 use bytes::Bytes;
 use std::time::Duration;
@@ -49,6 +49,7 @@ async fn open_within(broker: &config::Broker, limit: Duration) -> Result<(Handle
         will: None,
         // A person waits.
         backoff: Backoff { first: Duration::from_secs(2), max: Duration::from_secs(5), ..Backoff::default() },
+        dates: Dates::of_operator(),
     };
     let (handle, mut events) = mqtt::start(options, Box::new(|_| ())).map_err(|e| failed(e.into()))?;
     let mut reason = format!("no answer within {limit:?}");
@@ -113,6 +114,7 @@ mod tests {
             username: None,
             password_file: None,
             keep_alive: Duration::from_secs(60),
+            tls: None,
         };
         let error = connect_within(&broker, Duration::from_millis(500)).await.unwrap_err();
         assert!(error.to_string().contains(&port.to_string()), "{error}");

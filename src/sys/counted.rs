@@ -3,7 +3,7 @@
 //! Counted are the bytes that are handed over and the syncs, each of which costs the card a block or more, by the first
 //! name below one directory. Not counted: what the file system adds (its journal, directories, whole blocks).
 
-use super::disk::{Disk, DiskError};
+use super::disk::{Access, Disk, DiskError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,6 +103,10 @@ impl Disk for CountedDisk {
 
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError> {
         self.disk.remove_dir(dir)
+    }
+
+    fn protect(&self, path: &Path, access: Access) -> Result<(), DiskError> {
+        self.disk.protect(path, access)
     }
 
     fn free(&self, path: &Path) -> Result<u64, DiskError> {

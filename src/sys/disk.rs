@@ -31,6 +31,19 @@ impl DiskError {
     }
 }
 
+/// Who may read a file, besides its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub mode: u32,
+    pub group: Option<u32>,
+}
+
+impl Access {
+    /// Its owner alone.
+    pub const PRIVATE: Self = Self { mode: 0o600, group: None };
+    pub const PUBLIC: Self = Self { mode: 0o644, group: None };
+}
+
 /// Single operations; nothing is durable until `sync` (contents) and `sync_dir` (names) return.
 pub trait Disk: Send + Sync + std::fmt::Debug {
     /// The whole file, or `None` when there is none; an error when it is larger than `limit` bytes.
@@ -54,6 +67,8 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn remove(&self, path: &Path) -> Result<(), DiskError>;
     /// Removes a directory and all below it; none there is no error.
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError>;
+    /// Sets who may read a file.
+    fn protect(&self, path: &Path, access: Access) -> Result<(), DiskError>;
     /// Bytes free for us on the file system that holds `path`.
     fn free(&self, path: &Path) -> Result<u64, DiskError>;
 
@@ -70,6 +85,21 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
         let new = with_suffix(path, ".new");
         self.create_dir(dir)?;
         self.write(&new, bytes)?;
+        self.sync(&new)?;
+        self.rename(&new, path)?;
+        self.sync_dir(dir)
+    }
+
+    /// As `commit`, of a file that nobody else may read at any moment.
+    fn commit_as(&self, path: &Path, bytes: &[u8], access: Access) -> Result<(), DiskError> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let new = with_suffix(path, ".new");
+        self.create_dir(dir)?;
+        self.remove(&new)?;
+        // Protected while it holds nothing.
+        self.write(&new, &[])?;
+        self.protect(&new, access)?;
+        self.append(&new, bytes)?;
         self.sync(&new)?;
         self.rename(&new, path)?;
         self.sync_dir(dir)
@@ -203,6 +233,14 @@ impl Disk for RealDisk {
 
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError> {
         absent_is_fine(fs::remove_dir_all(dir)).map_err(|e| DiskError::io("remove", dir, e))
+    }
+
+    fn protect(&self, path: &Path, access: Access) -> Result<(), DiskError> {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let group = access.group.map_or(Ok(()), |group| chown(path, None, Some(group)));
+        group
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(access.mode)))
+            .map_err(|e| DiskError::io("set owner and mode of", path, e))
     }
 
     fn free(&self, path: &Path) -> Result<u64, DiskError> {

@@ -5,7 +5,7 @@
 //! append: those file systems write whole sectors and leave the blocks before the end alone. Not modelled: bad
 //! sectors (the digests of what is stored find those).
 
-use super::disk::{Disk, DiskError};
+use super::disk::{Access, Disk, DiskError};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -271,6 +271,13 @@ impl Disk for FaultyDisk {
     fn remove_dir(&self, dir: &Path) -> Result<(), DiskError> {
         self.change("remove", dir, false)?.names.retain(|path, _| !path.starts_with(dir));
         Ok(())
+    }
+
+    fn protect(&self, path: &Path, _: Access) -> Result<(), DiskError> {
+        match self.change("set owner and mode of", path, false)?.names.contains_key(path) {
+            true => Ok(()),
+            false => Err(missing("set owner and mode of", path)),
+        }
     }
 
     fn free(&self, path: &Path) -> Result<u64, DiskError> {

@@ -12,9 +12,9 @@ mod memory;
 mod process;
 mod throttle;
 
-pub use clock::{Clock, ManualClock, RealClock, unix_now};
+pub use clock::{Clock, ManualClock, RealClock, built, date, unix_now};
 pub use counted::{CountedDisk, Written};
-pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};
+pub use disk::{Access, Disk, DiskError, RealDisk, Stamp, open_plain};
 pub use faulty::{FaultyDisk, Torn};
 pub use memory::memory_limit;
 pub use process::{

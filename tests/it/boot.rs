@@ -3,6 +3,7 @@
 //!
 //! Needs root, systemd-nspawn and overlay mounts; where they are not there it says so and skips.
 
+use crate::program;
 use crate::systemd::{install, repository};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -56,6 +57,30 @@ pub fn answered() -> Option<String> {
     );
     let context = root.run(&story("selvedge.target selvedge-proxy.socket", &script))?;
     Some(format!("{}\n{context}", root.found("said")))
+}
+
+/// A card on the boot partition, and what the board is after its first boot: the card's id, then what was found.
+pub fn first_boot() -> Option<(String, String)> {
+    let office = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| program::text_in(office.path(), args);
+    run(&["trust", "init"]);
+    let made = run(&["provision", "--broker", "mqtts://localhost", "--groups", "shop", "--out", "card", "--json"]);
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let root = Booted::with(Path::new(env!("CARGO_BIN_EXE_selvedge")), |_| {});
+    let card = root.work.path().join("root/boot/firmware/selvedge");
+    fs::create_dir_all(&card).unwrap();
+    for file in fs::read_dir(office.path().join("card")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), card.join(file.file_name())).unwrap();
+        // As everything on a FAT partition.
+        fs::set_permissions(card.join(file.file_name()), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let script = format!(
+        "exec >/var/lib/said 2>&1; cd /etc/selvedge; cat selvedge.toml; stat -c \"%%n %%G %%a\" *; \
+         test -e /boot/firmware/selvedge || echo card gone; systemctl is-active selvedge-link | sed s/^/link\\ /; {JOURNAL}"
+    );
+    let context = root.run(&story("selvedge.target", &script))?;
+    Some((made["cards"][0]["id"].as_str().unwrap().to_owned(), format!("{}\n{context}", root.found("said"))))
 }
 
 /// A root with the package, and where it is staged.

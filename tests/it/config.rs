@@ -1,6 +1,6 @@
 //! The configuration: the reference is true, and mistakes are named.
 
-use selvedge::config::{Config, ConfigError, LogFormat};
+use selvedge::config::{Config, ConfigError, Identity, LogFormat, Tls};
 use selvedge::kernels::Isa;
 use selvedge::sys::{Disk as _, FaultyDisk};
 use std::path::Path;
@@ -23,7 +23,9 @@ fn with_every_key() -> String {
         let is_key = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
         (is_key && value.parse::<toml::Value>().is_ok()).then(|| bare.to_owned())
     };
-    REFERENCE.lines().map(|line| key(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+    // Some are for TLS alone.
+    let text: String = REFERENCE.lines().map(|line| key(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
+    text.replace("\"mqtt://localhost:1883\"", "\"mqtts://localhost\"")
 }
 
 #[test]
@@ -97,6 +99,20 @@ fn values_arrive() {
 }
 
 #[test]
+fn tls_arrives_with_its_files_and_half_a_pair_is_refused() {
+    let parse = |keys: &str| Config::parse(&format!("[link]\nbroker = \"mqtts://broker.lan\"\n{keys}"), "tls");
+    let broker = parse("").unwrap().link.broker;
+    assert_eq!((broker.port, broker.tls), (8883, Some(Tls::default())));
+    let (certificate, key) = ("certificate-file = \"/c.pem\"\n", "key-file = \"/c.key\"\n");
+    let tls = parse(&format!("ca-file = \"/ca.pem\"\n{certificate}{key}")).unwrap().link.broker.tls.unwrap();
+    let identity = Identity { certificate_file: "/c.pem".into(), key_file: "/c.key".into() };
+    assert_eq!(tls, Tls { ca_file: Some("/ca.pem".into()), identity: Some(identity) });
+    assert!(parse(certificate).unwrap_err().to_string().contains("needs a `key-file` beside it"));
+    assert!(parse(key).unwrap_err().to_string().contains("needs a `certificate-file` beside it"));
+    assert_eq!(Config::default().link.broker.tls, None);
+}
+
+#[test]
 fn a_mistyped_name_is_shown_with_its_line_and_the_nearest_known_one() {
     let told = refusal("[engine]\nqueue = 3\n\nworker = 2\n");
     assert_eq!(told, "test.toml: line 4: engine.worker: unknown key; did you mean `workers`?");
@@ -138,14 +154,17 @@ fn bad_values_are_refused_with_line_key_and_what_is_expected() {
         ("engine", "status-interval-seconds", "0", "from 1 to 86400"),
         ("engine", "factory", "[\"models\"]", "no absolute path"),
         ("engine", "inbox", "\"media/../inbox\"", "no absolute path"),
-        ("link", "broker", "\"mqtts://broker:8883\"", "TLS to the broker is not there yet"),
+        ("link", "broker", "\"tls://broker:8883\"", "is written mqtts://host"),
+        ("link", "ca-file", "\"/etc/ca.pem\"", "needs a `broker` that starts with mqtts://"),
+        ("link", "ca-file", "\"ca.pem\"", "no absolute path"),
         ("link", "broker", "\"broker.lan\"", "\"mqtt://host\""),
         ("link", "broker", "\"http://broker\"", "\"mqtt://host\""),
         ("link", "broker", "\"mqtt://\"", "\"mqtt://host\""),
         ("link", "broker", "\"mqtt://broker:0\"", "\"mqtt://host\""),
         ("link", "broker", "\"mqtt://broker:99999\"", "\"mqtt://host\""),
         ("link", "broker", "\"mqtt://broker/x?y\"", "\"mqtt://host\""),
-        ("link", "broker", "\"mqtt://me:secret@broker\"", "credentials do not stand in the address"),
+        ("link", "broker", "\"mqtt://me@broker\"", "credentials do not stand in the address"),
+        ("link", "broker", "\"mqtt://me:secret@broker\"", "a password does not stand in the address"),
         ("link", "username", "\"a\\nb\"", "control characters"),
         ("link", "keep-alive-seconds", "4", "from 5 to 65535"),
         ("link", "ledger-limit-mib", "0", "from 1 to 32"),

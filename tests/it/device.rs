@@ -414,8 +414,13 @@ impl Operator {
     /// The newest status that the device has told over the broker; the session outlives the broker.
     pub async fn watch(&self) -> watch::Receiver<Option<Status>> {
         let topic = topics::device_status(ID);
-        let options =
-            mqtt::Options { broker: broker(self.port), client_id: "watcher".into(), will: None, backoff: QUICK };
+        let options = mqtt::Options {
+            broker: broker(self.port),
+            client_id: "watcher".into(),
+            will: None,
+            backoff: QUICK,
+            dates: mqtt::Dates::of_operator(),
+        };
         let (handle, mut events) = mqtt::start(options, Box::new(|_| {})).unwrap();
         handle.subscribe(topic.clone()).await;
         let (to, status) = watch::channel(None);
@@ -436,7 +441,7 @@ impl Operator {
 
 fn broker(port: u16) -> Broker {
     let keep_alive = Duration::from_secs(60);
-    Broker { host: "127.0.0.1".into(), port, username: None, password_file: None, keep_alive }
+    Broker { host: "127.0.0.1".into(), port, username: None, password_file: None, keep_alive, tls: None }
 }
 
 /// A version of the digits, its label file made large by names that do not compress well, on

@@ -40,6 +40,7 @@ impl Rig {
             username: None,
             password_file: None,
             keep_alive: Duration::from_secs(60),
+            tls: None,
         };
         let options = link::Options {
             config: config::Link { broker, state: dir.path().join("state"), ledger_limit: 4 << 20 },
@@ -227,10 +228,12 @@ fn observer(port: u16) -> mqtt::Options {
             username: None,
             password_file: None,
             keep_alive: Duration::from_secs(60),
+            tls: None,
         },
         client_id: "observer".into(),
         will: None,
         backoff: QUICK,
+        dates: mqtt::Dates::of_operator(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests time the real machine")]
 
+mod authority;
 // Of tract's float arithmetic, which emulated takes minutes.
 #[cfg(not(target_arch = "aarch64"))]
 mod backend;
@@ -38,12 +39,14 @@ mod plan;
 mod poor_line;
 mod privacy;
 mod program;
+mod provision;
 #[cfg(feature = "compress")]
 mod prune;
 mod secrets;
 mod serve;
 mod status;
 mod systemd;
+mod tls;
 mod tools;
 mod trust;
 mod vectors;

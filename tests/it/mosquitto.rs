@@ -77,6 +77,13 @@ impl Mosquitto {
         panic!("Mosquitto did not save its state");
     }
 
+    /// Makes it read passwords, access lists and certificates again.
+    pub fn reload(&self) {
+        let id = rustix::process::Pid::from_child(self.process.as_ref().unwrap());
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
     /// As a power cut does it.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

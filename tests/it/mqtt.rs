@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use selvedge::config::Broker;
-use selvedge::mqtt::{self, Backoff, Event, Handle, MAX_PACKET, Message, Options, PublishError, Sent, Will};
+use selvedge::mqtt::{self, Backoff, Dates, Event, Handle, MAX_PACKET, Message, Options, PublishError, Sent, Will};
 use selvedge::privacy::Kind;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -32,10 +32,12 @@ fn options(port: u16, id: &str) -> Options {
             username: None,
             password_file: None,
             keep_alive: Duration::from_secs(60),
+            tls: None,
         },
         client_id: id.into(),
         will: None,
         backoff: QUICK,
+        dates: Dates::of_operator(),
     }
 }
 
@@ -60,7 +62,7 @@ pub async fn message(events: &mut Receiver<Event>) -> Message {
     timeout(LONG, wait).await.expect("a message in time")
 }
 
-async fn lost(events: &mut Receiver<Event>) -> String {
+pub async fn lost(events: &mut Receiver<Event>) -> String {
     let wait = async {
         loop {
             match events.recv().await.expect("the session goes on") {
@@ -73,7 +75,7 @@ async fn lost(events: &mut Receiver<Event>) -> String {
 }
 
 /// The most attempts that `QUICK` allows in this time, whatever the chance.
-fn most_attempts(time: Duration) -> u64 {
+pub fn most_attempts(time: Duration) -> u64 {
     (time.as_millis() / QUICK.min.as_millis()) as u64 + 2
 }
 

@@ -1,8 +1,12 @@
 //! What `check` looks at.
 
+use super::super::plain;
+use super::tls;
 use crate::config::{self, Broker, Config, DeviceId, IdError};
 use crate::engine::Settings;
-use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk};
+use crate::enrol::looks_like_root;
+use crate::link::Session;
+use crate::sys::{self, Clock as _, Disk as _, RealClock, RealDisk, date};
 use serde::Serialize;
 use std::fs::Metadata;
 use std::io;
@@ -44,7 +48,7 @@ impl Finding {
         Self { level: Level::Error, what, found: found.into(), remedy: Some(remedy.into()) }
     }
 
-    fn warning(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn warning(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { level: Level::Warning, what, found: found.into(), remedy: Some(remedy.into()) }
     }
 }
@@ -52,6 +56,8 @@ impl Finding {
 const MIB: u64 = 1024 * 1024;
 /// A model of the usual size, twice: the live one and the next.
 const LITTLE_ROOM: u64 = 64 * MIB;
+/// More is neither a password nor a key.
+const MAX_SECRET: u64 = 16 * 1024;
 /// More is no root of trust.
 const MAX_ROOT: u64 = 1024 * 1024;
 
@@ -65,7 +71,10 @@ pub(super) fn all(config: &Config, id: &Result<DeviceId, IdError>) -> Vec<Findin
     all.push(socket_directory("link socket", &engine.link_socket));
     all.push(root(&engine.root));
     all.extend(engine.factory.iter().map(|path| factory(path)));
+    all.push(line(&config.link.broker));
     all.push(password(&config.link.broker));
+    all.extend(config.link.broker.tls.iter().flat_map(|tls| tls::all(tls, id.as_ref().ok().copied())));
+    all.push(session(&config.link.state));
     all.push(kernels(engine));
     all.push(threads(engine));
     all.push(seccomp(engine.deny_network));
@@ -175,7 +184,7 @@ fn root(path: &Path) -> Finding {
             format!("{shown} is not there"),
             "no update is taken without it: copy the operator's root.json there",
         ),
-        Ok(Some(bytes)) if is_root(&bytes) => Finding::ok(what, shown.to_string()),
+        Ok(Some(bytes)) if looks_like_root(&bytes) => Finding::ok(what, shown.to_string()),
         Ok(Some(_)) => {
             Finding::error(what, format!("{shown} is no root.json"), "copy it again from the operator's repository")
         }
@@ -185,11 +194,6 @@ fn root(path: &Path) -> Finding {
             "it must be readable for the engine: chmod 0644",
         ),
     }
-}
-
-fn is_root(bytes: &[u8]) -> bool {
-    let json: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    json["signed"]["_type"] == "root" && json["signatures"].is_array()
 }
 
 fn factory(path: &Path) -> Finding {
@@ -203,26 +207,57 @@ fn factory(path: &Path) -> Finding {
     }
 }
 
+/// Whether others on the way can read along.
+fn line(broker: &Broker) -> Finding {
+    let what = "broker";
+    let address =
+        config::Address { host: broker.host.clone(), port: broker.port, tls: broker.tls.is_some(), username: None };
+    let here = matches!(broker.host.as_str(), "localhost" | "127.0.0.1" | "::1");
+    match broker.tls.is_some() || here {
+        true => Finding::ok(what, address.to_string()),
+        false => Finding::warning(
+            what,
+            format!("{address}, in the clear"),
+            "who can listen on the line reads status, metrics and password: `selvedge provision` prepares mqtts://",
+        ),
+    }
+}
+
+/// As the link saw it last; nobody is called.
+fn session(state: &Path) -> Finding {
+    let what = "session";
+    match Session::last(&RealDisk, state) {
+        None => Finding::ok(what, "nothing known: the link has not run yet, or this is not asked by root"),
+        Some(Session { since, lost: None }) => Finding::ok(what, format!("with the broker, since {}", date(since))),
+        Some(Session { since, lost: Some(reason) }) => Finding::warning(
+            what,
+            format!("none since {}: {}", date(since), plain(&reason)),
+            "journalctl -u selvedge-link shows each attempt",
+        ),
+    }
+}
+
 fn password(broker: &Broker) -> Finding {
     let what = "broker password";
-    let Some(path) = &broker.password_file else {
-        return Finding::ok(what, "none configured");
-    };
+    match &broker.password_file {
+        Some(path) => secret(what, path, "write the password alone into it"),
+        None => Finding::ok(what, "none configured"),
+    }
+}
+
+/// A file that is the link's alone.
+pub(super) fn secret(what: &'static str, path: &Path, remedy: &str) -> Finding {
     let shown = path.display();
     let meta = match std::fs::metadata(path) {
         Ok(meta) => meta,
-        Err(e) => return Finding::error(what, format!("{shown}: {e}"), "write the password alone into it"),
+        Err(e) => return Finding::error(what, format!("{shown}: {e}"), remedy),
     };
     if meta.mode() & 0o007 != 0 {
-        let remedy = format!("chown root:selvedge-link {shown} && chmod 0640 {shown}");
-        return Finding::error(what, format!("{shown} is open to all, mode {:04o}", meta.mode() & 0o7777), remedy);
+        let close = format!("chown root:selvedge-link {shown} && chmod 0640 {shown}");
+        return Finding::error(what, format!("{shown} is open to all, mode {:04o}", meta.mode() & 0o7777), close);
     }
-    if !meta.is_file() || !(1..=4096).contains(&meta.len()) {
-        return Finding::error(
-            what,
-            format!("{shown} is no file of 1 to 4096 bytes"),
-            "write the password alone into it",
-        );
+    if !meta.is_file() || !(1..=MAX_SECRET).contains(&meta.len()) {
+        return Finding::error(what, format!("{shown} is no file of 1 to {MAX_SECRET} bytes"), remedy);
     }
     match std::fs::File::open(path) {
         Ok(_) => Finding::ok(what, shown.to_string()),

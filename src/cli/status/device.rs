@@ -1,9 +1,9 @@
 //! One device's status for people.
 
-use super::super::ledger::date;
 use super::remedy::remedy;
 use super::{Align, Table};
 use crate::privacy::{Code, Inventory, Lacks, Measure, ModelStatus, Outcome, Status};
+use crate::sys::date;
 use serde::Serialize;
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! All devices, by what each told the broker last.
 
-use super::super::publish::BrokerArgs;
+use super::super::broker::BrokerArgs;
 use super::device::{self, name, runtime, span, temperature};
 use super::{AGAIN, Align, Table, print, refresh};
 use crate::bundle::topics;
@@ -38,7 +38,7 @@ enum GroupBy {
 }
 
 impl Args {
-    pub fn broker(&self) -> Option<Broker> {
+    pub fn broker(&self) -> anyhow::Result<Option<Broker>> {
         self.broker.address()
     }
 }

@@ -213,7 +213,7 @@ fn describe(proposal: &Proposal, as_json: bool) -> String {
     if as_json {
         return json(proposal);
     }
-    let mut text = format!("root {}, until {}\n", proposal.version(), super::super::ledger::date(proposal.expires()));
+    let mut text = format!("root {}, until {}\n", proposal.version(), crate::sys::date(proposal.expires()));
     for change in proposal.changes() {
         let ids = |ids: &[String]| ids.iter().map(|id| id.get(..16).unwrap_or(id)).collect::<Vec<_>>().join(" ");
         for (what, ids) in [("comes", ids(&change.added)), ("goes", ids(&change.removed))] {

@@ -1,12 +1,11 @@
 //! Teams: who signs for which models beside the operator.
 
-use super::super::ledger::date;
 use super::super::publish::{DirArg, NOT_SENT, With, shown};
 use super::super::{Align, Table, print};
 use super::keys::public;
 use super::roots::done;
 use crate::publish::{MAX_SUBMISSION, Publication, Repository, Team, TeamState};
-use crate::sys::{Disk as _, RealDisk};
+use crate::sys::{Disk as _, RealDisk, date};
 use anyhow::Context as _;
 use std::path::PathBuf;
 

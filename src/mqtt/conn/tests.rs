@@ -18,12 +18,14 @@ fn greeting(now: Instant) -> (Conn, Vec<Packet>) {
         username: Some("user".into()),
         password_file: None,
         keep_alive: Duration::from_secs(60),
+        tls: None,
     };
     let options = Options {
         broker,
         client_id: "id".into(),
         will: Some(Will { topic: "t/online".into(), bytes: Bytes::from_static(b"off") }),
         backoff: Backoff::default(),
+        dates: crate::mqtt::Dates::of_operator(),
     };
     let mut conn = Conn::open(&options, Some("secret".into()), now).unwrap();
     let greeting = flush(&mut conn, now);
