@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub async fn run(with: &With) -> anyhow::Result<()> {
     let mut repository = with.dir.open()?;
-    let broker = with.broker.address().context("--repair looks at a board: give its --broker")?;
+    let broker = with.broker.address()?.context("--repair looks at a board: give its --broker")?;
     let everything = repository.everything()?;
     let bar = ProgressBar::new(everything.posts.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} topics looked at, {elapsed}") {

@@ -202,7 +202,7 @@ fn message(packet: &[u8]) -> Option<(&str, &[u8])> {
 
 /// What the line makes of one packet; `number` counts the large ones.
 fn made(ill: Ill, packet: Vec<u8>, number: u64) -> Vec<Vec<u8>> {
-    let is_chosen = packet.len() > 10_000 && number % 3 == 0;
+    let is_chosen = packet.len() > 10_000 && number.is_multiple_of(3);
     match ill {
         Ill::Doubles if kind(&packet) == PUBLISH => {
             let mut second = packet.clone();
