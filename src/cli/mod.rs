@@ -18,6 +18,8 @@ mod ledger;
 mod logging;
 mod model_file;
 #[cfg(feature = "operator")]
+mod needs;
+#[cfg(feature = "operator")]
 mod pack;
 #[cfg(feature = "operator")]
 mod publish;

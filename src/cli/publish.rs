@@ -1,10 +1,12 @@
 //! `selvedge publish`: a model to those who are to run it.
 
+use super::needs::{NeedsArgs, needs_text};
 use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
 use crate::config;
 use crate::publish::{
-    Audience, Board as _, BoardError, Passphrase, Publication, PublishOptions, Release, Repository, connect, upload,
+    Audience, Board as _, BoardError, Fleet, Listener, Passphrase, Publication, PublishOptions, Reach, Release,
+    Repository, connect, upload,
 };
 use crate::store::read_model_dir;
 use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled};
@@ -20,10 +22,14 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   selvedge publish models/digits --to shop --broker mqtt://broker.local
   selvedge publish models/digits --to shop --percent 10 --broker mqtt://broker.local
+  selvedge publish models/digits --to shop --board 'Raspberry Pi 4*' --min-memory 900 --broker mqtt://broker.local
+  selvedge publish models/digits --to shop --from-versions 3..5 --dry-run --broker mqtt://broker.local
   selvedge publish models/digits-old --to shop --allow-downgrade --broker mqtt://broker.local
   selvedge publish models/digits --to shop --as vision --dir team --submission digits.tar
 
-Publishing again with a higher --percent widens a rollout; no device that has the version loses it.
+Publishing again with a higher --percent widens a rollout; no device that has the version loses it. What a board must be
+(--board, --min-memory and the like) is signed, and each board holds it against itself before it fetches anything; one that
+is not meant takes the next lower version that is. Offers with and without such conditions stand beside each other.
 Without --broker the directory is brought up to date and the next command with --broker sends it.")]
 pub struct Args {
     /// The model's directory: manifest.toml, model.onnx, golden.safetensors and its label files.
@@ -50,6 +56,11 @@ pub struct Args {
     /// From how many of the versions that are offered now there shall be deltas; 0 for none, 8 at most.
     #[arg(long, value_name = "N", default_value_t = PublishOptions::DELTAS, value_parser = parse_deltas)]
     deltas: usize,
+    /// Sign and send nothing: say how many of the devices that told the broker of themselves it is for.
+    #[arg(long, requires = "broker", conflicts_with_all = ["submission", "json"])]
+    dry_run: bool,
+    #[command(flatten)]
+    needs: NeedsArgs,
     /// Sign as this team, with its own key; see `selvedge trust delegate`.
     #[arg(long = "as", value_name = "TEAM")]
     team: Option<String>,
@@ -119,6 +130,8 @@ impl Args {
             no_check: false,
             retry: false,
             deltas,
+            dry_run: false,
+            needs: NeedsArgs::default(),
             team,
             submission,
             with,
@@ -131,8 +144,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if !args.no_check {
         check(&bundle).await?;
     }
+    let needs = args.needs.needs();
+    let audience = Audience { groups: args.to, devices: args.device, percent: args.percent, needs };
+    if let Some(broker) = args.with.broker.address().filter(|_| args.dry_run) {
+        return preview(&bundle, &audience, &broker).await;
+    }
     let mut repository = args.with.dir.open()?;
-    let audience = Audience { groups: args.to, devices: args.device, percent: args.percent };
     let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry, deltas: args.deltas };
     if let (Some(team), Some(path)) = (&args.team, &args.submission) {
         let (bytes, release) = repository.submit_as(team, &bundle, &audience, &options)?;
@@ -174,6 +191,36 @@ async fn check(bundle: &Bundle) -> anyhow::Result<()> {
     }
 }
 
+/// How long to listen for what devices told; it is retained, and comes at once.
+const LISTEN: Duration = Duration::from_secs(3);
+
+async fn preview(bundle: &Bundle, audience: &Audience, broker: &config::Broker) -> anyhow::Result<()> {
+    let mut listener = Listener::open(broker, &Fleet::filters()).await?;
+    listener.listen(LISTEN, |_| false).await;
+    let reach = Reach::of(listener.fleet(), &bundle.manifest().name, audience);
+    listener.close().await;
+    print(&reach_text(&reach, audience))
+}
+
+fn reach_text(reach: &Reach, audience: &Audience) -> String {
+    let Reach { known, silent, fit, now } = reach;
+    let mut table = Table::new([("devices", Align::Left), ("", Align::Right)]);
+    table.row(["known to the broker", &known.to_string()]);
+    if *silent > 0 {
+        table.row(["that told nothing of their boards", &silent.to_string()]);
+    }
+    table.row(["with such a board", &fit.to_string()]).row(["of these in at once", &now.to_string()]);
+    let groups = audience.groups.join(", ");
+    let whom = if groups.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "it is for those of them that are in {groups}, which only they know: devices do not tell their groups\n"
+        )
+    };
+    format!("{table}{whom}nothing was signed\n")
+}
+
 /// What a command without `--broker` ends with.
 pub(super) const NOT_SENT: &str =
     "not sent: the directory is up to date; `selvedge refresh --broker mqtt://HOST` sends what the board lacks\n";
@@ -185,10 +232,11 @@ fn audience_text(audience: &Audience) -> String {
         n => Some(format!("{n} devices")),
     };
     let whom: Vec<String> = audience.groups.iter().cloned().chain(devices).collect();
-    match audience.percent {
+    let whom = match audience.percent {
         100 => whom.join(", "),
         percent => format!("{percent} % of {}", whom.join(", ")),
-    }
+    };
+    needs_text(&audience.needs).map_or_else(|| whom.clone(), |needs| format!("{whom}, with {needs}"))
 }
 
 fn table(release: &Release, audience: &Audience, size: u64, messages: usize) -> String {
@@ -221,7 +269,7 @@ fn json(release: &Release, audience: &Audience, publication: &Publication, left_
         "chunks": { "new": release.new_chunks, "total": release.chunks },
         "wire-bytes": { "new": release.new_wire, "total": release.wire },
         "deltas": release.deltas.iter().map(|(from, wire)| serde_json::json!({ "from": from, "wire-bytes": wire })).collect::<Vec<_>>(),
-        "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent },
+        "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent, "needs": audience.needs },
         "messages": publication.posts.len(),
         "message-bytes": publication.size(),
         "left-out": left_out,
@@ -376,5 +424,7 @@ mod tests {
         audience.devices = vec![[0; 16]];
         audience.percent = 5;
         assert_eq!(audience_text(&audience), "5 % of shop, 1 device");
+        audience.needs.memory_mib = Some(900);
+        assert_eq!(audience_text(&audience), "5 % of shop, 1 device, with 900 MiB or more");
     }
 }

@@ -282,6 +282,7 @@ impl Repository {
         let tried = of_model().filter(|custom| custom.version == manifest.version).map(|custom| custom.retry).max();
         let before = of_model().map(|custom| custom.published).max().unwrap_or(0);
         let mut custom = Custom::new(manifest.name.clone(), manifest.version, audience.selector()?);
+        custom.needs = audience.needs.clone();
         custom.allow_downgrade = options.allow_downgrade;
         custom.retry = tried.map_or(0, |epoch| epoch.saturating_add(u32::from(options.retry)));
         custom.memory_mib = manifest.budget.memory_mib;

@@ -4,6 +4,7 @@
 //! a power cut between any two operations and a wrong time behind every decision.
 //! Not here: what is written and when; the callers order their operations.
 
+mod board;
 mod clock;
 mod counted;
 mod disk;
@@ -12,6 +13,7 @@ mod memory;
 mod process;
 mod throttle;
 
+pub use board::{board_name, is_on_battery};
 pub use clock::{Clock, ManualClock, RealClock, unix_now};
 pub use counted::{CountedDisk, Written};
 pub use disk::{Disk, DiskError, RealDisk, Stamp, open_plain};

@@ -25,6 +25,7 @@ mod delegation;
 mod device;
 #[cfg(all(test, feature = "operator"))]
 mod fixture;
+mod needs;
 mod offer;
 mod offered;
 mod state;
@@ -35,6 +36,9 @@ mod verify;
 #[cfg(feature = "operator")]
 pub use delegation::{covers, patterns};
 pub use device::{Complaint, OpenError, Progress, Trust, UpdateError};
+pub use needs::{Board, BoardPattern, Has, Needs, Recipient, RuntimeVersion, Versions};
+#[cfg(feature = "operator")]
+pub use offer::in_share;
 pub use offer::{Contents, Custom, DeltaRef, Offer, SaltedIds, Selector, Verified};
 pub use offered::{Offered, Role, TooMuch};
 pub use verify::{Refusal, RefusalCode};

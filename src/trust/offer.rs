@@ -1,12 +1,13 @@
 //! Targets: what the operator offers, and to whom.
 //!
-//! One offer a model. Among the targets that select this device the highest version is taken, the
-//! newer publication where versions are equal. A target marked `allow-downgrade` sets aside all
+//! One offer a model. Among the targets that select this device (by its group or id, its place, its board) the highest
+//! version is taken, the newer publication where versions are equal; the others are as if they were not there. A target marked `allow-downgrade` sets aside all
 //! that were published before it, whatever their version; what was published after it counts again.
 //! `published` counts up for each model, over all who sign for it.
 
 use super::Role;
 use super::delegation::Delegated;
+use super::needs::{Needs, Recipient};
 use super::verify::{Refusal, RefusalCode};
 use crate::bundle::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use tough::schema::{Signed, Target, Targets};
 
-/// The number of this form of a target's custom part; others are not for us and passed over.
-const SELVEDGE: u64 = 1;
+/// The numbers of the forms of a target's custom part; others are not for us and passed over. The second has conditions
+/// that a device which did not know them would not keep to.
+const PLAIN: u64 = 1;
+const CONDITIONAL: u64 = 2;
 
 /// What a target says beside its digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct Custom {
     pub version: u32,
     #[serde(rename = "for")]
     pub audience: Selector,
+    /// What a board must be, of those of the audience.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
     #[serde(default)]
     pub allow_downgrade: bool,
     /// A higher number lifts the quarantine of a version that failed.
@@ -70,10 +76,11 @@ impl Custom {
 
     pub fn new(model: ModelName, version: u32, audience: Selector) -> Self {
         Self {
-            selvedge: SELVEDGE,
+            selvedge: PLAIN,
             model,
             version,
             audience,
+            needs: Needs::default(),
             allow_downgrade: false,
             retry: 0,
             published: 0,
@@ -85,11 +92,28 @@ impl Custom {
 
     /// Reads the custom part of a target; `None` for one that is not of this form.
     pub fn of(target: &Target) -> Option<Self> {
-        if target.custom.get("selvedge").and_then(serde_json::Value::as_u64) != Some(SELVEDGE) {
-            return None;
-        }
+        let form = target.custom.get("selvedge").and_then(serde_json::Value::as_u64);
+        form.filter(|form| [PLAIN, CONDITIONAL].contains(form))?;
         let fields = target.custom.clone().into_iter().collect();
-        serde_json::from_value(serde_json::Value::Object(fields)).ok()
+        let custom: Self = serde_json::from_value(serde_json::Value::Object(fields)).ok()?;
+        // What has conditions says so: else devices that pass them over would take it.
+        (custom.form() <= custom.selvedge).then_some(custom)
+    }
+
+    fn form(&self) -> u64 {
+        if self.needs.is_empty() { PLAIN } else { CONDITIONAL }
+    }
+
+    /// As it stands in a target.
+    #[cfg(feature = "operator")]
+    pub(super) fn fields(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(Self { selvedge: self.form(), ..self.clone() })
+    }
+
+    /// Whether it is for that device now.
+    pub fn selects(&self, to: &Recipient<'_>) -> bool {
+        let has = (to.has)(&self.model);
+        self.audience.selects(&self.model, to.id, to.groups) && self.needs.are_met(to.board, has.live)
     }
 }
 
@@ -137,10 +161,20 @@ fn salted(salt: &Digest, id: &[u8; 16]) -> Digest {
 
 impl Selector {
     pub fn selects(&self, model: &ModelName, device: &[u8; 16], groups: &[String]) -> bool {
-        let named = self.groups.iter().any(|group| groups.contains(group))
-            || self.devices.as_ref().is_some_and(|devices| devices.holds(device));
-        named && place(model, device) < u128::from(self.percent)
+        self.names(device, groups) && place(model, device) < u128::from(self.percent)
     }
+
+    /// Whether the device is one of those that a share is taken of.
+    fn names(&self, device: &[u8; 16], groups: &[String]) -> bool {
+        self.groups.iter().any(|group| groups.contains(group))
+            || self.devices.as_ref().is_some_and(|devices| devices.holds(device))
+    }
+}
+
+/// Whether a device's place is in a share of those whom a model is for.
+#[cfg(feature = "operator")]
+pub fn in_share(model: &ModelName, device: &[u8; 16], percent: u8) -> bool {
+    place(model, device) < u128::from(percent)
 }
 
 /// A device's fixed place in a model's rollouts, 0 to 99.
@@ -203,10 +237,10 @@ impl Verified {
     }
 
     /// At most one a model, by the rule in this file's head; sorted by model.
-    pub fn offers_for(&self, device: &[u8; 16], groups: &[String]) -> Vec<Offer> {
+    pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
         let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
         for entry in &self.entries {
-            if entry.custom.audience.selects(&entry.custom.model, device, groups) {
+            if entry.is_for(to) {
                 models.entry(&entry.custom.model).or_default().push(entry);
             }
         }
@@ -237,6 +271,13 @@ fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
 }
 
 impl Entry {
+    /// Who has it, live or on trial, stays with it: its conditions are for those who do not.
+    fn is_for(&self, to: &Recipient<'_>) -> bool {
+        let Custom { audience, model, .. } = &self.custom;
+        let is_here = (to.has)(model).targets.contains(&Some(self.digest));
+        if is_here { audience.names(to.id, to.groups) } else { self.custom.selects(to) }
+    }
+
     fn offer(&self) -> Offer {
         Offer {
             ordinal: self.ordinal,
@@ -255,7 +296,9 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::needs::{Board, Has};
     use super::*;
+    use crate::privacy::BoardName;
 
     fn model() -> ModelName {
         ModelName::new("digits").unwrap()
@@ -279,7 +322,7 @@ mod tests {
     }
 
     fn chosen(entries: Vec<Entry>) -> (u32, bool) {
-        let offers = Verified { version: 1, entries }.offers_for(&id(1), &groups(&["shop"]));
+        let offers = Verified { version: 1, entries }.offers_for(&Recipient::bare(&id(1), &groups(&["shop"])));
         assert_eq!(offers.len(), 1, "one a model");
         (offers[0].version, offers[0].allow_downgrade)
     }
@@ -337,6 +380,64 @@ mod tests {
         assert_eq!(chosen(vec![entry(0, 3, 2, true), entry(1, 1, 4, true)]), (1, true));
     }
 
+    /// The digits with these needs, by their version; each has a digest of its own.
+    fn needing(version: u32, needs: serde_json::Value) -> Entry {
+        let mut entry = entry(version, version, version, false);
+        entry.custom.needs = serde_json::from_value(needs).unwrap();
+        entry.digest = Digest::of(&version.to_le_bytes());
+        entry
+    }
+
+    fn version_for(entries: &[Entry], board: &Board, has: Has) -> Option<u32> {
+        let shop = groups(&["shop"]);
+        let to = Recipient { board, has: &|_| has, ..Recipient::bare(&[1; 16], &shop) };
+        let offers = Verified { version: 1, entries: entries.to_vec() }.offers_for(&to);
+        offers.first().map(|offer| offer.version)
+    }
+
+    #[test]
+    fn a_board_that_a_target_does_not_select_is_offered_the_next_lower_one_that_does() {
+        let entries = [
+            needing(1, serde_json::json!({})),
+            needing(2, serde_json::json!({"memory-mib": 900})),
+            needing(3, serde_json::json!({"memory-mib": 1900, "board": "Raspberry Pi 5*"})),
+        ];
+        let board = |mib| Board { memory_mib: mib, name: BoardName::of("Raspberry Pi 5 Model B"), ..Board::default() };
+        for (mib, version) in [(Some(4096), 3), (Some(1899), 2), (Some(900), 2), (Some(899), 1), (None, 1)] {
+            assert_eq!(version_for(&entries, &board(mib), Has::default()), Some(version), "{mib:?}");
+        }
+        assert_eq!(version_for(&entries[1..], &board(None), Has::default()), None);
+    }
+
+    #[test]
+    fn a_device_that_came_from_a_version_in_the_range_stays_selected_once_it_has_left_it() {
+        let entries =
+            [needing(2, serde_json::json!({})), needing(6, serde_json::json!({"live": {"min": 3, "max": 5}}))];
+        let has = |live, target: Option<u32>| Has {
+            live: Some(live),
+            targets: [target.map(|version| Digest::of(&version.to_le_bytes())), None],
+        };
+        for (live, target, version) in [(3, None, 6), (5, Some(5), 6), (6, Some(6), 6), (2, None, 2), (7, Some(7), 2)] {
+            assert_eq!(version_for(&entries, &Board::default(), has(live, target)), Some(version), "{live}");
+        }
+    }
+
+    #[test]
+    fn conditions_are_of_a_form_that_devices_which_do_not_know_them_pass_over() {
+        let mut custom = Custom::new(model(), 1, selector(&["shop"], 100));
+        assert_eq!(custom.fields().unwrap()["selvedge"], 1);
+        custom.needs.memory_mib = Some(900);
+        let fields = custom.fields().unwrap();
+        assert_eq!(fields["selvedge"], 2);
+        assert_eq!(Custom::of(&target(fields.clone())).unwrap().needs, custom.needs);
+        let mut smuggled = fields.clone();
+        smuggled["selvedge"] = 1.into();
+        assert_eq!(Custom::of(&target(smuggled)), None, "conditions in a form that has none");
+        let mut later = fields;
+        later["needs"]["colour"] = "red".into();
+        assert_eq!(Custom::of(&target(later)), None, "a need of a newer Selvedge");
+    }
+
     fn target(custom: serde_json::Value) -> Target {
         let text = serde_json::json!({
             "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,
@@ -350,7 +451,8 @@ mod tests {
             "later": {"deltas": true}});
         assert_eq!(Custom::of(&target(good.clone())).unwrap().audience.percent, 100);
         for (field, value) in [
-            ("selvedge", serde_json::json!(2)),
+            ("selvedge", serde_json::json!(3)),
+            ("needs", serde_json::json!({"board": 7})),
             ("model", serde_json::json!("../etc")),
             ("version", serde_json::json!(-1)),
             ("version", serde_json::json!(1e30)),

@@ -12,6 +12,7 @@ mod feed;
 mod fetch;
 mod gate;
 mod machine;
+mod offers;
 mod report;
 mod start;
 mod trials;

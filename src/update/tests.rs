@@ -9,6 +9,7 @@ use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Reposit
 use crate::store::{Phase, read_model_dir};
 use crate::sys::{Clock, Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;
+use crate::trust::Recipient;
 use crate::update::machine::{Event, Reason};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -179,7 +180,7 @@ impl Device {
     }
 
     fn node(&self, fetch: &Fetch) -> Digest {
-        let offers = self.updater.verified().unwrap().offers_for(&[7; 16], &["shop".into()]);
+        let offers = self.updater.verified().unwrap().offers_for(&Recipient::bare(&[7; 16], &["shop".into()]));
         let offer = |ordinal| offers.iter().find(|offer| offer.ordinal == ordinal).unwrap();
         match *fetch {
             Fetch::Target { ordinal } => offer(ordinal).digest,

@@ -98,6 +98,7 @@ fn board(status: &Status) -> String {
         false => "NOT denied to the engine (engine.deny-network)",
     };
     table
+        .row(["name", inventory.board.as_ref().map_or("-", |board| board.as_str())])
         .row(["runtime", &runtime(inventory)])
         .row(["cores", &inventory.cores.to_string()])
         .row(["int8 kernels", &name(&inventory.isa)])
