@@ -26,10 +26,14 @@ mod publish;
 #[cfg(feature = "operator")]
 mod refresh;
 mod roles;
+#[cfg(feature = "operator")]
+mod rollout;
 mod status;
 mod table;
 #[cfg(feature = "operator")]
 mod trust;
+#[cfg(feature = "operator")]
+mod waves;
 
 use crate::config::Config;
 use crate::sys::RealDisk;
@@ -75,6 +79,8 @@ enum Command {
     #[cfg(feature = "operator")]
     Publish(publish::Args),
     #[cfg(feature = "operator")]
+    Rollout(rollout::Args),
+    #[cfg(feature = "operator")]
     Pack(pack::Args),
     #[cfg(feature = "operator")]
     Refresh(refresh::Args),
@@ -115,6 +121,8 @@ impl Command {
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
             Self::Publish(args) => run(succeed(publish::run(args))),
+            #[cfg(feature = "operator")]
+            Self::Rollout(args) => run(succeed(rollout::run(args))),
             #[cfg(feature = "operator")]
             Self::Pack(args) => run(succeed(pack::run(args))),
             #[cfg(feature = "operator")]

@@ -1,6 +1,7 @@
 //! `selvedge publish`: a model to those who are to run it.
 
 use super::needs::{NeedsArgs, needs_text};
+use super::waves::{Plan, waves_text};
 use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
 use crate::config;
@@ -9,7 +10,7 @@ use crate::publish::{
     Repository, connect, upload,
 };
 use crate::store::read_model_dir;
-use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled};
+use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled, unix_now};
 use crate::trust::Custom;
 use crate::update::{self, Board};
 use anyhow::{Context as _, bail};
@@ -22,6 +23,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   selvedge publish models/digits --to shop --broker mqtt://broker.local
   selvedge publish models/digits --to shop --percent 10 --broker mqtt://broker.local
+  selvedge publish models/digits --to shop --waves '5%, 25% after 2h, 100% after 1d' --broker mqtt://broker.local
   selvedge publish models/digits --to shop --board 'Raspberry Pi 4*' --min-memory 900 --broker mqtt://broker.local
   selvedge publish models/digits --to shop --from-versions 3..5 --dry-run --broker mqtt://broker.local
   selvedge publish models/digits-old --to shop --allow-downgrade --broker mqtt://broker.local
@@ -44,6 +46,13 @@ pub struct Args {
     /// The share of those that gets it.
     #[arg(long, value_name = "0-100", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
     percent: u8,
+    /// The share by time: such as '5%, 25% after 2h, 100% after 1d', or '100% at 2026-12-01T06:00:00Z'. A board goes by the
+    /// time that it knows for certain, so that a wave may come late on one, and never early.
+    #[arg(long, value_name = "WAVES", conflicts_with = "percent")]
+    waves: Option<Plan>,
+    /// Boards shall not wait for their maintenance windows, nor for a quiet moment; for heat and battery they do.
+    #[arg(long)]
+    urgent: bool,
     /// This version shall replace newer ones.
     #[arg(long)]
     allow_downgrade: bool,
@@ -126,6 +135,8 @@ impl Args {
             to,
             device,
             percent,
+            waves: None,
+            urgent: false,
             allow_downgrade: false,
             no_check: false,
             retry: false,
@@ -145,12 +156,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         check(&bundle).await?;
     }
     let needs = args.needs.needs();
-    let audience = Audience { groups: args.to, devices: args.device, percent: args.percent, needs };
+    let waves = args.waves.as_ref().map(|plan| plan.from(unix_now())).transpose()?.unwrap_or_default();
+    let audience = Audience { groups: args.to, devices: args.device, percent: args.percent, needs, waves };
     if let Some(broker) = args.with.broker.address().filter(|_| args.dry_run) {
         return preview(&bundle, &audience, &broker).await;
     }
     let mut repository = args.with.dir.open()?;
-    let options = PublishOptions { allow_downgrade: args.allow_downgrade, retry: args.retry, deltas: args.deltas };
+    let (allow_downgrade, retry, deltas, urgent) = (args.allow_downgrade, args.retry, args.deltas, args.urgent);
+    let options = PublishOptions { allow_downgrade, retry, deltas, urgent };
     if let (Some(team), Some(path)) = (&args.team, &args.submission) {
         let (bytes, release) = repository.submit_as(team, &bundle, &audience, &options)?;
         RealDisk.commit(path, &bytes)?;
@@ -197,7 +210,7 @@ const LISTEN: Duration = Duration::from_secs(3);
 async fn preview(bundle: &Bundle, audience: &Audience, broker: &config::Broker) -> anyhow::Result<()> {
     let mut listener = Listener::open(broker, &Fleet::filters()).await?;
     listener.listen(LISTEN, |_| false).await;
-    let reach = Reach::of(listener.fleet(), &bundle.manifest().name, audience);
+    let reach = Reach::of(listener.fleet(), &bundle.manifest().name, audience, unix_now());
     listener.close().await;
     print(&reach_text(&reach, audience))
 }
@@ -236,7 +249,9 @@ fn audience_text(audience: &Audience) -> String {
         100 => whom.join(", "),
         percent => format!("{percent} % of {}", whom.join(", ")),
     };
-    needs_text(&audience.needs).map_or_else(|| whom.clone(), |needs| format!("{whom}, with {needs}"))
+    let needs = needs_text(&audience.needs).map(|needs| format!("with {needs}"));
+    let waves = waves_text(&audience.waves, unix_now());
+    [Some(whom), needs, waves].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn table(release: &Release, audience: &Audience, size: u64, messages: usize) -> String {
@@ -269,7 +284,8 @@ fn json(release: &Release, audience: &Audience, publication: &Publication, left_
         "chunks": { "new": release.new_chunks, "total": release.chunks },
         "wire-bytes": { "new": release.new_wire, "total": release.wire },
         "deltas": release.deltas.iter().map(|(from, wire)| serde_json::json!({ "from": from, "wire-bytes": wire })).collect::<Vec<_>>(),
-        "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent, "needs": audience.needs },
+        "audience": { "groups": audience.groups, "devices": devices, "percent": audience.percent, "needs": audience.needs,
+            "waves": audience.waves },
         "messages": publication.posts.len(),
         "message-bytes": publication.size(),
         "left-out": left_out,

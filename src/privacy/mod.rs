@@ -11,5 +11,5 @@ mod tell;
 pub use ledger::{Entry, Kind, Ledger, LedgerError, totals};
 pub use tell::{
     Arch, AuditHead, BoardName, Code, Histogram, InstructionSet, Inventory, Lacks, Measure, Metrics, ModelMetrics,
-    ModelState, ModelStatus, Outcome, Stage, Status, Tell, Verdict,
+    ModelState, ModelStatus, Outcome, Stage, Status, Tell, Verdict, WaitsFor,
 };

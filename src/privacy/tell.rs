@@ -58,12 +58,17 @@ pub struct ModelStatus {
     // Never left out: between engine and link goes an encoding without names.
     #[serde(default)]
     pub agreement: Option<f32>,
+    /// What the candidate waits for, where something holds it back.
+    #[serde(default)]
+    pub waits_for: Option<WaitsFor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelState {
     Idle,
+    /// A version is there to be taken, and something holds it back.
+    Waiting,
     Fetching,
     /// Self-test and golden samples run.
     Checking,
@@ -72,6 +77,24 @@ pub enum ModelState {
     /// The candidate answers a share of the requests.
     Canary,
     Probation,
+}
+
+/// What holds an update back. It goes on by itself when that ends; each has its remedy in `docs/outcomes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitsFor {
+    /// The operator has paused it.
+    Pause,
+    /// A maintenance window.
+    Window,
+    /// Nothing tells the board the hour, and so whether a window is open.
+    Clock,
+    /// More requests than are allowed during an update, or not known yet how many.
+    Busy,
+    /// The board is too hot.
+    Heat,
+    /// The board runs on a battery.
+    Battery,
 }
 
 /// How one offered version ended.
@@ -136,6 +159,8 @@ pub enum Code {
     Downgrade,
     /// Offer: this version failed here before.
     Quarantined,
+    /// Offer: the operator withdrew it while it was on trial, or called it back.
+    Withdrawn,
     /// Offer: needs a newer Selvedge.
     RuntimeTooOld,
     /// Fetch: bytes on the board are not those that the index names.

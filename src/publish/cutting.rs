@@ -3,7 +3,7 @@
 use super::RepositoryError;
 use super::board::Release;
 use crate::bundle::{Bundle, Cut, Digest, Index, MAX_CHUNK_WIRE, ModelName, Node, cut};
-use crate::trust::{Needs, SaltedIds, Selector};
+use crate::trust::{Needs, SaltedIds, Selector, Waves};
 use std::collections::BTreeSet;
 
 /// Who is to run it: the devices of these groups and these devices, of them those with such boards, and of them a share.
@@ -14,6 +14,8 @@ pub struct Audience {
     /// 0 to 100.
     pub percent: u8,
     pub needs: Needs,
+    /// How much of that share is in by when; all of it at once without any.
+    pub waves: Waves,
 }
 
 impl Audience {

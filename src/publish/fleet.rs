@@ -108,6 +108,7 @@ mod tests {
             state: ModelState::Idle,
             candidate: None,
             agreement: None,
+            waits_for: None,
         };
         serde_json::to_vec(&Status { sequence: 7, models: vec![model; models], ..Status::default() }).unwrap()
     }

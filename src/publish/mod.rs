@@ -29,6 +29,7 @@ mod passphrase;
 mod proposal;
 mod reach;
 mod repository;
+mod rollout;
 mod rotation;
 mod session;
 mod signer;
@@ -36,6 +37,7 @@ mod submission;
 mod teams;
 #[cfg(test)]
 mod tests;
+mod votes;
 
 pub use board::{Board, BoardError, Post, Publication, Release, upload};
 pub use cutting::Audience;
@@ -49,8 +51,10 @@ pub use passphrase::{Passphrase, PassphraseError};
 pub use proposal::{Count, MAX_PROPOSAL, Proposal, RoleChange};
 pub use reach::Reach;
 pub use repository::{Garbage, PublishOptions, Repository};
+pub use rollout::{Rollout, Turn};
 pub use rotation::KeyChange;
 pub use session::{MqttBoard, connect};
 pub use signer::{Command, SignerError};
 pub use submission::MAX_SUBMISSION;
 pub use teams::{Team, TeamState};
+pub use votes::{Threshold, Votes};

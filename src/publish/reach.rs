@@ -20,7 +20,7 @@ pub struct Reach {
 
 impl Reach {
     /// Devices do not tell their groups: all known ones count as members.
-    pub fn of(fleet: &Fleet, model: &ModelName, audience: &Audience) -> Self {
+    pub fn of(fleet: &Fleet, model: &ModelName, audience: &Audience, now: u64) -> Self {
         let mut reach = Self { known: fleet.rows().len(), ..Self::default() };
         for (id, row) in fleet.rows() {
             let Some(status) = &row.status else {
@@ -30,7 +30,7 @@ impl Reach {
             let is_named = !audience.groups.is_empty() || audience.devices.contains(id);
             if is_named && audience.needs.are_met(&Board::from(&status.inventory), live(status, model)) {
                 reach.fit += 1;
-                reach.now += usize::from(in_share(model, id, audience.percent));
+                reach.now += usize::from(in_share(model, id, audience.percent.min(audience.waves.percent_at(now))));
             }
         }
         reach
@@ -54,8 +54,15 @@ mod tests {
 
     fn status(memory_total_mib: u32, live: u32) -> Status {
         let state = ModelState::Idle;
-        let model =
-            ModelStatus { model: digits(), live: Some(live), previous: None, state, candidate: None, agreement: None };
+        let model = ModelStatus {
+            model: digits(),
+            live: Some(live),
+            previous: None,
+            state,
+            candidate: None,
+            agreement: None,
+            waits_for: None,
+        };
         let board = BoardName::of("Raspberry Pi 4 Model B Rev 1.4");
         Status {
             models: vec![model],
@@ -79,7 +86,7 @@ mod tests {
         let needs = serde_json::from_str(needs).unwrap();
         let mut audience = Audience { needs, ..Audience::group("shop") };
         change(&mut audience);
-        Reach::of(&fleet(), &digits(), &audience)
+        Reach::of(&fleet(), &digits(), &audience, 0)
     }
 
     #[test]

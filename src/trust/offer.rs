@@ -9,6 +9,7 @@ use super::Role;
 use super::delegation::Delegated;
 use super::needs::{Needs, Recipient};
 use super::verify::{Refusal, RefusalCode};
+use super::waves::{Hold, Waves};
 use crate::bundle::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -32,6 +33,14 @@ pub struct Custom {
     /// What a board must be, of those of the audience.
     #[serde(default, skip_serializing_if = "Needs::is_empty")]
     pub needs: Needs,
+    /// The share of the audience by time, within its percentage.
+    #[serde(default, skip_serializing_if = "Waves::is_empty")]
+    pub waves: Waves,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// It does not wait for a quiet hour.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub urgent: bool,
     #[serde(default)]
     pub allow_downgrade: bool,
     /// A higher number lifts the quarantine of a version that failed.
@@ -40,6 +49,9 @@ pub struct Custom {
     /// Which of two targets of a model is the newer: more than that of any before it.
     #[serde(default)]
     pub published: u32,
+    /// When that was, seconds since 1970 UTC; for who looks for those that lag behind.
+    #[serde(default)]
+    pub since: u64,
     /// Its budget of memory: where there is less, nothing of it need be fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
@@ -81,9 +93,13 @@ impl Custom {
             version,
             audience,
             needs: Needs::default(),
+            waves: Waves::default(),
+            hold: None,
+            urgent: false,
             allow_downgrade: false,
             retry: 0,
             published: 0,
+            since: 0,
             memory_mib: None,
             bundle: None,
             deltas: Vec::new(),
@@ -101,7 +117,8 @@ impl Custom {
     }
 
     fn form(&self) -> u64 {
-        if self.needs.is_empty() { PLAIN } else { CONDITIONAL }
+        let has_none = self.needs.is_empty() && self.waves.is_empty() && self.hold.is_none();
+        if has_none { PLAIN } else { CONDITIONAL }
     }
 
     /// As it stands in a target.
@@ -110,10 +127,18 @@ impl Custom {
         serde_json::to_value(Self { selvedge: self.form(), ..self.clone() })
     }
 
-    /// Whether it is for that device now.
+    /// Whether a device that has it not is to take it, now or when it may.
     pub fn selects(&self, to: &Recipient<'_>) -> bool {
-        let has = (to.has)(&self.model);
-        self.audience.selects(&self.model, to.id, to.groups) && self.needs.are_met(to.board, has.live)
+        self.begins(to).is_some_and(|begins| begins <= to.time)
+    }
+
+    /// From when on it is for that device, by device time; none where never.
+    pub fn begins(&self, to: &Recipient<'_>) -> Option<u64> {
+        let is_open = !matches!(self.hold, Some(Hold::Withdrawn | Hold::Recalled));
+        let is_meant = is_open
+            && self.audience.selects(&self.model, to.id, to.groups)
+            && self.needs.are_met(to.board, (to.has)(&self.model).live);
+        self.waves.begin_at(place(&self.model, to.id)).filter(|_| is_meant)
     }
 }
 
@@ -161,7 +186,7 @@ fn salted(salt: &Digest, id: &[u8; 16]) -> Digest {
 
 impl Selector {
     pub fn selects(&self, model: &ModelName, device: &[u8; 16], groups: &[String]) -> bool {
-        self.names(device, groups) && place(model, device) < u128::from(self.percent)
+        self.names(device, groups) && place(model, device) < self.percent
     }
 
     /// Whether the device is one of those that a share is taken of.
@@ -174,15 +199,20 @@ impl Selector {
 /// Whether a device's place is in a share of those whom a model is for.
 #[cfg(feature = "operator")]
 pub fn in_share(model: &ModelName, device: &[u8; 16], percent: u8) -> bool {
-    place(model, device) < u128::from(percent)
+    place(model, device) < percent
 }
 
 /// A device's fixed place in a model's rollouts, 0 to 99.
-fn place(model: &ModelName, device: &[u8; 16]) -> u128 {
+fn place(model: &ModelName, device: &[u8; 16]) -> u8 {
     // The separator is in no name: no two pairs run together.
     let hash = Sha256::new().chain_update(model.as_str()).chain_update([0]).chain_update(device).finalize();
     let number = hash.iter().take(8).fold(0u128, |n, &byte| (n << 8) | u128::from(byte));
-    (number * 100) >> 64
+    u8::try_from((number * 100) >> 64).unwrap_or(99)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_no(flag: &bool) -> bool {
+    !flag
 }
 
 /// Targets that passed every check. Made only by this module.
@@ -213,6 +243,9 @@ pub struct Offer {
     pub size: u64,
     pub allow_downgrade: bool,
     pub retry: u32,
+    /// What the operator has stopped of it: paused for whoever has it not, the others for whoever has it.
+    pub hold: Option<Hold>,
+    pub urgent: bool,
     /// What it may take at most.
     pub memory_mib: Option<u32>,
     /// What `deltas` make.
@@ -247,6 +280,12 @@ impl Verified {
         models.into_values().filter_map(|entries| choose(&entries)).map(Entry::offer).collect()
     }
 
+    /// When the next wave reaches this device, by device time: offers are to be looked at again then.
+    pub fn next_wave(&self, to: &Recipient<'_>) -> Option<u64> {
+        let begins = self.entries.iter().filter_map(|entry| entry.custom.begins(to));
+        begins.filter(|&begins| begins > to.time).min()
+    }
+
     pub fn targets_version(&self) -> u32 {
         self.version
     }
@@ -264,10 +303,20 @@ fn entries_of(targets: &Targets, place: u32, may: impl Fn(&str, &Custom) -> bool
 }
 
 fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
-    let downgrades = entries.iter().filter(|e| e.custom.allow_downgrade);
-    let from = downgrades.map(|e| e.custom.published).max().unwrap_or(0);
+    let from = counting_from(entries.iter().map(|entry| &entry.custom));
     let counted = entries.iter().filter(|e| e.custom.published >= from);
     counted.max_by_key(|e| (e.custom.version, e.custom.published, e.ordinal)).copied()
+}
+
+fn counting_from<'a>(customs: impl Iterator<Item = &'a Custom>) -> u32 {
+    customs.filter(|custom| custom.allow_downgrade).map(|custom| custom.published).max().unwrap_or(0)
+}
+
+/// The one that counts for a device, of targets of one model that all select it.
+#[cfg(feature = "operator")]
+pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
+    let from = counting_from(customs.iter().copied());
+    customs.iter().filter(|c| c.published >= from).max_by_key(|c| (c.version, c.published)).copied()
 }
 
 impl Entry {
@@ -287,6 +336,8 @@ impl Entry {
             size: self.size,
             allow_downgrade: self.custom.allow_downgrade,
             retry: self.custom.retry,
+            hold: self.custom.hold,
+            urgent: self.custom.urgent,
             memory_mib: self.custom.memory_mib,
             bundle: self.custom.bundle,
             deltas: self.custom.deltas.iter().take(Custom::MAX_DELTAS).copied().collect(),
@@ -295,176 +346,5 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::needs::{Board, Has};
-    use super::*;
-    use crate::privacy::BoardName;
-
-    fn model() -> ModelName {
-        ModelName::new("digits").unwrap()
-    }
-
-    fn id(n: u128) -> [u8; 16] {
-        n.to_be_bytes()
-    }
-
-    fn groups(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&n| n.to_owned()).collect()
-    }
-
-    fn selector(to: &[&str], percent: u8) -> Selector {
-        Selector { groups: groups(to), devices: None, percent }
-    }
-
-    fn entry(ordinal: u32, version: u32, published: u32, allow_downgrade: bool) -> Entry {
-        let custom = Custom { allow_downgrade, published, ..Custom::new(model(), version, selector(&["shop"], 100)) };
-        Entry { ordinal, custom, digest: Digest::of(b""), size: 0 }
-    }
-
-    fn chosen(entries: Vec<Entry>) -> (u32, bool) {
-        let offers = Verified { version: 1, entries }.offers_for(&Recipient::bare(&id(1), &groups(&["shop"])));
-        assert_eq!(offers.len(), 1, "one a model");
-        (offers[0].version, offers[0].allow_downgrade)
-    }
-
-    #[test]
-    fn groups_or_listed_devices_select_and_nothing_else_does() {
-        let mut to = selector(&["shop", "lab"], 100);
-        assert!(to.selects(&model(), &id(1), &groups(&["other", "lab"])));
-        assert!(!to.selects(&model(), &id(1), &groups(&["Shop", "sho"])));
-        assert!(!to.selects(&model(), &id(1), &[]));
-        to.devices = Some(SaltedIds::new(Digest::of(b"7"), &[id(1), id(2)]));
-        assert!(to.selects(&model(), &id(1), &[]));
-        assert!(!to.selects(&model(), &id(3), &[]));
-        assert!(!selector(&[], 100).selects(&model(), &id(1), &groups(&["shop"])));
-    }
-
-    #[test]
-    fn ids_do_not_stand_in_the_metadata() {
-        let ids = SaltedIds::new(Digest::of(b"7"), &[id(0xabcd_ef01_2345_6789)]);
-        let text = serde_json::to_string(&ids).unwrap();
-        assert!(!text.contains("abcdef0123456789"));
-        assert_ne!(ids.ids, SaltedIds::new(Digest::of(b"8"), &[id(0xabcd_ef01_2345_6789)]).ids);
-    }
-
-    #[test]
-    fn a_percentage_takes_its_share_and_grows_without_dropping_anyone() {
-        let mut last: Vec<bool> = Vec::new();
-        for percent in [0, 1, 10, 50, 99, 100] {
-            let to = selector(&["shop"], percent);
-            let inside: Vec<bool> = (0..10_000).map(|n| to.selects(&model(), &id(n), &groups(&["shop"]))).collect();
-            let share = inside.iter().filter(|&&is_in| is_in).count() as i64;
-            assert!((share - i64::from(percent) * 100).abs() <= 200, "{share} of 10,000 at {percent} %");
-            assert!(last.iter().zip(&inside).all(|(&before, &now)| now || !before), "dropped at {percent} %");
-            last = inside;
-        }
-        assert!(last.iter().all(|&is_in| is_in));
-    }
-
-    #[test]
-    fn the_first_devices_of_two_models_differ() {
-        let to = selector(&["shop"], 10);
-        let other = ModelName::new("letters").unwrap();
-        let both = (0..10_000)
-            .filter(|&n| to.selects(&model(), &id(n), &groups(&["shop"])))
-            .filter(|&n| to.selects(&other, &id(n), &groups(&["shop"])))
-            .count();
-        assert!(both < 200, "{both} of about 1,000 are first in both");
-    }
-
-    #[test]
-    fn the_highest_version_is_offered_unless_a_newer_publication_takes_it_back() {
-        assert_eq!(chosen(vec![entry(0, 1, 1, false), entry(1, 3, 2, false), entry(2, 2, 3, false)]), (3, false));
-        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true)]), (1, true));
-        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true), entry(2, 4, 5, false)]), (4, false));
-        assert_eq!(chosen(vec![entry(0, 3, 2, true), entry(1, 1, 4, true)]), (1, true));
-    }
-
-    /// The digits with these needs, by their version; each has a digest of its own.
-    fn needing(version: u32, needs: serde_json::Value) -> Entry {
-        let mut entry = entry(version, version, version, false);
-        entry.custom.needs = serde_json::from_value(needs).unwrap();
-        entry.digest = Digest::of(&version.to_le_bytes());
-        entry
-    }
-
-    fn version_for(entries: &[Entry], board: &Board, has: Has) -> Option<u32> {
-        let shop = groups(&["shop"]);
-        let to = Recipient { board, has: &|_| has, ..Recipient::bare(&[1; 16], &shop) };
-        let offers = Verified { version: 1, entries: entries.to_vec() }.offers_for(&to);
-        offers.first().map(|offer| offer.version)
-    }
-
-    #[test]
-    fn a_board_that_a_target_does_not_select_is_offered_the_next_lower_one_that_does() {
-        let entries = [
-            needing(1, serde_json::json!({})),
-            needing(2, serde_json::json!({"memory-mib": 900})),
-            needing(3, serde_json::json!({"memory-mib": 1900, "board": "Raspberry Pi 5*"})),
-        ];
-        let board = |mib| Board { memory_mib: mib, name: BoardName::of("Raspberry Pi 5 Model B"), ..Board::default() };
-        for (mib, version) in [(Some(4096), 3), (Some(1899), 2), (Some(900), 2), (Some(899), 1), (None, 1)] {
-            assert_eq!(version_for(&entries, &board(mib), Has::default()), Some(version), "{mib:?}");
-        }
-        assert_eq!(version_for(&entries[1..], &board(None), Has::default()), None);
-    }
-
-    #[test]
-    fn a_device_that_came_from_a_version_in_the_range_stays_selected_once_it_has_left_it() {
-        let entries =
-            [needing(2, serde_json::json!({})), needing(6, serde_json::json!({"live": {"min": 3, "max": 5}}))];
-        let has = |live, target: Option<u32>| Has {
-            live: Some(live),
-            targets: [target.map(|version| Digest::of(&version.to_le_bytes())), None],
-        };
-        for (live, target, version) in [(3, None, 6), (5, Some(5), 6), (6, Some(6), 6), (2, None, 2), (7, Some(7), 2)] {
-            assert_eq!(version_for(&entries, &Board::default(), has(live, target)), Some(version), "{live}");
-        }
-    }
-
-    #[test]
-    fn conditions_are_of_a_form_that_devices_which_do_not_know_them_pass_over() {
-        let mut custom = Custom::new(model(), 1, selector(&["shop"], 100));
-        assert_eq!(custom.fields().unwrap()["selvedge"], 1);
-        custom.needs.memory_mib = Some(900);
-        let fields = custom.fields().unwrap();
-        assert_eq!(fields["selvedge"], 2);
-        assert_eq!(Custom::of(&target(fields.clone())).unwrap().needs, custom.needs);
-        let mut smuggled = fields.clone();
-        smuggled["selvedge"] = 1.into();
-        assert_eq!(Custom::of(&target(smuggled)), None, "conditions in a form that has none");
-        let mut later = fields;
-        later["needs"]["colour"] = "red".into();
-        assert_eq!(Custom::of(&target(later)), None, "a need of a newer Selvedge");
-    }
-
-    fn target(custom: serde_json::Value) -> Target {
-        let text = serde_json::json!({
-            "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,
-        });
-        serde_json::from_value(text).unwrap()
-    }
-
-    #[test]
-    fn targets_of_other_forms_are_passed_over() {
-        let good = serde_json::json!({"selvedge": 1, "model": "digits", "version": 2, "for": {"groups": ["shop"]},
-            "later": {"deltas": true}});
-        assert_eq!(Custom::of(&target(good.clone())).unwrap().audience.percent, 100);
-        for (field, value) in [
-            ("selvedge", serde_json::json!(3)),
-            ("needs", serde_json::json!({"board": 7})),
-            ("model", serde_json::json!("../etc")),
-            ("version", serde_json::json!(-1)),
-            ("version", serde_json::json!(1e30)),
-            ("for", serde_json::json!(["shop"])),
-            ("for", serde_json::json!({"groups": "shop"})),
-            ("deltas", serde_json::json!([{"from": "1"}])),
-            ("bundle", serde_json::json!(7)),
-        ] {
-            let mut bad = good.clone();
-            bad[field] = value;
-            assert_eq!(Custom::of(&target(bad)), None, "{field}");
-        }
-        assert_eq!(Custom::of(&target(serde_json::json!({}))), None);
-    }
-}
+#[path = "offer_tests.rs"]
+mod tests;

@@ -14,10 +14,12 @@ mod gate;
 mod machine;
 mod offers;
 mod report;
+mod rules;
 mod start;
 mod trials;
 mod updater;
 mod versions;
+mod waiting;
 
 pub use driver::{Serving, run};
 pub use gate::{Board, Failure, check, runtime};

@@ -1,23 +1,27 @@
 //! What this device should run by what it trusts: which offers there are for it, and which of them is fetched next.
 
 use super::fetch::{Download, Wanted};
-use super::machine::{Effect, Event, Offered};
+use super::machine::{Effect, Event, Offered, step};
+use super::rules::Step;
 use super::updater::{Updater, unusable};
 use crate::bundle::ModelName;
-use crate::privacy::{Code, Measure, Stage};
+use crate::privacy::{Code, Measure, Stage, WaitsFor};
 use crate::store::Phase;
 use crate::sys::DiskError;
-use crate::trust::{self, Board, Has, Recipient};
+use crate::trust::{self, Board, Has, Hold, Recipient};
 use tracing::info;
 
 impl Updater {
     /// What is signed for this device as it is now.
     pub(super) fn offers(&self) -> Vec<trust::Offer> {
-        let Some(verified) = self.verified() else { return Vec::new() };
+        self.ask_trust(trust::Verified::offers_for).unwrap_or_default()
+    }
+
+    fn ask_trust<T>(&self, ask: impl FnOnce(&trust::Verified, &Recipient<'_>) -> T) -> Option<T> {
         let board = Board::from(&(self.parts.inventory)());
         let has = |model: &ModelName| self.has(model);
         let (id, groups) = (&self.parts.device, self.parts.groups.as_slice());
-        verified.offers_for(&Recipient { id, groups, board: &board, time: self.now(), has: &has })
+        Some(ask(self.verified()?, &Recipient { id, groups, board: &board, time: self.now(), has: &has }))
     }
 
     fn has(&self, model: &ModelName) -> Has {
@@ -34,13 +38,18 @@ impl Updater {
 
     /// Makes the list of what trust says this device should run.
     pub(super) fn consider_offers(&mut self) -> Result<(), DiskError> {
-        let wanted = self.offers().into_iter().map(|offer| {
-            let trust::Offer { model, version, digest, allow_downgrade, retry, .. } = offer;
-            let offered = Offered { version, target: digest, allow_downgrade, retry };
-            let trust::Offer { ordinal, size, memory_mib, bundle, deltas, .. } = offer;
-            (model.clone(), Wanted { model, offered, ordinal, size, memory_mib, bundle, deltas })
-        });
-        self.pending = wanted.collect();
+        let laid_aside = self.waiting.begin_anew(self.ask_trust(trust::Verified::next_wave).flatten());
+        self.pending.clear();
+        for offer in self.offers() {
+            self.waiting.note(&offer);
+            let hold = offer.hold;
+            let (model, wanted) = wanted(offer);
+            match hold {
+                None => drop(self.pending.insert(model, wanted)),
+                Some(Hold::Paused) if self.is_news(&wanted) => self.waiting.hold(wanted, WaitsFor::Pause, None),
+                Some(Hold::Paused | Hold::Withdrawn | Hold::Recalled) => {}
+            }
+        }
         // Of the one under way, only the place may have changed.
         if let Some(mut download) = self.download.take()
             && let Some(wanted) = self.pending.get(&download.model)
@@ -50,7 +59,23 @@ impl Updater {
             self.pending.remove(&download.model.clone());
             self.download = Some(download);
         }
+        for mut held in laid_aside {
+            let model = held.wanted.model.clone();
+            if self.pending.get(&model).is_some_and(|wanted| wanted.offered == held.wanted.offered)
+                && let Some(wanted) = self.pending.remove(&model)
+            {
+                held.whole.iter_mut().for_each(|whole| whole.note(wanted.clone()));
+                self.waiting.hold(wanted, held.why, held.whole);
+            }
+        }
         Ok(())
+    }
+
+    /// Whether it would be fetched if nothing held it back.
+    pub(super) fn is_news(&self, wanted: &Wanted) -> bool {
+        let (_, effects) = step(&self.entry(&wanted.model), Event::Offered(wanted.offered));
+        let is_fetched = effects.iter().any(|effect| matches!(effect, Effect::Fetch(_)));
+        is_fetched && !self.judged.contains(&wanted.offered.key())
     }
 
     /// What the board has, and what is needed, where that is more.
@@ -59,13 +84,23 @@ impl Updater {
         (needs > has).then_some((Measure::Bytes(has), Measure::Bytes(needs)))
     }
 
+    /// No candidate of the model is at its checks.
+    pub(super) fn is_idle(&self, model: &ModelName) -> bool {
+        self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking)
+    }
+
     /// Starts on the next offer when none is under way.
     pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
         while self.download.is_none() {
-            let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking);
-            let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
+            let Some(model) = self.pending.keys().find(|model| self.is_idle(model)).cloned() else { break };
             let Some(wanted) = self.pending.remove(&model) else { break };
             if self.judged.contains(&wanted.offered.key()) {
+                continue;
+            }
+            if self.is_news(&wanted)
+                && let Some(why) = self.has_to_wait(Step::Fetch, wanted.urgent)
+            {
+                self.waiting.hold(wanted, why, None);
                 continue;
             }
             for effect in self.advance(&model, Event::Offered(wanted.offered))? {
@@ -90,12 +125,19 @@ impl Updater {
         self.forget_chunks()
     }
 
-    /// Chunks that a finished or abandoned download left, once nothing is under way.
+    /// Chunks that a finished or abandoned download left, once nothing is under way and nothing waits.
     fn forget_chunks(&self) -> Result<(), DiskError> {
         let dir = self.parts.state.join("fetch");
-        if self.download.is_some() || self.parts.disk.list(&dir)?.is_empty() {
+        if self.download.is_some() || self.waiting.holds_any() || self.parts.disk.list(&dir)?.is_empty() {
             return Ok(());
         }
         self.parts.disk.remove_dir(&dir)
     }
+}
+
+fn wanted(offer: trust::Offer) -> (ModelName, Wanted) {
+    let trust::Offer { model, version, digest, allow_downgrade, retry, .. } = offer;
+    let offered = Offered { version, target: digest, allow_downgrade, retry };
+    let trust::Offer { ordinal, size, memory_mib, urgent, bundle, deltas, .. } = offer;
+    (model.clone(), Wanted { model, offered, ordinal, size, memory_mib, urgent, bundle, deltas })
 }

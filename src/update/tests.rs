@@ -9,7 +9,6 @@ use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Reposit
 use crate::store::{Phase, read_model_dir};
 use crate::sys::{Clock, Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;
-use crate::trust::Recipient;
 use crate::update::machine::{Event, Reason};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -37,6 +36,8 @@ struct World {
     root: Vec<u8>,
     factory: Bundle,
     repository: Repository,
+    rules: crate::config::Update,
+    weather: Arc<Weather>,
     _dir: tempfile::TempDir,
 }
 
@@ -57,13 +58,18 @@ impl World {
         let repository = Repository::init(&dir.path().join("repo"), &InitOptions::default()).unwrap();
         let root = repository.root_json().unwrap();
         let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
-        let mut this = Self { board: BTreeMap::new(), root, factory, repository, _dir: dir };
+        let mut this = Self::of(root, factory, repository, dir);
         for bundle in published {
             let options = PublishOptions::default();
             let publication = this.repository.publish(bundle, &Audience::group("shop"), &options).unwrap();
             this.post(publication);
         }
         this
+    }
+
+    fn of(root: Vec<u8>, factory: Bundle, repository: Repository, dir: tempfile::TempDir) -> Self {
+        let (board, rules, weather) = (BTreeMap::new(), crate::config::Config::default().update, Arc::default());
+        Self { board, root, factory, repository, rules, weather, _dir: dir }
     }
 
     fn post(&mut self, publication: Publication) {
@@ -97,6 +103,8 @@ impl World {
         self.board[&topics::chunk(digest)].clone()
     }
 }
+
+use rollout::Weather;
 
 /// One run of the engine's update side.
 struct Device {
@@ -139,9 +147,11 @@ impl Device {
             workers: 1,
             factory: vec![world.factory.clone()],
             boot,
-            inventory: Box::new(Inventory::default),
+            inventory: world.weather.clone().inventory(),
             memory: Some(1 << 30),
             throttled,
+            rules: world.rules.clone(),
+            on_battery: world.weather.clone().on_battery(),
         };
         let updater = Updater::start(parts).await?;
         Ok(Self { updater, slots, workers: Workers::start(1, 4)?, brought: Vec::new() })
@@ -180,7 +190,7 @@ impl Device {
     }
 
     fn node(&self, fetch: &Fetch) -> Digest {
-        let offers = self.updater.verified().unwrap().offers_for(&Recipient::bare(&[7; 16], &["shop".into()]));
+        let offers = self.updater.offers();
         let offer = |ordinal| offers.iter().find(|offer| offer.ordinal == ordinal).unwrap();
         match *fetch {
             Fetch::Target { ordinal } => offer(ordinal).digest,
@@ -462,3 +472,4 @@ mod deltas;
 mod frugal;
 mod gates;
 mod inbox;
+mod rollout;

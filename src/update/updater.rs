@@ -8,8 +8,10 @@ use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wan
 use super::machine::{Effect, Ended, Event, Offered, Reason, step};
 use super::report;
 use super::trials::Watched;
+use super::waiting::Waiting;
 use crate::audit::{self, Decision};
 use crate::bundle::{Bundle, Digest, Manifest, ModelName};
+use crate::config;
 use crate::engine::{Live, Slots};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, Measure, Metrics, Outcome, Stage, Status};
@@ -42,6 +44,9 @@ pub struct Parts {
     pub memory: Option<u64>,
     /// Whether the board is slowed down just now: no verdict on times then.
     pub throttled: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// When the board's owner lets updates go on.
+    pub rules: config::Update,
+    pub on_battery: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -64,6 +69,7 @@ pub struct Updater {
     link_knows_targets: bool,
     /// Offers that wait for their turn.
     pub(super) pending: BTreeMap<ModelName, Wanted>,
+    pub(super) waiting: Waiting,
     pub(super) download: Option<Download>,
     /// Offers that ended since the start, by target and epoch: each is judged and reported once.
     pub(super) judged: Vec<(Digest, u32)>,
@@ -87,6 +93,7 @@ pub(super) struct Loaded {
 
 impl Updater {
     pub(super) fn assemble(parts: Parts, store: Store, trust: Option<Trust>) -> Self {
+        let waiting = Waiting::new(&*parts.disk, &parts.state);
         let log = audit::Log::new(parts.disk.clone(), audit::dir(&parts.state), parts.boot);
         Self {
             started: parts.clock.monotonic(),
@@ -98,6 +105,7 @@ impl Updater {
             waiting_for_metadata: false,
             link_knows_targets: false,
             pending: BTreeMap::new(),
+            waiting,
             download: None,
             judged: Vec::new(),
             mismatched: None,
@@ -223,12 +231,20 @@ impl Updater {
     async fn on_progress(&mut self, came: Option<Result<Progress, FetchError>>) -> Result<(), DiskError> {
         match came {
             None | Some(Ok(Progress::Ignored | Progress::More)) => Ok(()),
-            Some(Ok(Progress::Complete)) => match self.put_together().await {
-                Ok(None) => Ok(()),
-                Ok(Some(bundle)) => self.store_and_check(&bundle).await,
-                Err(error) => self.on_fetch_error(error),
-            },
+            Some(Ok(Progress::Complete)) => self.on_whole().await,
             Some(Err(error)) => self.on_fetch_error(error),
+        }
+    }
+
+    /// All of an offer is on disk.
+    pub(super) async fn on_whole(&mut self) -> Result<(), DiskError> {
+        if self.lay_aside()? {
+            return self.next_download();
+        }
+        match self.put_together().await {
+            Ok(None) => Ok(()),
+            Ok(Some(bundle)) => self.store_and_check(&bundle).await,
+            Err(error) => self.on_fetch_error(error),
         }
     }
 
@@ -327,7 +343,8 @@ impl Updater {
             journal.models.insert(model.clone(), entry);
         }
         // What a start finds is told as refused when it is offered again: the operator may have missed the rest.
-        let ends = !matches!(event, Event::Started { .. }) && entry_ended(&effects);
+        // What is withdrawn may be published again.
+        let ends = !matches!(event, Event::Started { .. } | Event::Withdrawn { .. }) && entry_ended(&effects);
         let ended = before.trial.filter(|_| ends).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
         self.record(journal)?;
         self.judged.extend(ended);
@@ -356,6 +373,7 @@ impl Updater {
             passing: &self.passing,
             slots: &self.parts.slots,
             download: self.download.as_ref(),
+            waits: self.waits(),
             lacks_metadata: self.waiting_for_metadata,
             inventory: Inventory { root_version: self.root_version(), ..(self.parts.inventory)() },
             time: self.now(),

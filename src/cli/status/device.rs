@@ -190,6 +190,7 @@ mod tests {
                 state: ModelState::Fetching,
                 candidate: Some(5),
                 agreement: None,
+                waits_for: None,
             }],
             outcomes: vec![
                 outcome(2, Verdict::Live, Stage::Probation, Code::Ok),

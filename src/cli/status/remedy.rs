@@ -22,6 +22,7 @@ pub(super) fn remedy(code: Code) -> Option<&'static str> {
         Code::Quarantined => {
             "these very bytes failed here before: publish a corrected version, or the same once more with --retry"
         }
+        Code::Withdrawn => "you took it back: publish a corrected version; `selvedge rollout show` says which",
         Code::RuntimeTooOld => "it asks for a newer Selvedge: update the device, or lower `runtime` in manifest.toml",
         Code::DigestMismatch => {
             "bytes on the board are not those that were signed: `selvedge refresh --all --broker ...`, then look at who can write to the broker"

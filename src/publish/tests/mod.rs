@@ -52,7 +52,7 @@ fn shop() -> Audience {
     Audience::group("shop")
 }
 
-const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false, deltas: 0 };
+const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false, deltas: 0, urgent: false };
 const BACK: PublishOptions = PublishOptions { allow_downgrade: true, ..PLAIN };
 const DELTAS: PublishOptions = PublishOptions { deltas: PublishOptions::DELTAS, ..PLAIN };
 
