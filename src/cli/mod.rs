@@ -12,6 +12,8 @@ mod compress;
 #[cfg(feature = "operator")]
 mod demo;
 #[cfg(feature = "operator")]
+mod fleet;
+#[cfg(feature = "operator")]
 mod gc;
 mod inspect;
 mod ledger;
@@ -73,6 +75,8 @@ enum Command {
     Audit(audit::Args),
     Status(status::Args),
     #[cfg(feature = "operator")]
+    Fleet(fleet::Args),
+    #[cfg(feature = "operator")]
     Demo(demo::Args),
     #[cfg(feature = "operator")]
     Trust(trust::Args),
@@ -116,13 +120,15 @@ impl Command {
             Self::Audit(args) => audit::run(&args),
             Self::Status(args) => run(status::run(&args)),
             #[cfg(feature = "operator")]
+            Self::Fleet(args) => run(fleet::run(args)),
+            #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
             #[cfg(feature = "operator")]
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
             Self::Publish(args) => run(succeed(publish::run(args))),
             #[cfg(feature = "operator")]
-            Self::Rollout(args) => run(succeed(rollout::run(args))),
+            Self::Rollout(args) => run(rollout::run(args)),
             #[cfg(feature = "operator")]
             Self::Pack(args) => run(succeed(pack::run(args))),
             #[cfg(feature = "operator")]

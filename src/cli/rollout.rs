@@ -1,5 +1,7 @@
 //! `selvedge rollout`: what is under way, looked at, stopped, let go on, taken back.
 
+mod watch;
+
 use super::needs::needs_text;
 use super::publish::{NOT_SENT, With};
 use super::waves::waves_text;
@@ -10,6 +12,7 @@ use crate::sys::unix_now;
 use crate::trust::{Custom, Hold};
 use clap::Subcommand;
 use serde_json::{Value, json};
+use std::process::ExitCode;
 
 /// Look at a rollout, pause it, let it go on, or take it back.
 #[derive(Debug, clap::Args)]
@@ -19,6 +22,7 @@ use serde_json::{Value, json};
   selvedge rollout resume digits --broker mqtt://broker.local
   selvedge rollout abort digits --broker mqtt://broker.local
   selvedge rollout abort digits --version 6 --back --broker mqtt://broker.local
+  selvedge rollout watch digits --abort-at 10% --least 3 --publish --broker mqtt://broker.local
 
 A board that is switched off hears of it when it is back. What a board runs it runs on, but for `abort --back`, which sends
 it to the version that it ran before; one that has none stays. An aborted version is over: publish a corrected one, or
@@ -44,6 +48,15 @@ enum Command {
         #[arg(long)]
         back: bool,
     },
+    /// Count the devices that refuse a version or go back from it, and stop the rollout when they are too many.
+    #[command(
+        after_help = "One device has one vote, by what it says itself; the broker's access list sees to it that none speaks for
+another. Devices that were not known when the version was first watched (known/ in the publishing directory) or that
+--devices does not list have none: who makes up ids stops nothing.
+
+Exit status: 0 watched to the end, 1 failed, 3 the threshold was reached."
+    )]
+    Watch(watch::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,14 +75,16 @@ pub(super) fn parse_model(name: &str) -> Result<ModelName, String> {
     ModelName::new(name).map_err(|error| error.to_string())
 }
 
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Show(of) => show(&of),
-        Command::Pause(of) => turn(of, Turn::Pause).await,
-        Command::Resume(of) => turn(of, Turn::Resume).await,
-        Command::Abort { of, back: false } => turn(of, Turn::Abort).await,
-        Command::Abort { of, back: true } => turn(of, Turn::CallBack).await,
+        Command::Show(of) => show(&of)?,
+        Command::Pause(of) => turn(of, Turn::Pause).await?,
+        Command::Resume(of) => turn(of, Turn::Resume).await?,
+        Command::Abort { of, back: false } => turn(of, Turn::Abort).await?,
+        Command::Abort { of, back: true } => turn(of, Turn::CallBack).await?,
+        Command::Watch(args) => return watch::run(args).await,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(of: &Of) -> anyhow::Result<()> {

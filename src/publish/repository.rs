@@ -448,6 +448,10 @@ impl Repository {
         &self.current
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(super) fn key_dir(&self) -> PathBuf {
         self.dir.join("keys")
     }

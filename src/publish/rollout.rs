@@ -4,14 +4,16 @@
 
 use super::RepositoryError;
 use super::board::Publication;
-use super::current::{Change, DAY, Entries};
+use super::current::{Change, Current, DAY, Entries};
 use super::keys::enough;
 use super::repository::Repository;
 use super::submission::MAX_TEAM_FILE;
 use crate::bundle::ModelName;
+use crate::sys::RealDisk;
 use crate::trust::author::{self, Stamp, TargetEntry};
 use crate::trust::{Custom, Hold, Role};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// One target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,13 @@ impl Turn {
             | (Self::CallBack, Some(Hold::Recalled)) => None,
         }
     }
+}
+
+/// All that a directory offers, as it is now: nothing is locked, and no key is looked at.
+pub fn offered(dir: &Path) -> Result<Vec<Custom>, RepositoryError> {
+    let current = Current::load(&RealDisk, &dir.join("metadata"))?;
+    let teams = current.teams.values().flat_map(|file| file.entries.values());
+    Ok(current.entries.values().chain(teams).map(|entry| entry.custom.clone()).collect())
 }
 
 impl Repository {

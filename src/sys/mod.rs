@@ -21,6 +21,6 @@ pub use faulty::{FaultyDisk, Torn};
 pub use memory::memory_limit;
 pub use process::{
     DenyError, RUNNER, available_memory, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way,
-    network_is_denied, network_sockets, peak_resident_bytes, resident_bytes, seal_memory,
+    network_is_denied, network_sockets, peak_resident_bytes, resident_bytes, seal_memory, terminal_rows,
 };
 pub use throttle::is_throttled;

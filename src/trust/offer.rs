@@ -210,7 +210,6 @@ fn place(model: &ModelName, device: &[u8; 16]) -> u8 {
     u8::try_from((number * 100) >> 64).unwrap_or(99)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 fn is_no(flag: &bool) -> bool {
     !flag
 }

@@ -146,6 +146,11 @@ impl ClockWait {
         Ok(())
     }
 
+    /// Something else is waited for now.
+    pub fn rests(&mut self) {
+        self.last = None;
+    }
+
     /// Nothing waits for it any more.
     pub fn ends(&mut self, disk: &dyn Disk, state: &Path) -> Result<(), DiskError> {
         if self.noted > Duration::ZERO {

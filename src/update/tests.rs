@@ -5,7 +5,7 @@ use crate::bundle::{Bundle, Digest, ModelName, topics};
 use crate::engine::{Slots, Taken, Workers};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, ModelState, Stage};
-use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository, Team, make_key};
+use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository, Team, Turn, make_key};
 use crate::store::{Phase, read_model_dir};
 use crate::sys::{Clock, Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;

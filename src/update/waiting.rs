@@ -232,6 +232,8 @@ impl Updater {
         self.waiting.before = Some(WaitsFor::Heat).filter(|heat| waits(*heat));
         if waits(WaitsFor::Clock) {
             self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state)?;
+        } else {
+            self.waiting.clock.rests();
         }
         for model in free {
             if self.is_idle(&model)

@@ -129,12 +129,12 @@ pub(super) fn temperature(inventory: &Inventory) -> String {
     plausible.map_or("-".into(), |celsius| format!("{celsius:.1} °C"))
 }
 
-pub(super) fn number(value: Option<u32>) -> String {
+pub(in crate::cli) fn number(value: Option<u32>) -> String {
     value.map_or("-".into(), |value| value.to_string())
 }
 
 /// An enum of the closed set, as in the JSON.
-pub(super) fn name(value: &impl Serialize) -> String {
+pub(in crate::cli) fn name(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
@@ -152,7 +152,7 @@ fn measure(measure: Measure) -> String {
 }
 
 /// Seconds, in the two largest units.
-pub(super) fn span(seconds: u64) -> String {
+pub(in crate::cli) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

@@ -3,7 +3,7 @@
 use crate::privacy::Code;
 
 /// Nothing for `Ok`.
-pub(super) fn remedy(code: Code) -> Option<&'static str> {
+pub(in crate::cli) fn remedy(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::Ok => return None,
         Code::BadSignature => {

@@ -1,5 +1,6 @@
 //! Promises of publishing: what a device gets from the board, and what a kill leaves.
 
+mod rollout;
 mod roots;
 mod signers;
 mod teams;

@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::Config;
 use crate::privacy::{ModelStatus, Verdict, WaitsFor};
-use crate::publish::Turn;
 use crate::sys::{ManualClock, unix_now};
 use crate::trust::{Wave, Waves};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
