@@ -50,7 +50,9 @@ fn every_outcome_has_its_remedy() {
     let outcomes = read("docs/outcomes.md");
     let codes = variants(TELL, "Code");
     assert!(codes.len() > 10 && codes.contains("golden-mismatch"), "{codes:?}");
-    let (codes_part, stages_part) = outcomes.split_once("## Stages").unwrap();
+    let (codes_part, rest) = outcomes.split_once("## Stages").unwrap();
+    let (stages_part, waits_part) = rest.split_once("## What an update waits for").unwrap();
+    assert_eq!(listed(waits_part), variants(TELL, "WaitsFor"));
     assert_eq!(listed(codes_part), codes);
     assert_eq!(listed(stages_part), variants(TELL, "Stage"));
     for line in codes_part.lines().filter(|line| line.starts_with("| `")) {

@@ -34,6 +34,7 @@ mod privacy;
 mod program;
 #[cfg(feature = "compress")]
 mod prune;
+mod rollout;
 mod secrets;
 mod serve;
 mod status;
