@@ -271,12 +271,10 @@ impl Verified {
     /// At most one a model, by the rule in this file's head; sorted by model.
     pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
         let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
-        for entry in &self.entries {
-            if entry.is_for(to) {
-                models.entry(&entry.custom.model).or_default().push(entry);
-            }
+        for entry in self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups)) {
+            models.entry(&entry.custom.model).or_default().push(entry);
         }
-        models.into_values().filter_map(|entries| choose(&entries)).map(Entry::offer).collect()
+        models.into_values().filter_map(|named| offer_among(&named, to)).collect()
     }
 
     /// When the next wave reaches this device, by device time: offers are to be looked at again then.
@@ -301,6 +299,17 @@ fn entries_of(targets: &Targets, place: u32, may: impl Fn(&str, &Custom) -> bool
     (0..=u16::MAX).zip(sorted).filter_map(entry).collect()
 }
 
+/// Of the targets of a model whose audience the device is of. What is left for it where a higher one is not for it, or not
+/// yet, is no way back.
+fn offer_among(named: &[&Entry], to: &Recipient<'_>) -> Option<Offer> {
+    let selected: Vec<&Entry> = named.iter().filter(|entry| entry.is_for(to)).copied().collect();
+    let chosen = &choose(&selected)?.custom;
+    let is_rest = named.iter().any(|entry| entry.custom.version > chosen.version && !entry.is_for(to));
+    let is_back = (to.has)(&chosen.model).live.is_some_and(|live| live > chosen.version);
+    let is_offered = chosen.allow_downgrade || !(is_rest && is_back);
+    choose(&selected).filter(|_| is_offered).map(Entry::offer)
+}
+
 fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
     let from = counting_from(entries.iter().map(|entry| &entry.custom));
     let counted = entries.iter().filter(|e| e.custom.published >= from);
@@ -319,11 +328,10 @@ pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
 }
 
 impl Entry {
-    /// Who has it, live or on trial, stays with it: its conditions are for those who do not.
+    /// Of those of its audience: who has it, live or on trial, stays with it; its conditions are for those who do not.
     fn is_for(&self, to: &Recipient<'_>) -> bool {
-        let Custom { audience, model, .. } = &self.custom;
-        let is_here = (to.has)(model).targets.contains(&Some(self.digest));
-        if is_here { audience.names(to.id, to.groups) } else { self.custom.selects(to) }
+        let is_here = (to.has)(&self.custom.model).targets.contains(&Some(self.digest));
+        is_here || self.custom.selects(to)
     }
 
     fn offer(&self) -> Offer {

@@ -118,9 +118,31 @@ fn a_device_that_came_from_a_version_in_the_range_stays_selected_once_it_has_lef
         live: Some(live),
         targets: [target.map(|version| Digest::of(&version.to_le_bytes())), None],
     };
-    for (live, target, version) in [(3, None, 6), (5, Some(5), 6), (6, Some(6), 6), (2, None, 2), (7, Some(7), 2)] {
+    for (live, target, version) in [(3, None, 6), (5, Some(5), 6), (6, Some(6), 6), (2, None, 2)] {
         assert_eq!(version_for(&entries, &Board::default(), has(live, target)), Some(version), "{live}");
     }
+    // It left the range on another way: what is below is not for it either.
+    assert_eq!(version_for(&entries, &Board::default(), has(7, Some(7))), None);
+}
+
+#[test]
+fn a_device_that_waits_for_its_wave_is_not_sent_back_to_what_is_for_all_meanwhile() {
+    let mut later = needing(7, serde_json::json!({}));
+    later.custom.waves = serde_json::from_value(serde_json::json!([{"percent": 100, "from": 100}])).unwrap();
+    let entries = [needing(5, serde_json::json!({})), later];
+    let has = |live| Has { live: Some(live), targets: [None; 2] };
+    let board = Board::default();
+    assert_eq!(version_for(&entries, &board, has(6)), None, "neither refused nor taken");
+    assert_eq!(version_for(&entries, &board, has(4)), Some(5));
+    assert_eq!(version_for(&entries, &board, Has::default()), Some(5));
+    assert_eq!(
+        version_for(&entries[..1], &board, has(6)),
+        Some(5),
+        "nothing is above: it is refused, and that is told"
+    );
+    let mut back = entries[0].clone();
+    back.custom.allow_downgrade = true;
+    assert_eq!(version_for(&[back, entries[1].clone()], &board, has(6)), Some(5), "it is meant");
 }
 
 #[test]

@@ -219,7 +219,7 @@ mod tests {
             _ => {}
         }
         let candidate = (state != ModelState::Idle).then_some(6);
-        let live = Some(if n % 2 == 0 { 6 } else { 5 });
+        let live = Some(if n.is_multiple_of(2) { 6 } else { 5 });
         let model = ModelStatus { model: digits, live, previous: None, state, candidate, agreement: None, waits_for };
         Status { time: 1000, models: vec![model], outcomes, lacks, ..Status::default() }
     }

@@ -341,3 +341,63 @@ async fn a_busy_board_installs_when_it_is_quiet() {
     }
     assert_eq!(device.ask(&world).await.unwrap(), 2, "half of the time nobody asked");
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_to_1970_or_2099_while_an_update_waits_opens_no_window_and_shuts_nobody_out() {
+    let mut world = world("[update]\nwindows = [\"Mon 12:00-13:00\"]");
+    world.publish(&shop(), &PublishOptions::default());
+    let disk = settled(&world).await;
+    let noon = unix_now() + to_monday_noon();
+    let clock = Arc::new(ManualClock::new(noon - 7200, true));
+    let mut device = world.device(&disk, &clock, 2).await;
+    device.link(&world).await.unwrap();
+    assert_eq!(waits(&device), WAITING(WaitsFor::Window));
+    // Not synchronized any more, to a Monday's noon; synchronized, to one of 1970, decades behind what was signed.
+    for (system, synchronized) in [(noon, false), (4_102_358_400, false), (388_800, true)] {
+        clock.set_system(system, synchronized);
+        pass(&mut device, &clock, MOMENT).await;
+        assert_eq!(waits(&device), WAITING(WaitsFor::Clock), "{system}");
+    }
+    clock.set_system(noon, true);
+    pass(&mut device, &clock, MOMENT).await;
+    assert_eq!((device.ask(&world).await.unwrap(), waits(&device)), (2, ON_PROBATION));
+}
+
+#[tokio::test]
+async fn power_cut_at_any_operation_of_a_wait_keeps_what_was_fetched_and_what_was_waited() {
+    let mut world = world("[update]\nwindows = [\"Mon 12:00-13:00\"]");
+    world.publish(&shop(), &PublishOptions::default());
+    let base = settled(&world).await;
+    for torn in [Torn::Lost, Torn::Zeros] {
+        for cut in (0..).step_by(STEP) {
+            let (disk, clock) = (base.reboot(Torn::Kept), clock());
+            disk.cut_after(cut);
+            let done = waited(&world, &disk, &clock, 2).await;
+            let disk = disk.reboot(torn);
+            // The rest of the three days, whatever of them was lost.
+            let mut device = world.device(&disk, &clock, 3).await;
+            device.link(&world).await.unwrap();
+            assert_eq!(device.ask(&world).await.unwrap(), 1, "{torn:?}, cut after {cut}");
+            for _ in 0..75 {
+                pass(&mut device, &clock, HOUR).await;
+            }
+            assert_eq!(device.ask(&world).await.unwrap(), 2, "{torn:?}, cut after {cut}");
+            if done.is_ok() {
+                assert!(cut > 10, "only {cut} operations");
+                break;
+            }
+        }
+    }
+}
+
+/// A day of waiting for the clock.
+async fn waited(world: &World, disk: &FaultyDisk, clock: &Arc<ManualClock>, boot: u128) -> Result<()> {
+    let board = (clock.clone() as Arc<dyn Clock>, Arc::new(|| false) as Arc<dyn Fn() -> bool + Send + Sync>);
+    let mut device = Device::start_on(world, disk, boot, board).await?;
+    device.link(world).await?;
+    for _ in 0..24 {
+        clock.advance(HOUR);
+        device.updater.tick().await?;
+    }
+    Ok(())
+}
