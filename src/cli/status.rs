@@ -14,7 +14,7 @@ pub(super) use device::{name, number, span};
 #[cfg(feature = "operator")]
 pub(super) use fleet::few;
 #[cfg(feature = "operator")]
-pub(super) use remedy::remedy;
+pub(super) use remedy::{remedy, wait_remedy};
 
 use super::{Align, ConfigArg, Table, advise, print};
 use crate::config::ConfigError;

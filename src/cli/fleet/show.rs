@@ -1,7 +1,7 @@
 //! The fleet as text: counts, then the devices, those first with which there is most to do.
 
 use crate::cli::ledger::date;
-use crate::cli::status::{few, name, number, remedy, span};
+use crate::cli::status::{few, name, number, remedy, span, wait_remedy};
 use crate::cli::{Align, Table};
 use crate::config::DeviceId;
 use crate::privacy::{Code, ModelStatus, Outcome, Status};
@@ -146,12 +146,14 @@ fn behind(look: &Look<'_>, now: u64) -> String {
     few(look.lags.iter().map(lag).collect())
 }
 
-/// One line for each code that stands above.
+/// One line for each code, and for each wait, that stands above.
 fn remedies(looks: &[Look<'_>]) -> String {
     let codes: BTreeMap<String, Code> =
         looks.iter().flat_map(|look| &look.failures).map(|outcome| (outcome.code.name(), outcome.code)).collect();
     let line = |(name, code): (&String, &Code)| remedy(*code).map(|remedy| format!("{name}: {remedy}\n"));
-    codes.iter().filter_map(line).collect()
+    let waits: BTreeSet<_> = looks.iter().flat_map(|look| &look.busy).filter_map(|model| model.waits_for).collect();
+    let waits = waits.iter().map(|why| format!("{}: {}\n", name(why), wait_remedy(*why)));
+    codes.iter().filter_map(line).chain(waits).collect()
 }
 
 /// A device on one line, without what changes by the second.
@@ -255,6 +257,7 @@ mod tests {
         assert!(lines[9].starts_with(&id(1)) && lines[9].contains("fetching digits:6, lacks 12 chunks"), "{text}");
         assert!(lines[10].starts_with(&id(9)) && lines[10].contains("offline  1 min ago"), "{text}");
         assert!(text.contains("too-many-errors: too many of its first requests failed"), "{text}");
+        assert!(text.contains("window: none of its maintenance windows is open"), "{text}");
     }
 
     #[test]

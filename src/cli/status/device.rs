@@ -1,7 +1,7 @@
 //! One device's status for people.
 
 use super::super::ledger::date;
-use super::remedy::remedy;
+use super::remedy::{remedy, wait_remedy};
 use super::{Align, Table};
 use crate::privacy::{Code, Inventory, Lacks, Measure, ModelStatus, Outcome, Status};
 use serde::Serialize;
@@ -82,10 +82,15 @@ fn waits_for(status: &Status) -> String {
         1 => Some("1 chunk".to_owned()),
         n => Some(format!("{n} chunks")),
     };
+    let held = status.models.iter().filter_map(|model| {
+        let why = model.waits_for?;
+        Some(format!("{} for {}:{} ({})", name(&why), model.model, number(model.candidate), wait_remedy(why)))
+    });
     let lacks: Vec<String> =
         [metadata.then(|| "metadata".to_owned()), index.then(|| "an offer's index".to_owned()), chunks]
             .into_iter()
             .flatten()
+            .chain(held)
             .collect();
     if lacks.is_empty() { "nothing".into() } else { lacks.join(", ") }
 }
@@ -223,6 +228,16 @@ mod tests {
         assert!(text.contains("network       denied to the engine\n"), "{text}");
         assert!(text.contains("int8 kernels  dotprod\n"), "{text}");
         assert!(text.contains("temperature   -\n"), "{text}");
+    }
+
+    #[test]
+    fn what_holds_an_update_back_is_said_with_what_ends_it() {
+        let mut status = status();
+        (status.models[0].state, status.lacks) = (ModelState::Waiting, Lacks::default());
+        status.models[0].waits_for = Some(crate::privacy::WaitsFor::Window);
+        let text = text(&status);
+        assert!(text.contains("waits for: window for digits:5 (none of its maintenance windows is open"), "{text}");
+        assert!(text.contains("waiting"), "{text}");
     }
 
     #[test]

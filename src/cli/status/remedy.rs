@@ -1,6 +1,6 @@
 //! What to do about each code, in a few words; `docs/outcomes.md` has the whole of it.
 
-use crate::privacy::Code;
+use crate::privacy::{Code, WaitsFor};
 
 /// Nothing for `Ok`.
 pub(in crate::cli) fn remedy(code: Code) -> Option<&'static str> {
@@ -60,4 +60,20 @@ pub(in crate::cli) fn remedy(code: Code) -> Option<&'static str> {
             "what was stored does not read any more: publish it again with --retry, and think of a new SD card"
         }
     })
+}
+
+/// What ends a wait.
+pub(in crate::cli) fn wait_remedy(why: WaitsFor) -> &'static str {
+    match why {
+        WaitsFor::Pause => "you paused it: `selvedge rollout resume MODEL`",
+        WaitsFor::Window => "none of its maintenance windows is open: it goes on by itself, or publish with --urgent",
+        WaitsFor::Clock => {
+            "it does not know the hour, and so whether a window is open: give it a time server; after three days it goes on"
+        }
+        WaitsFor::Busy => {
+            "it has more requests than max-requests-per-minute, or cannot tell yet: it goes on when it is quiet"
+        }
+        WaitsFor::Heat => "it is above max-celsius: cool it",
+        WaitsFor::Battery => "it runs on a battery: it goes on when it is fed",
+    }
 }
