@@ -126,7 +126,7 @@ impl Command {
             #[cfg(feature = "operator")]
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
-            Self::Publish(args) => run(succeed(publish::run(args))),
+            Self::Publish(args) => run(publish::run_and_watch(args)),
             #[cfg(feature = "operator")]
             Self::Rollout(args) => run(rollout::run(args)),
             #[cfg(feature = "operator")]

@@ -1,6 +1,7 @@
 //! `selvedge publish`: a model to those who are to run it.
 
 use super::needs::{NeedsArgs, needs_text};
+use super::rollout::{parse_percent, watch_publication};
 use super::waves::{Plan, waves_text};
 use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
@@ -16,6 +17,7 @@ use crate::update::{self, Board};
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Sign a model and put it on the board, for a group, single devices, or a share of them.
@@ -68,6 +70,11 @@ pub struct Args {
     /// Sign and send nothing: say how many of the devices that told the broker of themselves it is for.
     #[arg(long, requires = "broker", conflicts_with_all = ["submission", "json"])]
     dry_run: bool,
+    /// Then watch it until Ctrl-C, and abort it when so many percent of the devices that it concerns, and three at least,
+    /// have failed; `selvedge rollout watch` has more to choose from.
+    #[arg(long, value_name = "PERCENT", requires = "broker", value_parser = parse_percent)]
+    #[arg(conflicts_with_all = ["submission", "dry_run"])]
+    watch: Option<u8>,
     #[command(flatten)]
     needs: NeedsArgs,
     /// Sign as this team, with its own key; see `selvedge trust delegate`.
@@ -81,7 +88,7 @@ pub struct Args {
 }
 
 /// What every command needs that changes what the board shows.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct With {
     #[command(flatten)]
     pub dir: DirArg,
@@ -93,7 +100,7 @@ pub(super) struct With {
 }
 
 /// Where the operator's keys and metadata are.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct DirArg {
     /// The publishing directory that `selvedge trust init` made.
     #[arg(long, value_name = "DIR", default_value = "repo")]
@@ -114,7 +121,7 @@ impl DirArg {
 }
 
 /// Where the board is.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct BrokerArgs {
     /// The broker: mqtt://[USER@]HOST[:PORT].
     #[arg(long, value_name = "URL", value_parser = parse_broker)]
@@ -142,6 +149,7 @@ impl Args {
             retry: false,
             deltas,
             dry_run: false,
+            watch: None,
             needs: NeedsArgs::default(),
             team,
             submission,
@@ -186,6 +194,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sent = args.with.broker.send(&mut repository, &publication).await?;
     print(if sent { "published\n" } else { NOT_SENT })
+}
+
+/// As `run`, and watches what was published where that was asked for.
+pub async fn run_and_watch(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(percent) = args.watch else {
+        run(args).await?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (bundle, _) = read_model_dir(&args.model)?;
+    let (model, version) = (bundle.manifest().name.clone(), bundle.manifest().version);
+    let with = args.with.clone();
+    run(args).await?;
+    watch_publication((model, version), with, percent).await
 }
 
 /// What each board will ask of it, asked here: before a version is spent on a model that cannot run.

@@ -2,6 +2,8 @@
 
 mod watch;
 
+pub(super) use watch::parse_percent;
+
 use super::needs::needs_text;
 use super::publish::{NOT_SENT, With};
 use super::waves::waves_text;
@@ -85,6 +87,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Watch(args) => return watch::run(args).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until Ctrl-C, and aborts it at that share of failures.
+pub(super) async fn watch_publication(
+    (model, version): (ModelName, u32),
+    with: With,
+    percent: u8,
+) -> anyhow::Result<ExitCode> {
+    watch::run(watch::Args::of(Of { model, version: Some(version), with }, percent)).await
 }
 
 fn show(of: &Of) -> anyhow::Result<()> {

@@ -263,6 +263,12 @@ async fn watching_signs_the_end_of_a_rollout_for_three_honest_failures_and_for_n
     let why = "digits version 2 is aborted: 3 of 10 devices failed (golden-mismatch 3)";
     assert!(said(&third).contains(why), "{}", said(&third));
     assert!(said(&site.run(&["rollout", "show", "digits"])).contains("aborted"));
+
+    // Published once more, and watched by the same command: those who failed have said nothing better since.
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits-adapted");
+    let again = site.tell(&["publish", model.to_str().unwrap(), "--to", "shop", "--no-check", "--watch", "10%"]);
+    assert_eq!(again.status.code(), Some(3), "{}", said(&again));
+    assert!(said(&again).contains("published\n") && said(&again).contains("is aborted"), "{}", said(&again));
 }
 
 #[tokio::test(flavor = "multi_thread")]

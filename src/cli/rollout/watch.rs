@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     abort_at: u8,
     /// And never for fewer devices than these.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_least)]
+    #[arg(long, value_name = "N", default_value_t = LEAST, value_parser = parse_least)]
     least: usize,
     /// What is done then.
     #[arg(long, value_enum, default_value_t = Then::Abort)]
@@ -38,6 +38,15 @@ pub(super) struct Args {
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     time: Option<u64>,
 }
+
+impl Args {
+    pub fn of(of: Of, abort_at: u8) -> Self {
+        Self { of, abort_at, least: LEAST, then: Then::Abort, publish: true, devices: None, time: None }
+    }
+}
+
+/// Failures that are not chance any more.
+const LEAST: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Then {
@@ -67,7 +76,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The threshold was reached.
 const REACHED: u8 = 3;
 
-fn parse_percent(text: &str) -> Result<u8, String> {
+pub(in crate::cli) fn parse_percent(text: &str) -> Result<u8, String> {
     let percent = text.trim_end_matches('%').parse().ok().filter(|percent| (1..=100).contains(percent));
     percent.ok_or_else(|| "a share is written 10%, from 1% to 100%".to_owned())
 }
