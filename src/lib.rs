@@ -42,7 +42,7 @@
 //! privacy  -> bundle
 //! ipc      -> bundle privacy
 //! store    -> bundle privacy
-//! trust    -> bundle
+//! trust    -> bundle privacy
 //! audit    -> bundle privacy
 //! inbox    -> bundle
 //! serve    -> engine bundle tensor

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
 /// Where the board is, and who we are to it.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct BrokerArgs {
     /// The broker: mqtt://[USER@]HOST[:PORT], or mqtts:// under TLS.
     #[arg(long, value_name = "URL", value_parser = parse)]

@@ -14,11 +14,15 @@ mod compress;
 #[cfg(feature = "operator")]
 mod demo;
 #[cfg(feature = "operator")]
+mod fleet;
+#[cfg(feature = "operator")]
 mod gc;
 mod inspect;
 mod ledger;
 mod logging;
 mod model_file;
+#[cfg(feature = "operator")]
+mod needs;
 #[cfg(feature = "operator")]
 mod pack;
 mod provision;
@@ -29,10 +33,14 @@ mod refresh;
 #[cfg(feature = "operator")]
 mod repair;
 mod roles;
+#[cfg(feature = "operator")]
+mod rollout;
 mod status;
 mod table;
 #[cfg(feature = "operator")]
 mod trust;
+#[cfg(feature = "operator")]
+mod waves;
 
 use crate::config::Config;
 use crate::sys::RealDisk;
@@ -73,11 +81,15 @@ enum Command {
     Status(status::Args),
     Provision(Box<provision::Args>),
     #[cfg(feature = "operator")]
+    Fleet(fleet::Args),
+    #[cfg(feature = "operator")]
     Demo(demo::Args),
     #[cfg(feature = "operator")]
     Trust(trust::Args),
     #[cfg(feature = "operator")]
     Publish(publish::Args),
+    #[cfg(feature = "operator")]
+    Rollout(rollout::Args),
     #[cfg(feature = "operator")]
     Pack(pack::Args),
     #[cfg(feature = "operator")]
@@ -115,11 +127,15 @@ impl Command {
             Self::Status(args) => run(status::run(&args)),
             Self::Provision(args) => provision::run(*args).map(|()| ExitCode::SUCCESS),
             #[cfg(feature = "operator")]
+            Self::Fleet(args) => run(fleet::run(args)),
+            #[cfg(feature = "operator")]
             Self::Demo(args) => run(demo::run(&args)),
             #[cfg(feature = "operator")]
             Self::Trust(args) => run(succeed(trust::run(args))),
             #[cfg(feature = "operator")]
-            Self::Publish(args) => run(succeed(publish::run(args))),
+            Self::Publish(args) => run(publish::run_and_watch(args)),
+            #[cfg(feature = "operator")]
+            Self::Rollout(args) => run(rollout::run(args)),
             #[cfg(feature = "operator")]
             Self::Pack(args) => run(succeed(pack::run(args))),
             #[cfg(feature = "operator")]

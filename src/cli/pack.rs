@@ -1,6 +1,8 @@
 //! `selvedge pack`: an offer on a stick.
 
+use super::needs::NeedsArgs;
 use super::publish::{DirArg, parse_id};
+use super::rollout::parse_model;
 use super::{advise, bytes, print};
 use crate::bundle::ModelName;
 use crate::config;
@@ -29,6 +31,8 @@ pub struct Args {
     /// The devices that it was published to; the same as with `publish`.
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     device: Vec<[u8; 16]>,
+    #[command(flatten)]
+    needs: NeedsArgs,
     /// The file; its name ends in .pack.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -39,15 +43,17 @@ pub struct Args {
     json: bool,
 }
 
-fn parse_model(name: &str) -> Result<ModelName, String> {
-    ModelName::new(name).map_err(|error| error.to_string())
-}
-
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if !args.out.to_string_lossy().ends_with(inbox::SUFFIX) {
         bail!("{} does not end in {}: boards would pass it over", args.out.display(), inbox::SUFFIX);
     }
-    let audience = Audience { groups: args.to, devices: args.device, percent: 100 };
+    let audience = Audience {
+        groups: args.to,
+        devices: args.device,
+        percent: 100,
+        needs: args.needs.needs(),
+        ..Audience::default()
+    };
     let Packed { version, chunks, bytes: file } = args.dir.open()?.pack(&args.model, &audience)?;
     let written = RealDisk.commit(&args.out, &file);
     written.map_err(|error| advise(error, "write the pack", "is there room, and may you write there?"))?;

@@ -2,7 +2,7 @@
 
 use super::publish::{With, shown};
 use super::{bytes, print};
-use crate::publish::{Repair, RepairError, look};
+use crate::publish::{Repair, RepairError, lacking};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -14,7 +14,7 @@ pub async fn run(with: &With) -> anyhow::Result<()> {
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} topics looked at, {elapsed}") {
         bar.set_style(style);
     }
-    let looked = look(&broker, everything, &mut |done, _| bar.set_position(done as u64)).await;
+    let looked = lacking(&broker, everything, &mut |done, _| bar.set_position(done as u64)).await;
     bar.finish_and_clear();
     let repair = looked.map_err(|error| {
         let hint = match &error {

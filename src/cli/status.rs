@@ -9,6 +9,13 @@ mod device;
 mod fleet;
 mod remedy;
 
+#[cfg(feature = "operator")]
+pub(super) use device::{name, number, span};
+#[cfg(feature = "operator")]
+pub(super) use fleet::few;
+#[cfg(feature = "operator")]
+pub(super) use remedy::{remedy, wait_remedy};
+
 use super::{Align, ConfigArg, Table, advise, print};
 use crate::config::ConfigError;
 use crate::device::stop_signal;
@@ -46,7 +53,7 @@ pub struct Args {
 }
 
 /// Between two looks of `--watch`.
-const AGAIN: Duration = Duration::from_secs(2);
+pub(super) const AGAIN: Duration = Duration::from_secs(2);
 
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
@@ -104,7 +111,7 @@ fn json(status: &Status) -> anyhow::Result<String> {
 }
 
 /// Over what stood there on a terminal; below it in a file.
-fn refresh(text: &str) -> anyhow::Result<()> {
+pub(super) fn refresh(text: &str) -> anyhow::Result<()> {
     const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
     let before = if std::io::stdout().is_terminal() { HOME_AND_CLEAR } else { "" };
     print(&format!("{before}{text}"))

@@ -8,11 +8,15 @@ mod error;
 mod id;
 mod read;
 mod sections;
+mod update;
+mod window;
 
 pub use address::Address;
 pub use error::{ConfigError, Problem};
 pub use id::{DeviceId, IdError};
 pub use sections::group as group_name;
+pub use update::Update;
+pub use window::Window;
 
 use crate::kernels::Isa;
 use crate::sys::Disk;
@@ -26,6 +30,7 @@ use std::time::Duration;
 pub struct Config {
     pub device: Device,
     pub engine: Engine,
+    pub update: Update,
     pub link: Link,
     pub proxy: Proxy,
     pub log: Log,

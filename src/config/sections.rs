@@ -2,6 +2,7 @@
 
 use super::address::{Address, quoted};
 use super::read::Reader;
+use super::update;
 use super::{Broker, Config, Device, DeviceId, Engine, Identity, Link, Log, LogFormat, Proxy, Tls};
 use crate::kernels::{Isa, IsaError, Threads};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +15,8 @@ const SOCKET_PATH: usize = 107;
 const MAX_WORKERS: u64 = 256;
 
 pub(super) fn all(r: &mut Reader) -> Config {
-    let config = Config { device: device(r), engine: engine(r), link: link(r), proxy: proxy(r), log: log(r) };
+    let (device, engine, update) = (device(r), engine(r), update::update(r));
+    let config = Config { device, engine, update, link: link(r), proxy: proxy(r), log: log(r) };
     if config.engine.socket == config.engine.link_socket {
         r.conflict("engine", "link-socket", "is the same path as `socket`: the API and the link each need their own");
     }

@@ -151,6 +151,8 @@ fn parts(config: &Config, isa: IsaChoice, slots: Arc<Slots>) -> Result<Parts, En
         inventory: Box::new(move || sensors.read()),
         memory: sys::memory_limit(),
         throttled: Arc::new(sys::is_throttled),
+        rules: config.update.clone(),
+        on_battery: Box::new(sys::is_on_battery),
     })
 }
 

@@ -1,8 +1,8 @@
 //! What the board is and how it fares, by sysinfo.
 
 use crate::engine::Isa;
-use crate::privacy::{InstructionSet, Inventory};
-use crate::sys::{Clock, Disk, network_is_denied, resident_bytes};
+use crate::privacy::{Arch, BoardName, InstructionSet, Inventory};
+use crate::sys::{self, Clock, Disk, network_is_denied, resident_bytes};
 use crate::update::runtime;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ pub struct Sensors {
     state: PathBuf,
     network_denied: bool,
     isa: InstructionSet,
+    board: Option<BoardName>,
     last: Mutex<Option<(Duration, Inventory)>>,
 }
 
@@ -26,7 +27,8 @@ impl Sensors {
     /// `state` is on the file system whose free space counts; `isa` is what models are loaded for.
     pub fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, state: PathBuf, isa: Isa) -> Self {
         let isa = instruction_set(isa);
-        Self { disk, clock, state, network_denied: network_is_denied(), isa, last: Mutex::new(None) }
+        let board = sys::board_name().and_then(|name| BoardName::of(&name));
+        Self { disk, clock, state, network_denied: network_is_denied(), isa, board, last: Mutex::new(None) }
     }
 
     /// The caller fills in what is not the board's.
@@ -57,6 +59,8 @@ impl Sensors {
             root_version: 0,
             cores: std::thread::available_parallelism().map_or(0, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
             isa: self.isa,
+            arch: Arch::OWN,
+            board: self.board.clone(),
             memory_total_mib: system.as_ref().map_or(0, |system| mib(system.total_memory())),
             memory_used_mib: system.as_ref().map_or(0, |system| mib(system.used_memory())),
             engine_rss_mib: mib(resident_bytes()),

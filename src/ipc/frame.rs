@@ -81,7 +81,15 @@ mod tests {
         for (agreement, head) in [(None, None), (Some(0.5), Some(AuditHead { number: 7, sha256: Digest::of(b"7") }))] {
             let model = ModelName::new("digits").unwrap();
             let state = ModelState::Idle;
-            let model = ModelStatus { model, live: Some(1), previous: None, state, candidate: None, agreement };
+            let model = ModelStatus {
+                model,
+                live: Some(1),
+                previous: None,
+                state,
+                candidate: None,
+                agreement,
+                waits_for: None,
+            };
             let status = Status { models: vec![model; 2], audit: head, time: 9, ..Status::default() };
             let message = ToLink::Tell(Tell::Status(Box::new(status)));
             let mut wire = Vec::new();

@@ -4,7 +4,7 @@ use crate::privacy::Tell;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; both sides come from one executable, so others are refused.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The most chunks that are asked for at a time.
 pub const MAX_WINDOW: usize = 8;

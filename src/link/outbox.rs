@@ -214,6 +214,7 @@ mod tests {
             state: ModelState::Idle,
             candidate: None,
             agreement: None,
+            waits_for: None,
         };
         outbox
             .tell(Tell::Status(Box::new(Status { models: vec![model; Status::MAX_MODELS + 1], ..Status::default() })));

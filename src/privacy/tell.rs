@@ -58,12 +58,17 @@ pub struct ModelStatus {
     // Never left out: between engine and link goes an encoding without names.
     #[serde(default)]
     pub agreement: Option<f32>,
+    /// What the candidate waits for, where something holds it back.
+    #[serde(default)]
+    pub waits_for: Option<WaitsFor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelState {
     Idle,
+    /// A version is there to be taken, and something holds it back.
+    Waiting,
     Fetching,
     /// Self-test and golden samples run.
     Checking,
@@ -72,6 +77,24 @@ pub enum ModelState {
     /// The candidate answers a share of the requests.
     Canary,
     Probation,
+}
+
+/// What holds an update back. It goes on by itself when that ends; each has its remedy in `docs/outcomes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitsFor {
+    /// The operator has paused it.
+    Pause,
+    /// A maintenance window.
+    Window,
+    /// Nothing tells the board the hour, and so whether a window is open.
+    Clock,
+    /// More requests than are allowed during an update, or not known yet how many.
+    Busy,
+    /// The board is too hot.
+    Heat,
+    /// The board runs on a battery.
+    Battery,
 }
 
 /// How one offered version ended.
@@ -136,6 +159,8 @@ pub enum Code {
     Downgrade,
     /// Offer: this version failed here before.
     Quarantined,
+    /// Offer: the operator withdrew it while it was on trial, or called it back.
+    Withdrawn,
     /// Offer: needs a newer Selvedge.
     RuntimeTooOld,
     /// Fetch: bytes on the board are not those that the index names.
@@ -230,6 +255,13 @@ pub struct Inventory {
     /// Of the int8 kernels. A status of an older version has none.
     #[serde(default)]
     pub isa: InstructionSet,
+    /// Of the processor. A status of an older version has none.
+    #[serde(default)]
+    pub arch: Arch,
+    /// What its maker calls the board. A status of an older version has none.
+    // Never left out: between engine and link goes an encoding without names.
+    #[serde(default)]
+    pub board: Option<BoardName>,
     pub memory_total_mib: u32,
     pub memory_used_mib: u32,
     /// Resident memory of the engine.
@@ -255,6 +287,93 @@ pub enum InstructionSet {
     Avx2,
     Avxvnni,
     Avx512vnni,
+}
+
+impl InstructionSet {
+    /// Of which processors, and how many of its kind are below it; none where nothing is known.
+    fn rank(self) -> Option<(Arch, u8)> {
+        Some(match self {
+            Self::Unknown | Self::Scalar => return None,
+            Self::Neon => (Arch::Aarch64, 1),
+            Self::Dotprod => (Arch::Aarch64, 2),
+            Self::I8mm => (Arch::Aarch64, 3),
+            Self::Avx2 => (Arch::X86_64, 1),
+            Self::Avxvnni => (Arch::X86_64, 2),
+            Self::Avx512vnni => (Arch::X86_64, 3),
+        })
+    }
+
+    /// As good as another of the same processors, or better; scalar is what all have.
+    pub fn is_at_least(self, other: Self) -> bool {
+        match (self.rank(), other.rank()) {
+            (Some(own), Some(other)) => own.0 == other.0 && own.1 >= other.1,
+            (_, None) => other == Self::Scalar && self != Self::Unknown,
+            (None, Some(_)) => false,
+        }
+    }
+}
+
+/// The processor's architecture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arch {
+    #[default]
+    #[serde(rename = "unknown")]
+    Unknown,
+    #[serde(rename = "aarch64")]
+    Aarch64,
+    #[serde(rename = "x86_64")]
+    X86_64,
+}
+
+impl Arch {
+    /// What this executable was built for.
+    pub const OWN: Self = if cfg!(target_arch = "aarch64") {
+        Self::Aarch64
+    } else if cfg!(target_arch = "x86_64") {
+        Self::X86_64
+    } else {
+        Self::Unknown
+    };
+}
+
+/// What a board's maker calls it, as "Raspberry Pi 4 Model B Rev 1.4": the same on all of that kind. Bounded, and of
+/// letters, digits and few signs, wherever it comes from; the only text of the set that the operator did not write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BoardName(String);
+
+impl BoardName {
+    pub const MAX: usize = 64;
+
+    fn takes(c: char) -> bool {
+        c.is_ascii_alphanumeric() || " .,-_+()/".contains(c)
+    }
+
+    /// From what the firmware says: what is not of the form is left out, and the rest cut short; none where nothing is left.
+    pub fn of(firmware: &str) -> Option<Self> {
+        let plain: String = firmware.chars().take(4 * Self::MAX).filter(|&c| Self::takes(c)).collect();
+        let short: String = plain.trim().chars().take(Self::MAX).collect();
+        Self::try_from(short.trim().to_owned()).ok()
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for BoardName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_good = (1..=Self::MAX).contains(&text.len()) && text.chars().all(Self::takes);
+        is_good.then_some(Self(text)).ok_or("a board's name is 1 to 64 of letters, digits, spaces and .,-_+()/")
+    }
+}
+
+impl From<BoardName> for String {
+    fn from(name: BoardName) -> Self {
+        name.0
+    }
 }
 
 /// Counts since the engine started; not retained.
@@ -309,6 +428,28 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boards_name_is_bounded_and_plain_wherever_it_comes_from() {
+        let told = |firmware: &str| BoardName::of(firmware).map(String::from);
+        assert_eq!(told("Raspberry Pi 4 Model B Rev 1.4\0").as_deref(), Some("Raspberry Pi 4 Model B Rev 1.4"));
+        assert_eq!(told("\u{1b}[2J x\n\u{202e}é").as_deref(), Some("2J x"));
+        assert_eq!(told(&"x".repeat(100_000)).map(|name| name.len()), Some(64));
+        assert_eq!([told(""), told("\0\n\t"), told("   ")], [None, None, None]);
+        for hostile in ["\"\\u001b[2J\"", "\"\"", "7", &format!("{:?}", "x".repeat(65))] {
+            assert!(serde_json::from_str::<BoardName>(hostile).is_err(), "{hostile}");
+        }
+    }
+
+    #[test]
+    fn instruction_sets_are_ordered_within_their_processors_alone() {
+        use InstructionSet::*;
+        assert!(I8mm.is_at_least(Dotprod) && Dotprod.is_at_least(Dotprod) && !Neon.is_at_least(Dotprod));
+        assert!(Avx2.is_at_least(Scalar) && Scalar.is_at_least(Scalar) && !Scalar.is_at_least(Neon));
+        assert!(!Avx512vnni.is_at_least(Neon) && !I8mm.is_at_least(Avx2));
+        assert!([Unknown, Scalar, Neon, Avx2].iter().all(|other| !Unknown.is_at_least(*other)));
+        assert!([Scalar, I8mm, Avx512vnni].iter().all(|isa| !isa.is_at_least(Unknown)));
+    }
 
     #[test]
     fn a_histogram_bounds_its_quantiles() {

@@ -3,16 +3,19 @@
 use super::RepositoryError;
 use super::board::Release;
 use crate::bundle::{Bundle, Cut, Digest, Index, MAX_CHUNK_WIRE, ModelName, Node, cut};
-use crate::trust::{SaltedIds, Selector};
+use crate::trust::{Needs, SaltedIds, Selector, Waves};
 use std::collections::BTreeSet;
 
-/// Who is to run it: the devices of these groups and these devices, and of them a share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who is to run it: the devices of these groups and these devices, of them those with such boards, and of them a share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Audience {
     pub groups: Vec<String>,
     pub devices: Vec<[u8; 16]>,
     /// 0 to 100.
     pub percent: u8,
+    pub needs: Needs,
+    /// How much of that share is in by when; all of it at once without any.
+    pub waves: Waves,
 }
 
 impl Audience {
@@ -21,7 +24,7 @@ impl Audience {
 
     /// All devices of one group.
     pub fn group(name: &str) -> Self {
-        Self { groups: vec![name.to_owned()], devices: Vec::new(), percent: 100 }
+        Self { groups: vec![name.to_owned()], percent: 100, ..Self::default() }
     }
 
     pub(super) fn check(&self) -> Result<(), RepositoryError> {
@@ -32,6 +35,8 @@ impl Audience {
             "a percentage is 0 to 100"
         } else if self.groups.len() > Self::MAX_GROUPS || !self.groups.iter().all(is_name) {
             "there may be 64 groups, with names of 1 to 64 bytes"
+        } else if self.needs.live.is_some_and(|versions| versions.min > versions.max) {
+            "a range of versions goes from the lower one to the higher one"
         } else {
             return Ok(());
         };
@@ -42,7 +47,11 @@ impl Audience {
     pub(super) fn target_name(&self, model: &ModelName) -> String {
         let groups: BTreeSet<&str> = self.groups.iter().map(String::as_str).collect();
         let devices: BTreeSet<String> = self.devices.iter().map(hex::encode).collect();
-        let text = serde_json::to_vec(&(groups, devices)).expect("plain data serializes");
+        let text = match self.needs.is_empty() {
+            true => serde_json::to_vec(&(groups, devices)),
+            false => serde_json::to_vec(&(groups, devices, &self.needs)),
+        };
+        let text = text.expect("plain data serializes");
         format!("{model}/{}", hex::encode(Digest::of(&text).short()))
     }
 

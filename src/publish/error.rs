@@ -59,6 +59,10 @@ pub enum RepositoryError {
          Raise `version` in manifest.toml, or go back on purpose with --allow-downgrade"
     )]
     NotNewer { model: ModelName, published: u32, offered: u32 },
+    #[error("{model} version {version} is paused for this audience: `selvedge rollout resume {model}` lets it go on")]
+    Paused { model: ModelName, version: u32 },
+    #[error("no version of {model} is offered that could be {did}; `selvedge rollout show {model}` lists what is")]
+    NothingToHold { model: ModelName, did: super::rollout::Turn },
     #[error(
         "{model} version {version} is published with other contents ({published}); a version stands for one \
          bundle: raise `version` in manifest.toml"

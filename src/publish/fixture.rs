@@ -4,7 +4,7 @@ use super::submission::file_name;
 use super::{Board, BoardError, Publication, Repository, upload};
 use crate::bundle::{Bundle, Digest, Node, expand, topics};
 use crate::sys::{FaultyDisk, ManualClock};
-use crate::trust::{Offered, Progress, Role, Trust, UpdateError};
+use crate::trust::{Offered, Progress, Recipient, Role, Trust, UpdateError};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -101,7 +101,7 @@ impl Device {
 
     /// Versions offered to a device of the group, each fetched whole.
     pub fn versions(&self, board: &Shown, group: &str) -> Vec<u32> {
-        let offers = self.trust.verified().unwrap().offers_for(&DEVICE, &[group.to_owned()]);
+        let offers = self.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &[group.to_owned()]));
         let version = |offer: &crate::trust::Offer| {
             let bundle = board.fetch(&offer.digest);
             assert_eq!((bundle.manifest().version, &bundle.manifest().name), (offer.version, &offer.model));

@@ -11,6 +11,8 @@ pub struct Row {
     /// `None` until it said so.
     pub online: Option<bool>,
     pub status: Option<Status>,
+    /// Of the status, as it came.
+    size: usize,
 }
 
 /// The `online` message; other fields are the device's own.
@@ -24,6 +26,7 @@ struct Online {
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     rows: BTreeMap<[u8; 16], Row>,
+    bytes: usize,
     ignored: u64,
 }
 
@@ -32,6 +35,8 @@ impl Fleet {
     pub const MAX_MESSAGE: usize = 64 * 1024;
     /// The most devices that are held.
     pub const MAX_DEVICES: usize = 100_000;
+    /// The most bytes of all that they told: of a whole status some 2 KiB are usual.
+    pub const MAX_BYTES: usize = 256 << 20;
 
     /// The subscriptions that it wants.
     pub fn filters() -> [String; 2] {
@@ -65,7 +70,11 @@ impl Fleet {
         let is_cleared = bytes.is_empty();
         match branch {
             "online" if is_cleared => self.rows.entry(id).or_default().online = None,
-            "status" if is_cleared => self.rows.entry(id).or_default().status = None,
+            "status" if is_cleared => {
+                let row = self.rows.entry(id).or_default();
+                self.bytes -= std::mem::take(&mut row.size);
+                row.status = None;
+            }
             "online" => {
                 let message: Online = serde_json::from_slice(bytes).ok()?;
                 self.rows.entry(id).or_default().online = Some(message.online);
@@ -74,7 +83,11 @@ impl Fleet {
                 let status: Status = serde_json::from_slice(bytes).ok()?;
                 let is_bounded =
                     status.models.len() <= Status::MAX_MODELS && status.outcomes.len() <= Status::MAX_OUTCOMES;
-                self.rows.entry(id).or_default().status = Some(is_bounded.then_some(status)?);
+                let before = self.rows.get(&id).map_or(0, |row| row.size);
+                let all = self.bytes - before + bytes.len();
+                let status = Some(status).filter(|_| is_bounded && all <= Self::MAX_BYTES)?;
+                let row = self.rows.entry(id).or_default();
+                (row.status, row.size, self.bytes) = (Some(status), bytes.len(), all);
             }
             _ => return None,
         }
@@ -108,6 +121,7 @@ mod tests {
             state: ModelState::Idle,
             candidate: None,
             agreement: None,
+            waits_for: None,
         };
         serde_json::to_vec(&Status { sequence: 7, models: vec![model; models], ..Status::default() }).unwrap()
     }
@@ -145,6 +159,21 @@ mod tests {
             fleet.take(topic, bytes);
         }
         assert_eq!((fleet.rows().len(), fleet.ignored()), (0, hostile.len() as u64));
+    }
+
+    #[test]
+    fn the_bytes_of_all_that_is_told_are_bounded_and_what_is_cleared_makes_room() {
+        let mut fleet = Fleet::default();
+        let mut large = status(1);
+        large.extend(vec![b' '; Fleet::MAX_MESSAGE - large.len()]);
+        let fit = Fleet::MAX_BYTES / Fleet::MAX_MESSAGE;
+        let topic = |n: usize| topics::device_status(hex::encode((n as u128).to_be_bytes()));
+        (0..=fit).for_each(|n| fleet.take(&topic(n), &large));
+        assert_eq!((fleet.rows().len(), fleet.ignored()), (fit, 1));
+        fleet.take(&topic(0), &large);
+        fleet.take(&topic(1), b"");
+        fleet.take(&topic(fit), &large);
+        assert_eq!((fleet.rows().len(), fleet.ignored()), (fit, 1));
     }
 
     #[test]

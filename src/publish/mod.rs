@@ -7,7 +7,8 @@
 //! Not here: the session with the broker (`mqtt`); `upload` takes any `Board`.
 //!
 //! Layout: `keys/` (0600; the root's may be taken away and kept offline), `metadata/`, `chunks/` by
-//! digest (all of `metadata/` and `chunks/` is public, a team has a copy), `settings.json`, `pending.json`, `lock`.
+//! digest (all of `metadata/` and `chunks/` is public, a team has a copy), `known/` (devices whose failures count),
+//! `settings.json`, `pending.json`, `lock`.
 //!
 //! Rejected: tough's `RepositoryEditor` (writes in place, without sync; needs the root's keys).
 
@@ -23,12 +24,16 @@ mod fixture;
 mod fleet;
 mod init;
 mod keys;
+mod known;
 mod listen;
+mod overview;
 mod pack;
 mod passphrase;
 mod proposal;
+mod reach;
 mod repair;
 mod repository;
+mod rollout;
 mod rotation;
 mod session;
 mod signer;
@@ -36,6 +41,7 @@ mod submission;
 mod teams;
 #[cfg(test)]
 mod tests;
+mod votes;
 
 pub use board::{Board, BoardError, Post, Publication, Release, upload};
 pub use cutting::Audience;
@@ -44,13 +50,18 @@ pub use fleet::{Fleet, Row};
 pub use init::{Expiries, InitOptions, Sealing};
 pub use keys::{KeyState, add_command, make_key, parse_public};
 pub use listen::Listener;
+pub use overview::{LAGS_AFTER, Lag, Look, Only, look};
 pub use pack::Packed;
 pub use passphrase::{Passphrase, PassphraseError};
 pub use proposal::{Count, MAX_PROPOSAL, Proposal, RoleChange};
-pub use repair::{Repair, RepairError, look};
+pub use reach::Reach;
+pub use repair::{Repair, RepairError, lacking};
 pub use repository::{Garbage, PublishOptions, Repository};
+pub use rollout::offered;
+pub use rollout::{Rollout, Turn};
 pub use rotation::KeyChange;
 pub use session::{MqttBoard, connect};
 pub use signer::{Command, SignerError};
 pub use submission::MAX_SUBMISSION;
 pub use teams::{Team, TeamState};
+pub use votes::{Threshold, Votes};

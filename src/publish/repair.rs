@@ -50,22 +50,13 @@ pub enum RepairError {
 }
 
 /// Looks at every topic of `everything`. `progress` gets topics done and in all.
-pub async fn look(
+pub async fn lacking(
     broker: &config::Broker,
     everything: Publication,
     progress: &mut (dyn FnMut(usize, usize) + Send),
-) -> Result<Repair, RepairError> {
-    look_within(broker, everything, progress, QUIET).await
-}
-
-async fn look_within(
-    broker: &config::Broker,
-    everything: Publication,
-    progress: &mut (dyn FnMut(usize, usize) + Send),
-    quiet: Duration,
 ) -> Result<Repair, RepairError> {
     let (handle, events) = open(broker).await?;
-    let mut look = Look { handle, events, quiet, shown: BTreeMap::new() };
+    let mut look = Look { handle, events, shown: BTreeMap::new() };
     let looked = everything.posts.len();
     let mut done = 0;
     progress(done, looked);
@@ -74,7 +65,7 @@ async fn look_within(
         done += window.len();
         progress(done, looked);
     }
-    let Look { handle, mut events, shown, .. } = look;
+    let Look { handle, mut events, shown } = look;
     events.close();
     handle.close().await;
     compare(everything, &shown)
@@ -92,7 +83,6 @@ struct Shown {
 struct Look {
     handle: Handle,
     events: mpsc::Receiver<Event>,
-    quiet: Duration,
     shown: BTreeMap<String, Shown>,
 }
 
@@ -103,7 +93,7 @@ impl Look {
         }
         let mut lacking = posts.iter().filter(|post| !self.shown.contains_key(&post.topic)).count();
         while lacking > 0 {
-            match timeout(self.quiet, self.events.recv()).await {
+            match timeout(QUIET, self.events.recv()).await {
                 Ok(Some(Event::Message(message))) => {
                     let is_asked = posts.iter().any(|post| post.topic == message.topic);
                     // An empty message clears a topic.

@@ -13,7 +13,7 @@ use super::teams::team_target;
 use crate::bundle::{Bundle, Digest, ModelName, topics};
 use crate::sys::{Clock, Disk, RealClock, RealDisk};
 use crate::trust::author::TargetEntry;
-use crate::trust::{Custom, Role};
+use crate::trust::{Custom, Hold, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -28,6 +28,8 @@ pub struct PublishOptions {
     pub retry: bool,
     /// From how many of the versions offered so far there shall be deltas.
     pub deltas: usize,
+    /// Boards shall not wait for their windows, nor for a quiet moment.
+    pub urgent: bool,
 }
 
 impl PublishOptions {
@@ -37,7 +39,7 @@ impl PublishOptions {
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { allow_downgrade: false, retry: false, deltas: Self::DELTAS }
+        Self { allow_downgrade: false, retry: false, deltas: Self::DELTAS, urgent: false }
     }
 }
 
@@ -282,9 +284,13 @@ impl Repository {
         let tried = of_model().filter(|custom| custom.version == manifest.version).map(|custom| custom.retry).max();
         let before = of_model().map(|custom| custom.published).max().unwrap_or(0);
         let mut custom = Custom::new(manifest.name.clone(), manifest.version, audience.selector()?);
+        custom.needs = audience.needs.clone();
+        custom.waves = audience.waves.clone();
+        custom.urgent = options.urgent;
         custom.allow_downgrade = options.allow_downgrade;
         custom.retry = tried.map_or(0, |epoch| epoch.saturating_add(u32::from(options.retry)));
         custom.memory_mib = manifest.budget.memory_mib;
+        custom.since = self.clock.system();
         custom.published = before.max(self.current.targets.version).saturating_add(1);
         Ok(TargetEntry { digest: cutting.node_digest(), size: cutting.node.len() as u64, custom })
     }
@@ -305,6 +311,9 @@ impl Repository {
                     return Err(RepositoryError::VersionTaken { model: model.clone(), version, published });
                 }
             }
+        }
+        if replaced.is_some_and(|entry| entry.custom.version == version && entry.custom.hold == Some(Hold::Paused)) {
+            return Err(RepositoryError::Paused { model: model.clone(), version });
         }
         match replaced.map(|entry| entry.custom.version) {
             Some(published) if published > version && !options.allow_downgrade => {
@@ -437,6 +446,10 @@ impl Repository {
 
     pub(super) fn current(&self) -> &Current {
         &self.current
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn key_dir(&self) -> PathBuf {

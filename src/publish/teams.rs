@@ -125,7 +125,7 @@ impl Repository {
         }
     }
 
-    fn team_role(&self, name: &str) -> Result<&DelegatedRole, RepositoryError> {
+    pub(super) fn team_role(&self, name: &str) -> Result<&DelegatedRole, RepositoryError> {
         let roles = self.current().delegations.iter().flat_map(|all| &all.roles);
         roles.into_iter().find(|role| role.name == name).ok_or_else(|| RepositoryError::NoSuchTeam(name.to_owned()))
     }

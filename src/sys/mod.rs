@@ -4,6 +4,7 @@
 //! a power cut between any two operations and a wrong time behind every decision.
 //! Not here: what is written and when; the callers order their operations.
 
+mod board;
 mod clock;
 mod counted;
 mod disk;
@@ -12,6 +13,7 @@ mod memory;
 mod process;
 mod throttle;
 
+pub use board::{board_name, is_on_battery};
 pub use clock::{Clock, ManualClock, RealClock, built, date, unix_now};
 pub use counted::{CountedDisk, Written};
 pub use disk::{Access, Disk, DiskError, RealDisk, Stamp, open_plain};
@@ -19,6 +21,6 @@ pub use faulty::{FaultyDisk, Torn};
 pub use memory::memory_limit;
 pub use process::{
     DenyError, RUNNER, available_memory, boot_id, can_deny_network, command, deny_network, give_back_memory, give_way,
-    network_is_denied, network_sockets, peak_resident_bytes, resident_bytes, seal_memory,
+    network_is_denied, network_sockets, peak_resident_bytes, resident_bytes, seal_memory, terminal_rows,
 };
 pub use throttle::is_throttled;

@@ -8,6 +8,12 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+/// Lines of the terminal that standard output is; none where it is no terminal.
+pub fn terminal_rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|&rows| rows > 0)
+}
+
 /// This boot of the kernel, or zero where the kernel does not say. Tells a crash from a power cut.
 pub fn boot_id() -> u128 {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

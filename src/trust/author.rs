@@ -271,7 +271,7 @@ pub fn targets_with(
     role.delegations = delegations.filter(|all| !all.roles.is_empty()).cloned();
     for (name, entry) in entries {
         let name = tough::TargetName::new(name).map_err(|_| AuthorError::Name(name.clone()))?;
-        let custom = serde_json::to_value(&entry.custom).map_err(AuthorError::Json)?;
+        let custom = entry.custom.fields().map_err(AuthorError::Json)?;
         let target = schema::Target {
             length: entry.size,
             hashes: hashes(entry.digest),

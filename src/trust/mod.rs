@@ -25,16 +25,22 @@ mod delegation;
 mod device;
 #[cfg(all(test, feature = "operator"))]
 mod fixture;
+mod needs;
 mod offer;
 mod offered;
 mod state;
 #[cfg(all(test, feature = "operator"))]
 mod tests;
 mod verify;
+mod waves;
 
 #[cfg(feature = "operator")]
 pub use delegation::{covers, patterns};
 pub use device::{Complaint, OpenError, Progress, Trust, UpdateError};
+pub use needs::{Board, BoardPattern, Has, Needs, Recipient, RuntimeVersion, Versions};
 pub use offer::{Contents, Custom, DeltaRef, Offer, SaltedIds, Selector, Verified};
+#[cfg(feature = "operator")]
+pub use offer::{counts, in_share};
 pub use offered::{Offered, Role, TooMuch};
 pub use verify::{Refusal, RefusalCode};
+pub use waves::{Hold, Wave, Waves};

@@ -1,21 +1,25 @@
 //! Targets: what the operator offers, and to whom.
 //!
-//! One offer a model. Among the targets that select this device the highest version is taken, the
-//! newer publication where versions are equal. A target marked `allow-downgrade` sets aside all
+//! One offer a model. Among the targets that select this device (by its group or id, its place, its board) the highest
+//! version is taken, the newer publication where versions are equal; the others are as if they were not there. A target marked `allow-downgrade` sets aside all
 //! that were published before it, whatever their version; what was published after it counts again.
 //! `published` counts up for each model, over all who sign for it.
 
 use super::Role;
 use super::delegation::Delegated;
+use super::needs::{Needs, Recipient};
 use super::verify::{Refusal, RefusalCode};
+use super::waves::{Hold, Waves};
 use crate::bundle::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use tough::schema::{Signed, Target, Targets};
 
-/// The number of this form of a target's custom part; others are not for us and passed over.
-const SELVEDGE: u64 = 1;
+/// The numbers of the forms of a target's custom part; others are not for us and passed over. The second has conditions
+/// that a device which did not know them would not keep to.
+const PLAIN: u64 = 1;
+const CONDITIONAL: u64 = 2;
 
 /// What a target says beside its digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,17 @@ pub struct Custom {
     pub version: u32,
     #[serde(rename = "for")]
     pub audience: Selector,
+    /// What a board must be, of those of the audience.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
+    /// The share of the audience by time, within its percentage.
+    #[serde(default, skip_serializing_if = "Waves::is_empty")]
+    pub waves: Waves,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// It does not wait for a quiet hour.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub urgent: bool,
     #[serde(default)]
     pub allow_downgrade: bool,
     /// A higher number lifts the quarantine of a version that failed.
@@ -34,6 +49,9 @@ pub struct Custom {
     /// Which of two targets of a model is the newer: more than that of any before it.
     #[serde(default)]
     pub published: u32,
+    /// When that was, seconds since 1970 UTC; for who looks for those that lag behind.
+    #[serde(default)]
+    pub since: u64,
     /// Its budget of memory: where there is less, nothing of it need be fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
@@ -70,13 +88,18 @@ impl Custom {
 
     pub fn new(model: ModelName, version: u32, audience: Selector) -> Self {
         Self {
-            selvedge: SELVEDGE,
+            selvedge: PLAIN,
             model,
             version,
             audience,
+            needs: Needs::default(),
+            waves: Waves::default(),
+            hold: None,
+            urgent: false,
             allow_downgrade: false,
             retry: 0,
             published: 0,
+            since: 0,
             memory_mib: None,
             bundle: None,
             deltas: Vec::new(),
@@ -85,11 +108,37 @@ impl Custom {
 
     /// Reads the custom part of a target; `None` for one that is not of this form.
     pub fn of(target: &Target) -> Option<Self> {
-        if target.custom.get("selvedge").and_then(serde_json::Value::as_u64) != Some(SELVEDGE) {
-            return None;
-        }
+        let form = target.custom.get("selvedge").and_then(serde_json::Value::as_u64);
+        form.filter(|form| [PLAIN, CONDITIONAL].contains(form))?;
         let fields = target.custom.clone().into_iter().collect();
-        serde_json::from_value(serde_json::Value::Object(fields)).ok()
+        let custom: Self = serde_json::from_value(serde_json::Value::Object(fields)).ok()?;
+        // What has conditions says so: else devices that pass them over would take it.
+        (custom.form() <= custom.selvedge).then_some(custom)
+    }
+
+    fn form(&self) -> u64 {
+        let has_none = self.needs.is_empty() && self.waves.is_empty() && self.hold.is_none();
+        if has_none { PLAIN } else { CONDITIONAL }
+    }
+
+    /// As it stands in a target.
+    #[cfg(feature = "operator")]
+    pub(super) fn fields(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(Self { selvedge: self.form(), ..self.clone() })
+    }
+
+    /// Whether a device that has it not is to take it, now or when it may.
+    pub fn selects(&self, to: &Recipient<'_>) -> bool {
+        self.begins(to).is_some_and(|begins| begins <= to.time)
+    }
+
+    /// From when on it is for that device, by device time; none where never.
+    pub fn begins(&self, to: &Recipient<'_>) -> Option<u64> {
+        let is_open = !matches!(self.hold, Some(Hold::Withdrawn | Hold::Recalled));
+        let is_meant = is_open
+            && self.audience.selects(&self.model, to.id, to.groups)
+            && self.needs.are_met(to.board, (to.has)(&self.model).live);
+        self.waves.begin_at(place(&self.model, to.id)).filter(|_| is_meant)
     }
 }
 
@@ -137,18 +186,32 @@ fn salted(salt: &Digest, id: &[u8; 16]) -> Digest {
 
 impl Selector {
     pub fn selects(&self, model: &ModelName, device: &[u8; 16], groups: &[String]) -> bool {
-        let named = self.groups.iter().any(|group| groups.contains(group))
-            || self.devices.as_ref().is_some_and(|devices| devices.holds(device));
-        named && place(model, device) < u128::from(self.percent)
+        self.names(device, groups) && place(model, device) < self.percent
+    }
+
+    /// Whether the device is one of those that a share is taken of.
+    fn names(&self, device: &[u8; 16], groups: &[String]) -> bool {
+        self.groups.iter().any(|group| groups.contains(group))
+            || self.devices.as_ref().is_some_and(|devices| devices.holds(device))
     }
 }
 
+/// Whether a device's place is in a share of those whom a model is for.
+#[cfg(feature = "operator")]
+pub fn in_share(model: &ModelName, device: &[u8; 16], percent: u8) -> bool {
+    place(model, device) < percent
+}
+
 /// A device's fixed place in a model's rollouts, 0 to 99.
-fn place(model: &ModelName, device: &[u8; 16]) -> u128 {
+fn place(model: &ModelName, device: &[u8; 16]) -> u8 {
     // The separator is in no name: no two pairs run together.
     let hash = Sha256::new().chain_update(model.as_str()).chain_update([0]).chain_update(device).finalize();
     let number = hash.iter().take(8).fold(0u128, |n, &byte| (n << 8) | u128::from(byte));
-    (number * 100) >> 64
+    u8::try_from((number * 100) >> 64).unwrap_or(99)
+}
+
+fn is_no(flag: &bool) -> bool {
+    !flag
 }
 
 /// Targets that passed every check. Made only by this module.
@@ -179,6 +242,9 @@ pub struct Offer {
     pub size: u64,
     pub allow_downgrade: bool,
     pub retry: u32,
+    /// What the operator has stopped of it: paused for whoever has it not, the others for whoever has it.
+    pub hold: Option<Hold>,
+    pub urgent: bool,
     /// What it may take at most.
     pub memory_mib: Option<u32>,
     /// What `deltas` make.
@@ -203,14 +269,18 @@ impl Verified {
     }
 
     /// At most one a model, by the rule in this file's head; sorted by model.
-    pub fn offers_for(&self, device: &[u8; 16], groups: &[String]) -> Vec<Offer> {
+    pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
         let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
-        for entry in &self.entries {
-            if entry.custom.audience.selects(&entry.custom.model, device, groups) {
-                models.entry(&entry.custom.model).or_default().push(entry);
-            }
+        for entry in self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups)) {
+            models.entry(&entry.custom.model).or_default().push(entry);
         }
-        models.into_values().filter_map(|entries| choose(&entries)).map(Entry::offer).collect()
+        models.into_values().filter_map(|named| offer_among(&named, to)).collect()
+    }
+
+    /// When the next wave reaches this device, by device time: offers are to be looked at again then.
+    pub fn next_wave(&self, to: &Recipient<'_>) -> Option<u64> {
+        let begins = self.entries.iter().filter_map(|entry| entry.custom.begins(to));
+        begins.filter(|&begins| begins > to.time).min()
     }
 
     pub fn targets_version(&self) -> u32 {
@@ -229,14 +299,41 @@ fn entries_of(targets: &Targets, place: u32, may: impl Fn(&str, &Custom) -> bool
     (0..=u16::MAX).zip(sorted).filter_map(entry).collect()
 }
 
+/// Of the targets of a model whose audience the device is of. What is left for it where a higher one is not for it, or not
+/// yet, is no way back.
+fn offer_among(named: &[&Entry], to: &Recipient<'_>) -> Option<Offer> {
+    let selected: Vec<&Entry> = named.iter().filter(|entry| entry.is_for(to)).copied().collect();
+    let chosen = &choose(&selected)?.custom;
+    let is_rest = named.iter().any(|entry| entry.custom.version > chosen.version && !entry.is_for(to));
+    let is_back = (to.has)(&chosen.model).live.is_some_and(|live| live > chosen.version);
+    let is_offered = chosen.allow_downgrade || !(is_rest && is_back);
+    choose(&selected).filter(|_| is_offered).map(Entry::offer)
+}
+
 fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
-    let downgrades = entries.iter().filter(|e| e.custom.allow_downgrade);
-    let from = downgrades.map(|e| e.custom.published).max().unwrap_or(0);
+    let from = counting_from(entries.iter().map(|entry| &entry.custom));
     let counted = entries.iter().filter(|e| e.custom.published >= from);
     counted.max_by_key(|e| (e.custom.version, e.custom.published, e.ordinal)).copied()
 }
 
+fn counting_from<'a>(customs: impl Iterator<Item = &'a Custom>) -> u32 {
+    customs.filter(|custom| custom.allow_downgrade).map(|custom| custom.published).max().unwrap_or(0)
+}
+
+/// The one that counts for a device, of targets of one model that all select it.
+#[cfg(feature = "operator")]
+pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
+    let from = counting_from(customs.iter().copied());
+    customs.iter().filter(|c| c.published >= from).max_by_key(|c| (c.version, c.published)).copied()
+}
+
 impl Entry {
+    /// Of those of its audience: who has it, live or on trial, stays with it; its conditions are for those who do not.
+    fn is_for(&self, to: &Recipient<'_>) -> bool {
+        let is_here = (to.has)(&self.custom.model).targets.contains(&Some(self.digest));
+        is_here || self.custom.selects(to)
+    }
+
     fn offer(&self) -> Offer {
         Offer {
             ordinal: self.ordinal,
@@ -246,6 +343,8 @@ impl Entry {
             size: self.size,
             allow_downgrade: self.custom.allow_downgrade,
             retry: self.custom.retry,
+            hold: self.custom.hold,
+            urgent: self.custom.urgent,
             memory_mib: self.custom.memory_mib,
             bundle: self.custom.bundle,
             deltas: self.custom.deltas.iter().take(Custom::MAX_DELTAS).copied().collect(),
@@ -254,115 +353,5 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn model() -> ModelName {
-        ModelName::new("digits").unwrap()
-    }
-
-    fn id(n: u128) -> [u8; 16] {
-        n.to_be_bytes()
-    }
-
-    fn groups(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&n| n.to_owned()).collect()
-    }
-
-    fn selector(to: &[&str], percent: u8) -> Selector {
-        Selector { groups: groups(to), devices: None, percent }
-    }
-
-    fn entry(ordinal: u32, version: u32, published: u32, allow_downgrade: bool) -> Entry {
-        let custom = Custom { allow_downgrade, published, ..Custom::new(model(), version, selector(&["shop"], 100)) };
-        Entry { ordinal, custom, digest: Digest::of(b""), size: 0 }
-    }
-
-    fn chosen(entries: Vec<Entry>) -> (u32, bool) {
-        let offers = Verified { version: 1, entries }.offers_for(&id(1), &groups(&["shop"]));
-        assert_eq!(offers.len(), 1, "one a model");
-        (offers[0].version, offers[0].allow_downgrade)
-    }
-
-    #[test]
-    fn groups_or_listed_devices_select_and_nothing_else_does() {
-        let mut to = selector(&["shop", "lab"], 100);
-        assert!(to.selects(&model(), &id(1), &groups(&["other", "lab"])));
-        assert!(!to.selects(&model(), &id(1), &groups(&["Shop", "sho"])));
-        assert!(!to.selects(&model(), &id(1), &[]));
-        to.devices = Some(SaltedIds::new(Digest::of(b"7"), &[id(1), id(2)]));
-        assert!(to.selects(&model(), &id(1), &[]));
-        assert!(!to.selects(&model(), &id(3), &[]));
-        assert!(!selector(&[], 100).selects(&model(), &id(1), &groups(&["shop"])));
-    }
-
-    #[test]
-    fn ids_do_not_stand_in_the_metadata() {
-        let ids = SaltedIds::new(Digest::of(b"7"), &[id(0xabcd_ef01_2345_6789)]);
-        let text = serde_json::to_string(&ids).unwrap();
-        assert!(!text.contains("abcdef0123456789"));
-        assert_ne!(ids.ids, SaltedIds::new(Digest::of(b"8"), &[id(0xabcd_ef01_2345_6789)]).ids);
-    }
-
-    #[test]
-    fn a_percentage_takes_its_share_and_grows_without_dropping_anyone() {
-        let mut last: Vec<bool> = Vec::new();
-        for percent in [0, 1, 10, 50, 99, 100] {
-            let to = selector(&["shop"], percent);
-            let inside: Vec<bool> = (0..10_000).map(|n| to.selects(&model(), &id(n), &groups(&["shop"]))).collect();
-            let share = inside.iter().filter(|&&is_in| is_in).count() as i64;
-            assert!((share - i64::from(percent) * 100).abs() <= 200, "{share} of 10,000 at {percent} %");
-            assert!(last.iter().zip(&inside).all(|(&before, &now)| now || !before), "dropped at {percent} %");
-            last = inside;
-        }
-        assert!(last.iter().all(|&is_in| is_in));
-    }
-
-    #[test]
-    fn the_first_devices_of_two_models_differ() {
-        let to = selector(&["shop"], 10);
-        let other = ModelName::new("letters").unwrap();
-        let both = (0..10_000)
-            .filter(|&n| to.selects(&model(), &id(n), &groups(&["shop"])))
-            .filter(|&n| to.selects(&other, &id(n), &groups(&["shop"])))
-            .count();
-        assert!(both < 200, "{both} of about 1,000 are first in both");
-    }
-
-    #[test]
-    fn the_highest_version_is_offered_unless_a_newer_publication_takes_it_back() {
-        assert_eq!(chosen(vec![entry(0, 1, 1, false), entry(1, 3, 2, false), entry(2, 2, 3, false)]), (3, false));
-        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true)]), (1, true));
-        assert_eq!(chosen(vec![entry(0, 3, 2, false), entry(1, 1, 4, true), entry(2, 4, 5, false)]), (4, false));
-        assert_eq!(chosen(vec![entry(0, 3, 2, true), entry(1, 1, 4, true)]), (1, true));
-    }
-
-    fn target(custom: serde_json::Value) -> Target {
-        let text = serde_json::json!({
-            "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,
-        });
-        serde_json::from_value(text).unwrap()
-    }
-
-    #[test]
-    fn targets_of_other_forms_are_passed_over() {
-        let good = serde_json::json!({"selvedge": 1, "model": "digits", "version": 2, "for": {"groups": ["shop"]},
-            "later": {"deltas": true}});
-        assert_eq!(Custom::of(&target(good.clone())).unwrap().audience.percent, 100);
-        for (field, value) in [
-            ("selvedge", serde_json::json!(2)),
-            ("model", serde_json::json!("../etc")),
-            ("version", serde_json::json!(-1)),
-            ("version", serde_json::json!(1e30)),
-            ("for", serde_json::json!(["shop"])),
-            ("for", serde_json::json!({"groups": "shop"})),
-            ("deltas", serde_json::json!([{"from": "1"}])),
-            ("bundle", serde_json::json!(7)),
-        ] {
-            let mut bad = good.clone();
-            bad[field] = value;
-            assert_eq!(Custom::of(&target(bad)), None, "{field}");
-        }
-        assert_eq!(Custom::of(&target(serde_json::json!({}))), None);
-    }
-}
+#[path = "offer_tests.rs"]
+mod tests;

@@ -129,6 +129,9 @@ impl Driver {
                 }
                 updater.tick().await?;
                 let now = updater.parts.clock.monotonic();
+                if updater.wants_packs() {
+                    self.serving.inbox.as_mut().into_iter().for_each(Inbox::forget);
+                }
                 match self.serving.inbox.as_mut().and_then(|inbox| inbox.look(now)) {
                     Some(found) => self.on_pack(updater, found).await,
                     None => Ok(()),

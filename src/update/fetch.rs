@@ -131,6 +131,8 @@ pub struct Wanted {
     pub size: u64,
     /// The version's budget of memory.
     pub memory_mib: Option<u32>,
+    /// It waits for no quiet hour.
+    pub urgent: bool,
     /// What the deltas make.
     pub bundle: Option<Contents>,
     pub deltas: Vec<DeltaRef>,
@@ -155,6 +157,15 @@ impl Download {
         self.wanted = wanted;
         self.phase = self.first_phase()?;
         Ok(())
+    }
+
+    pub fn wanted_version(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// The same version is offered in other words, and all of it is here.
+    pub fn note(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
     }
 
     /// The delta with the fewest bytes whose base is here and for which there is room; else the chunks, which take no less.

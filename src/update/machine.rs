@@ -92,6 +92,11 @@ pub enum Event {
     Started {
         boot: u128,
     },
+    /// The operator has withdrawn that target; where it is called back, whoever runs it goes back to what is pinned.
+    Withdrawn {
+        target: Digest,
+        recalled: bool,
+    },
     /// The engine stops in order.
     Stopping,
 }
@@ -134,6 +139,7 @@ pub fn step(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
     let is_checking = trial.phase == Phase::Checking;
     match event {
         Event::Unusable { offered, blame, why } => refuse(entry, offered, blame, Ended::Refused(why)),
+        Event::Withdrawn { target, recalled } => withdraw(entry, target, recalled),
         // An offer waits until the checks end; the driver makes it again then.
         Event::Offered(offer) if !is_checking && offer.target_is_not(trial.candidate) => {
             (entry.clone(), consider(entry, offer))
@@ -177,6 +183,7 @@ fn without_trial(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
         Event::Stored { candidate, retry, boot } => begin(entry, candidate, retry, boot),
         Event::Unusable { offered, blame, why } => refuse(entry, offered, blame, Ended::Refused(why)),
         Event::Blamed { deaths, limit, retry } => blame(entry, (deaths, limit), retry),
+        Event::Withdrawn { target, recalled } => withdraw(entry, target, recalled),
         Event::Passed(_)
         | Event::Cleared
         | Event::Failed(_)
@@ -279,9 +286,30 @@ fn promote(entry: &Entry, trial: Trial) -> (Entry, Vec<Effect>) {
 }
 
 fn fail(entry: &Entry, trial: Trial, why: Reason) -> (Entry, Vec<Effect>) {
+    let (mut next, effects) = end(entry, trial, why);
+    quarantine(&mut next, trial.candidate.target, trial.retry);
+    (next, effects)
+}
+
+/// It is not the version's fault: the same bytes may be published again. Where nothing is pinned, what runs runs on.
+fn withdraw(entry: &Entry, target: Digest, recalled: bool) -> (Entry, Vec<Effect>) {
+    let why = Reason::plain(Stage::Offer, Code::Withdrawn);
+    let beside = entry.trial.filter(|trial| trial.phase != Phase::Probation && trial.candidate.target == Some(target));
+    if let Some(trial) = beside {
+        return end(entry, trial, why);
+    }
+    let is_live = entry.live.filter(|live| live.target == Some(target) && recalled);
+    let (Some(live), Some(previous)) = (is_live, entry.previous) else { return (entry.clone(), vec![]) };
+    // Whoever stands beside it then stands beside the one that comes back.
+    let trial = entry.trial.filter(|trial| trial.phase != Phase::Probation);
+    let next = Entry { live: Some(previous), previous: None, trial, unproven: None, ..entry.clone() };
+    (next, vec![Effect::Serve, Effect::Report { version: live.version, ended: Ended::RolledBack(why) }])
+}
+
+/// The candidate goes, and what was there before it goes on.
+fn end(entry: &Entry, trial: Trial, why: Reason) -> (Entry, Vec<Effect>) {
     let version = trial.candidate.version;
     let mut next = Entry { trial: None, ..entry.clone() };
-    quarantine(&mut next, trial.candidate.target, trial.retry);
     if trial.phase == Phase::Probation {
         (next.live, next.previous) = (entry.previous, None);
         return (next, vec![Effect::Serve, Effect::Report { version, ended: Ended::RolledBack(why) }]);

@@ -43,6 +43,7 @@ fn events() -> Vec<Event> {
         all.push(Event::Stored { candidate: version(number), retry: 0, boot: BOOTS[0] });
         let why = why(Stage::Bundle, Code::BadBundle);
         all.push(Event::Unusable { offered: offer(number, 0), blame: true, why });
+        all.extend([false, true].map(|recalled| Event::Withdrawn { target: target(number), recalled }));
     }
     all
 }

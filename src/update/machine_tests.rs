@@ -289,3 +289,41 @@ fn what_makes_the_engine_die_again_and_again_goes_back_though_it_was_proven() {
     assert_eq!(refusal(&run(entry.clone(), &[Event::Offered(same)]).1), Some(Code::Quarantined));
     assert_eq!(run(entry, &[blamed]).1, [], "nothing stands behind it");
 }
+
+fn withdrawn(number: u32, recalled: bool) -> Event {
+    Event::Withdrawn { target: Digest::of(&number.to_le_bytes()), recalled }
+}
+
+#[test]
+fn a_version_that_is_withdrawn_goes_from_every_gate_and_may_come_again_and_what_runs_stays() {
+    let gates = [&[stored(2)][..], &[stored(2), BOTH], &[stored(2), BOTH, Event::Cleared]];
+    for events in gates {
+        let (entry, _) = run(live(1), events);
+        let (entry, effects) = run(entry, &[withdrawn(2, false)]);
+        assert_eq!(refusal(&effects), Some(Code::Withdrawn), "{events:?}");
+        assert_eq!(entry, live(1), "{events:?}: neither quarantined nor left beside");
+        assert_eq!(run(entry, &[Event::Offered(offer(2))]).1, [Effect::Fetch(offer(2))]);
+    }
+    let (entry, _) = run(live(1), &[stored(2), PASSED]);
+    assert_eq!(run(entry.clone(), &[withdrawn(2, false)]), (entry.clone(), vec![]), "on probation it runs");
+    let (entry, _) = run(entry, &[tally(50, 0)]);
+    assert_eq!(run(entry.clone(), &[withdrawn(2, false)]), (entry, vec![]), "so does what is proven");
+    assert_eq!(run(live(1), &[withdrawn(3, true)]), (live(1), vec![]), "another's");
+}
+
+#[test]
+fn a_version_that_is_called_back_makes_place_for_the_one_before_where_there_is_one() {
+    for events in [&[stored(2), PASSED][..], &[stored(2), PASSED, tally(50, 0)]] {
+        let (entry, _) = run(live(1), events);
+        let (entry, effects) = run(entry, &[withdrawn(2, true)]);
+        assert_eq!(entry, live(1), "{events:?}");
+        assert_eq!((effects[0], refusal(&effects)), (Effect::Serve, Some(Code::Withdrawn)));
+        assert_eq!(run(entry.clone(), &[withdrawn(2, true)]), (entry, vec![]), "once");
+    }
+    assert_eq!(run(live(2), &[withdrawn(2, true)]), (live(2), vec![]), "something always serves");
+    // A newer one is on trial beside it.
+    let (entry, _) = run(live(1), &[stored(2), PASSED, tally(50, 0), stored(3), BOTH]);
+    let (entry, effects) = run(entry, &[withdrawn(2, true)]);
+    assert_eq!((entry.live, refusal(&effects)), (Some(version(1)), Some(Code::Withdrawn)));
+    assert_eq!(entry.trial.map(|trial| trial.candidate), Some(version(3)));
+}

@@ -12,11 +12,14 @@ mod feed;
 mod fetch;
 mod gate;
 mod machine;
+mod offers;
 mod report;
+mod rules;
 mod start;
 mod trials;
 mod updater;
 mod versions;
+mod waiting;
 
 pub use driver::{Serving, run};
 pub use gate::{Board, Failure, check, runtime};

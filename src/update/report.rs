@@ -6,11 +6,12 @@ use crate::bundle::ModelName;
 use crate::engine::{Beside, Slots};
 use crate::privacy::{
     AuditHead, Code, Histogram, Inventory, Lacks, Measure, Metrics, ModelMetrics, ModelState, ModelStatus, Outcome,
-    Stage, Status, Verdict,
+    Stage, Status, Verdict, WaitsFor,
 };
 use crate::store::{Entry, Journal, Phase};
 use crate::sys::Written;
 use crate::trust::{Refusal, RefusalCode};
+use std::collections::BTreeMap;
 
 /// What `status` is made from.
 pub(super) struct Sources<'a> {
@@ -19,6 +20,8 @@ pub(super) struct Sources<'a> {
     pub passing: &'a [Outcome],
     pub slots: &'a Slots,
     pub download: Option<&'a Download>,
+    /// Versions that something holds back.
+    pub waits: BTreeMap<ModelName, (u32, WaitsFor)>,
     pub lacks_metadata: bool,
     pub inventory: Inventory,
     pub time: u64,
@@ -26,8 +29,19 @@ pub(super) struct Sources<'a> {
 }
 
 pub(super) fn status(sources: Sources<'_>) -> Status {
-    let Sources { journal, passing, slots, download, lacks_metadata, inventory, time, audit } = sources;
-    let model = |(name, entry): (&ModelName, &Entry)| model_status(name, entry, slots, download);
+    let Sources { journal, passing, slots, download, waits, lacks_metadata, inventory, time, audit } = sources;
+    let unknown = Entry::default();
+    let mut entries: BTreeMap<&ModelName, &Entry> = journal.models.iter().collect();
+    // A first version that waits is worth telling, too.
+    for model in waits.keys() {
+        entries.entry(model).or_insert(&unknown);
+    }
+    let model = |(name, entry): (&ModelName, &Entry)| {
+        let status = model_status(name, entry, slots, download);
+        let Some((version, why)) = waits.get(name) else { return status };
+        let state = if status.state == ModelState::Idle { ModelState::Waiting } else { status.state };
+        ModelStatus { state, candidate: status.candidate.or(Some(*version)), waits_for: Some(*why), ..status }
+    };
     let mut outcomes: Vec<Outcome> = journal.outcomes.iter().chain(passing).cloned().collect();
     outcomes.sort_by_key(|outcome| outcome.time);
     let outcomes = outcomes.split_off(outcomes.len().saturating_sub(Status::MAX_OUTCOMES));
@@ -36,7 +50,7 @@ pub(super) fn status(sources: Sources<'_>) -> Status {
         index: download.is_some_and(Download::awaits_index),
         chunks: download.map_or(0, |d| u32::try_from(d.missing()).unwrap_or(u32::MAX)),
     };
-    let models = journal.models.iter().take(Status::MAX_MODELS).map(model).collect();
+    let models = entries.into_iter().take(Status::MAX_MODELS).map(model).collect();
     Status { sequence: 0, time, models, outcomes, lacks, inventory, audit }
 }
 
@@ -62,7 +76,7 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
     let agreement =
         agreement.map(|heard| (heard.agreeing as f64 / heard.answers as f64 * 100.0).round() as f32 / 100.0);
     let previous = entry.previous.map(|v| v.version);
-    ModelStatus { model: name.clone(), live, previous, state, candidate, agreement }
+    ModelStatus { model: name.clone(), live, previous, state, candidate, agreement, waits_for: None }
 }
 
 pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>, written: Written) -> Metrics {

@@ -5,7 +5,7 @@ use crate::bundle::{Bundle, Digest, ModelName, topics};
 use crate::engine::{Slots, Taken, Workers};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, ModelState, Stage};
-use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository, Team, make_key};
+use crate::publish::{Audience, InitOptions, Publication, PublishOptions, Repository, Team, Turn, make_key};
 use crate::store::{Phase, read_model_dir};
 use crate::sys::{Clock, Disk, FaultyDisk, RealClock, Torn};
 use crate::tensor::Tensor;
@@ -36,6 +36,8 @@ struct World {
     root: Vec<u8>,
     factory: Bundle,
     repository: Repository,
+    rules: crate::config::Update,
+    weather: Arc<Weather>,
     _dir: tempfile::TempDir,
 }
 
@@ -56,13 +58,18 @@ impl World {
         let repository = Repository::init(&dir.path().join("repo"), &InitOptions::default()).unwrap();
         let root = repository.root_json().unwrap();
         let (factory, _) = read_model_dir(&model_dir("digits")).unwrap();
-        let mut this = Self { board: BTreeMap::new(), root, factory, repository, _dir: dir };
+        let mut this = Self::of(root, factory, repository, dir);
         for bundle in published {
             let options = PublishOptions::default();
             let publication = this.repository.publish(bundle, &Audience::group("shop"), &options).unwrap();
             this.post(publication);
         }
         this
+    }
+
+    fn of(root: Vec<u8>, factory: Bundle, repository: Repository, dir: tempfile::TempDir) -> Self {
+        let (board, rules, weather) = (BTreeMap::new(), crate::config::Config::default().update, Arc::default());
+        Self { board, root, factory, repository, rules, weather, _dir: dir }
     }
 
     fn post(&mut self, publication: Publication) {
@@ -96,6 +103,8 @@ impl World {
         self.board[&topics::chunk(digest)].clone()
     }
 }
+
+use rollout::Weather;
 
 /// One run of the engine's update side.
 struct Device {
@@ -138,9 +147,11 @@ impl Device {
             workers: 1,
             factory: vec![world.factory.clone()],
             boot,
-            inventory: Box::new(Inventory::default),
+            inventory: world.weather.clone().inventory(),
             memory: Some(1 << 30),
             throttled,
+            rules: world.rules.clone(),
+            on_battery: world.weather.clone().on_battery(),
         };
         let updater = Updater::start(parts).await?;
         Ok(Self { updater, slots, workers: Workers::start(1, 4)?, brought: Vec::new() })
@@ -179,7 +190,7 @@ impl Device {
     }
 
     fn node(&self, fetch: &Fetch) -> Digest {
-        let offers = self.updater.verified().unwrap().offers_for(&[7; 16], &["shop".into()]);
+        let offers = self.updater.offers();
         let offer = |ordinal| offers.iter().find(|offer| offer.ordinal == ordinal).unwrap();
         match *fetch {
             Fetch::Target { ordinal } => offer(ordinal).digest,
@@ -442,3 +453,4 @@ mod frugal;
 mod gates;
 mod hampered;
 mod inbox;
+mod rollout;

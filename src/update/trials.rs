@@ -105,6 +105,7 @@ impl Updater {
             self.calm(true)?;
         }
         let on_trial = |(model, entry): (&ModelName, &crate::store::Entry)| Some((model.clone(), entry.trial?));
+        self.look_at_waiting().await?;
         let trials: Vec<(ModelName, Trial)> = self.store.journal().models.iter().filter_map(on_trial).collect();
         for (model, trial) in trials {
             for event in self.look(&model, trial) {
@@ -133,7 +134,8 @@ impl Updater {
     fn look_again(&mut self, model: &ModelName, trial: Trial) -> Option<Event> {
         let due = *self.again.get(model)?;
         let is_due = trial.paused && self.parts.clock.monotonic() >= due;
-        is_due.then(|| {
+        let may_go = is_due && self.may_go_on(model, trial);
+        may_go.then(|| {
             self.again.remove(model);
             Event::Again
         })
@@ -160,7 +162,7 @@ impl Updater {
             (_, _) => None,
         };
         let news = verdict.and_then(|(verdict, seen)| match verdict {
-            Tallied::Good => Some(Event::Cleared),
+            Tallied::Good => self.may_go_on(model, trial).then_some(Event::Cleared),
             Tallied::Bad(why) => Some(Event::Failed(why)),
             Tallied::GoesOn => is_worth_noting(trial.seen, seen).then_some(Event::Seen(seen)),
         });

@@ -1,19 +1,21 @@
 //! The update side of the engine: news from the link in, requests and reports out, effects done.
 //!
 //! `Updater` owns journal, trust and the download; the driver gives it messages and ticks. What it
-//! does with versions in memory stands in `versions.rs`.
+//! does with versions in memory stands in `versions.rs`, which offers it takes in `offers.rs`.
 
 use super::audited::{self, Audit};
 use super::fetch::{ContentError, DeltaFault, Download, FetchError, Progress, Wanted};
 use super::machine::{Effect, Ended, Event, Offered, Reason, step};
 use super::report;
 use super::trials::Watched;
+use super::waiting::Waiting;
 use crate::audit::{self, Decision};
 use crate::bundle::{Bundle, Digest, Manifest, ModelName};
+use crate::config;
 use crate::engine::{Live, Slots};
 use crate::ipc::{Fetch, Role, ToEngine};
 use crate::privacy::{Code, Inventory, Measure, Metrics, Outcome, Stage, Status};
-use crate::store::{Entry, Journal, Phase, Store, VersionRef};
+use crate::store::{Entry, Journal, Store, VersionRef};
 use crate::sys::{Clock, Disk, DiskError};
 use crate::trust::{self, Trust};
 use std::collections::BTreeMap;
@@ -42,6 +44,9 @@ pub struct Parts {
     pub memory: Option<u64>,
     /// Whether the board is slowed down just now: no verdict on times then.
     pub throttled: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// When the board's owner lets updates go on.
+    pub rules: config::Update,
+    pub on_battery: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -63,10 +68,11 @@ pub struct Updater {
     /// Targets came over this link: it can tell what an ordinal means.
     link_knows_targets: bool,
     /// Offers that wait for their turn.
-    pending: BTreeMap<ModelName, Wanted>,
-    download: Option<Download>,
+    pub(super) pending: BTreeMap<ModelName, Wanted>,
+    pub(super) waiting: Waiting,
+    pub(super) download: Option<Download>,
     /// Offers that ended since the start, by target and epoch: each is judged and reported once.
-    judged: Vec<(Digest, u32)>,
+    pub(super) judged: Vec<(Digest, u32)>,
     /// The target whose bytes were seen wrong on the board; said once.
     mismatched: Option<Digest>,
     /// Versions in memory, by the digest of their bundle: what is live and what would come back.
@@ -87,6 +93,7 @@ pub(super) struct Loaded {
 
 impl Updater {
     pub(super) fn assemble(parts: Parts, store: Store, trust: Option<Trust>) -> Self {
+        let waiting = Waiting::new(&*parts.disk, &parts.state);
         let log = audit::Log::new(parts.disk.clone(), audit::dir(&parts.state), parts.boot);
         Self {
             started: parts.clock.monotonic(),
@@ -98,6 +105,7 @@ impl Updater {
             waiting_for_metadata: false,
             link_knows_targets: false,
             pending: BTreeMap::new(),
+            waiting,
             download: None,
             judged: Vec::new(),
             mismatched: None,
@@ -170,13 +178,6 @@ impl Updater {
         }
     }
 
-    /// The epoch of the offer that a live version came by; 0 where it is offered no more.
-    pub(super) fn epoch_of_live(&self, model: &ModelName) -> u32 {
-        let target = self.entry(model).live.and_then(|live| live.target);
-        let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
-        offers.iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
-    }
-
     async fn on_metadata(&mut self, role: Role, version: u32, bytes: Vec<u8>) -> Result<(), DiskError> {
         let role = match role {
             Role::Root => trust::Role::Root,
@@ -227,83 +228,23 @@ impl Updater {
         }
     }
 
-    /// Makes the list of what trust says this device should run.
-    pub(super) fn consider_offers(&mut self) -> Result<(), DiskError> {
-        let offers = self.verified().map(|v| v.offers_for(&self.parts.device, &self.parts.groups)).unwrap_or_default();
-        let wanted = offers.into_iter().map(|offer| {
-            let trust::Offer { model, version, digest, allow_downgrade, retry, .. } = offer;
-            let offered = Offered { version, target: digest, allow_downgrade, retry };
-            let trust::Offer { ordinal, size, memory_mib, bundle, deltas, .. } = offer;
-            (model.clone(), Wanted { model, offered, ordinal, size, memory_mib, bundle, deltas })
-        });
-        self.pending = wanted.collect();
-        // Of the one under way, only the place may have changed.
-        if let Some(mut download) = self.download.take()
-            && let Some(wanted) = self.pending.get(&download.model)
-            && wanted.offered == download.offered
-        {
-            download.restart(wanted.clone())?;
-            self.pending.remove(&download.model.clone());
-            self.download = Some(download);
-        }
-        Ok(())
-    }
-
-    /// What the board has, and what is needed, where that is more.
-    fn cannot_fit(&self, wanted: &Wanted) -> Option<(Measure, Measure)> {
-        let (has, needs) = (self.parts.memory?, u64::from(wanted.memory_mib?) << 20);
-        (needs > has).then_some((Measure::Bytes(has), Measure::Bytes(needs)))
-    }
-
-    /// Starts on the next offer when none is under way.
-    pub(super) fn next_download(&mut self) -> Result<(), DiskError> {
-        while self.download.is_none() {
-            let idle = |model: &ModelName| self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking);
-            let Some(model) = self.pending.keys().find(|model| idle(model)).cloned() else { break };
-            let Some(wanted) = self.pending.remove(&model) else { break };
-            if self.judged.contains(&wanted.offered.key()) {
-                continue;
-            }
-            for effect in self.advance(&model, Event::Offered(wanted.offered))? {
-                match effect {
-                    Effect::Fetch(offered) => {
-                        if let Some(numbers) = self.cannot_fit(&wanted) {
-                            self.judged.push(offered.key());
-                            self.advance(&model, unusable(offered, Stage::Offer, Code::OverMemory, numbers))?;
-                            continue;
-                        }
-                        info!(%model, version = offered.version, "fetching");
-                        let dir = self.parts.state.join("fetch");
-                        let wanted = Wanted { offered, ..wanted.clone() };
-                        let bases = self.store.named(&model);
-                        self.download = Some(Download::new(self.parts.disk.clone(), &dir, wanted, bases)?);
-                    }
-                    Effect::Report { .. } => self.judged.push(wanted.offered.key()),
-                    Effect::Check | Effect::Serve => {}
-                }
-            }
-        }
-        self.forget_chunks()
-    }
-
-    /// Chunks that a finished or abandoned download left, once nothing is under way.
-    fn forget_chunks(&self) -> Result<(), DiskError> {
-        let dir = self.parts.state.join("fetch");
-        if self.download.is_some() || self.parts.disk.list(&dir)?.is_empty() {
-            return Ok(());
-        }
-        self.parts.disk.remove_dir(&dir)
-    }
-
     async fn on_progress(&mut self, came: Option<Result<Progress, FetchError>>) -> Result<(), DiskError> {
         match came {
             None | Some(Ok(Progress::Ignored | Progress::More)) => Ok(()),
-            Some(Ok(Progress::Complete)) => match self.put_together().await {
-                Ok(None) => Ok(()),
-                Ok(Some(bundle)) => self.store_and_check(&bundle).await,
-                Err(error) => self.on_fetch_error(error),
-            },
+            Some(Ok(Progress::Complete)) => self.on_whole().await,
             Some(Err(error)) => self.on_fetch_error(error),
+        }
+    }
+
+    /// All of an offer is on disk.
+    pub(super) async fn on_whole(&mut self) -> Result<(), DiskError> {
+        if self.lay_aside()? {
+            return self.next_download();
+        }
+        match self.put_together().await {
+            Ok(None) => Ok(()),
+            Ok(Some(bundle)) => self.store_and_check(&bundle).await,
+            Err(error) => self.on_fetch_error(error),
         }
     }
 
@@ -402,7 +343,8 @@ impl Updater {
             journal.models.insert(model.clone(), entry);
         }
         // What a start finds is told as refused when it is offered again: the operator may have missed the rest.
-        let ends = !matches!(event, Event::Started { .. }) && entry_ended(&effects);
+        // What is withdrawn may be published again.
+        let ends = !matches!(event, Event::Started { .. } | Event::Withdrawn { .. }) && entry_ended(&effects);
         let ended = before.trial.filter(|_| ends).and_then(|trial| Some((trial.candidate.target?, trial.retry)));
         self.record(journal)?;
         self.judged.extend(ended);
@@ -431,6 +373,7 @@ impl Updater {
             passing: &self.passing,
             slots: &self.parts.slots,
             download: self.download.as_ref(),
+            waits: self.waits(),
             lacks_metadata: self.waiting_for_metadata,
             inventory: Inventory { root_version: self.root_version(), ..(self.parts.inventory)() },
             time: self.now(),
@@ -461,7 +404,7 @@ fn entry_ended(effects: &[Effect]) -> bool {
     effects.iter().any(ends)
 }
 
-fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {
+pub(super) fn unusable(offered: Offered, stage: Stage, code: Code, (expected, actual): (Measure, Measure)) -> Event {
     Event::Unusable { offered, blame: false, why: Reason { stage, code, expected, actual } }
 }
 

@@ -42,6 +42,7 @@ mod program;
 mod provision;
 #[cfg(feature = "compress")]
 mod prune;
+mod rollout;
 mod secrets;
 mod serve;
 mod status;

@@ -79,6 +79,7 @@ fn closed_set() -> (BTreeSet<String>, BTreeSet<String>) {
             state,
             candidate: None,
             agreement: Some(0.5),
+            waits_for: None,
         }],
         outcomes: vec![Outcome {
             model: None,

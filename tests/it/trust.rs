@@ -4,7 +4,7 @@
 use crate::program;
 use crate::serve::clients::python;
 use selvedge::sys::{FaultyDisk, ManualClock};
-use selvedge::trust::{Offered, Progress, RefusalCode, Role, Trust};
+use selvedge::trust::{Offered, Progress, Recipient, RefusalCode, Role, Trust};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -216,7 +216,7 @@ async fn a_device_reads_what_the_tuf_projects_library_signs() {
     assert_eq!(trust.update(&offered, &clock).await.unwrap(), Progress::Committed);
     assert_eq!(trust.root_version(), 3);
     let models = |trust: &Trust| -> Vec<(String, u32)> {
-        let offers = trust.verified().unwrap().offers_for(&[1; 16], &["shop".to_owned()]);
+        let offers = trust.verified().unwrap().offers_for(&Recipient::bare(&[1; 16], &["shop".to_owned()]));
         offers.into_iter().map(|offer| (offer.model.to_string(), offer.version)).collect()
     };
     assert_eq!(models(&trust), [("house".to_owned(), 3)]);

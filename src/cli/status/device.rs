@@ -1,6 +1,6 @@
 //! One device's status for people.
 
-use super::remedy::remedy;
+use super::remedy::{remedy, wait_remedy};
 use super::{Align, Table};
 use crate::privacy::{Code, Inventory, Lacks, Measure, ModelStatus, Outcome, Status};
 use crate::sys::date;
@@ -82,10 +82,15 @@ fn waits_for(status: &Status) -> String {
         1 => Some("1 chunk".to_owned()),
         n => Some(format!("{n} chunks")),
     };
+    let held = status.models.iter().filter_map(|model| {
+        let why = model.waits_for?;
+        Some(format!("{} for {}:{} ({})", name(&why), model.model, number(model.candidate), wait_remedy(why)))
+    });
     let lacks: Vec<String> =
         [metadata.then(|| "metadata".to_owned()), index.then(|| "an offer's index".to_owned()), chunks]
             .into_iter()
             .flatten()
+            .chain(held)
             .collect();
     if lacks.is_empty() { "nothing".into() } else { lacks.join(", ") }
 }
@@ -98,6 +103,7 @@ fn board(status: &Status) -> String {
         false => "NOT denied to the engine (engine.deny-network)",
     };
     table
+        .row(["name", inventory.board.as_ref().map_or("-", |board| board.as_str())])
         .row(["runtime", &runtime(inventory)])
         .row(["cores", &inventory.cores.to_string()])
         .row(["int8 kernels", &name(&inventory.isa)])
@@ -128,12 +134,12 @@ pub(super) fn temperature(inventory: &Inventory) -> String {
     plausible.map_or("-".into(), |celsius| format!("{celsius:.1} °C"))
 }
 
-pub(super) fn number(value: Option<u32>) -> String {
+pub(in crate::cli) fn number(value: Option<u32>) -> String {
     value.map_or("-".into(), |value| value.to_string())
 }
 
 /// An enum of the closed set, as in the JSON.
-pub(super) fn name(value: &impl Serialize) -> String {
+pub(in crate::cli) fn name(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
@@ -151,7 +157,7 @@ fn measure(measure: Measure) -> String {
 }
 
 /// Seconds, in the two largest units.
-pub(super) fn span(seconds: u64) -> String {
+pub(in crate::cli) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -189,6 +195,7 @@ mod tests {
                 state: ModelState::Fetching,
                 candidate: Some(5),
                 agreement: None,
+                waits_for: None,
             }],
             outcomes: vec![
                 outcome(2, Verdict::Live, Stage::Probation, Code::Ok),
@@ -221,6 +228,16 @@ mod tests {
         assert!(text.contains("network       denied to the engine\n"), "{text}");
         assert!(text.contains("int8 kernels  dotprod\n"), "{text}");
         assert!(text.contains("temperature   -\n"), "{text}");
+    }
+
+    #[test]
+    fn what_holds_an_update_back_is_said_with_what_ends_it() {
+        let mut status = status();
+        (status.models[0].state, status.lacks) = (ModelState::Waiting, Lacks::default());
+        status.models[0].waits_for = Some(crate::privacy::WaitsFor::Window);
+        let text = text(&status);
+        assert!(text.contains("waits for: window for digits:5 (none of its maintenance windows is open"), "{text}");
+        assert!(text.contains("waiting"), "{text}");
     }
 
     #[test]

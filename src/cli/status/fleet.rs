@@ -153,7 +153,7 @@ fn online_text(online: Option<bool>) -> &'static str {
 }
 
 /// As many as a line bears, then how many more.
-fn few(mut words: Vec<String>) -> String {
+pub(in crate::cli) fn few(mut words: Vec<String>) -> String {
     const FEW: usize = 3;
     let more = words.len().saturating_sub(FEW);
     words.truncate(FEW);

@@ -23,6 +23,7 @@ fn model(name: &str, live: u32, state: ModelState) -> ModelStatus {
         state,
         candidate,
         agreement: None,
+        waits_for: None,
     }
 }
 

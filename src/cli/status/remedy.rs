@@ -1,9 +1,9 @@
 //! What to do about each code, in a few words; `docs/outcomes.md` has the whole of it.
 
-use crate::privacy::Code;
+use crate::privacy::{Code, WaitsFor};
 
 /// Nothing for `Ok`.
-pub(super) fn remedy(code: Code) -> Option<&'static str> {
+pub(in crate::cli) fn remedy(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::Ok => return None,
         Code::BadSignature => {
@@ -22,6 +22,7 @@ pub(super) fn remedy(code: Code) -> Option<&'static str> {
         Code::Quarantined => {
             "these very bytes failed here before: publish a corrected version, or the same once more with --retry"
         }
+        Code::Withdrawn => "you took it back: publish a corrected version; `selvedge rollout show` says which",
         Code::RuntimeTooOld => "it asks for a newer Selvedge: update the device, or lower `runtime` in manifest.toml",
         Code::DigestMismatch => {
             "bytes on the board are not those that were signed: `selvedge refresh --all --broker ...`, then look at who can write to the broker"
@@ -59,4 +60,20 @@ pub(super) fn remedy(code: Code) -> Option<&'static str> {
             "what was stored does not read any more: publish it again with --retry, and think of a new SD card"
         }
     })
+}
+
+/// What ends a wait.
+pub(in crate::cli) fn wait_remedy(why: WaitsFor) -> &'static str {
+    match why {
+        WaitsFor::Pause => "you paused it: `selvedge rollout resume MODEL`",
+        WaitsFor::Window => "none of its maintenance windows is open: it goes on by itself, or publish with --urgent",
+        WaitsFor::Clock => {
+            "it does not know the hour, and so whether a window is open: give it a time server; after three days it goes on"
+        }
+        WaitsFor::Busy => {
+            "it has more requests than max-requests-per-minute, or cannot tell yet: it goes on when it is quiet"
+        }
+        WaitsFor::Heat => "it is above max-celsius: cool it",
+        WaitsFor::Battery => "it runs on a battery: it goes on when it is fed",
+    }
 }

@@ -1,5 +1,6 @@
 //! Promises of publishing: what a device gets from the board, and what a kill leaves.
 
+mod rollout;
 mod roots;
 mod signers;
 mod teams;
@@ -11,7 +12,7 @@ use crate::bundle::delta::{Expected, apply};
 use crate::bundle::{Bundle, Node, expand, topics};
 use crate::store::read_model_dir;
 use crate::sys::{Disk, FaultyDisk, ManualClock, RealDisk, Torn, unix_now};
-use crate::trust::{Progress, Role};
+use crate::trust::{Needs, Progress, Recipient, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ fn shop() -> Audience {
     Audience::group("shop")
 }
 
-const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false, deltas: 0 };
+const PLAIN: PublishOptions = PublishOptions { allow_downgrade: false, retry: false, deltas: 0, urgent: false };
 const BACK: PublishOptions = PublishOptions { allow_downgrade: true, ..PLAIN };
 const DELTAS: PublishOptions = PublishOptions { deltas: PublishOptions::DELTAS, ..PLAIN };
 
@@ -67,7 +68,7 @@ async fn what_is_published_comes_to_the_device_to_the_byte() {
     board.take(&publication).await.unwrap();
     let mut device = Device::new(&repository);
     assert_eq!(device.update(&board).await.unwrap(), Progress::Committed);
-    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     assert_eq!(board.fetch(&offers[0].digest).digest(), bundle.digest());
     assert_eq!(offers[0].size, board.bytes(&offers[0].digest).len() as u64);
     assert!(device.versions(&board, "office").is_empty());
@@ -205,7 +206,7 @@ async fn a_version_must_grow_or_be_marked() {
     board.take(&repository.publish(&bundle(2, ""), &shop(), &BACK).unwrap()).await.unwrap();
     let mut device = Device::new(&repository);
     device.update(&board).await.unwrap();
-    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     assert_eq!((offers[0].version, offers[0].allow_downgrade), (2, true));
 }
 
@@ -215,12 +216,12 @@ async fn one_group_keeps_its_version_when_another_moves_on() {
     let board = Shown::default();
     repository.publish(&bundle(1, ""), &Audience::group("stable"), &PLAIN).unwrap();
     repository.publish(&bundle(2, ""), &Audience::group("beta"), &PLAIN).unwrap();
-    let listed = Audience { groups: vec![], devices: vec![DEVICE], percent: 100 };
+    let listed = Audience { groups: vec![], devices: vec![DEVICE], percent: 100, ..Audience::default() };
     board.take(&repository.publish(&bundle(3, ""), &listed, &PLAIN).unwrap()).await.unwrap();
     let mut device = Device::new(&repository);
     device.update(&board).await.unwrap();
     let version = |id: &[u8; 16], group: &str| {
-        let offers = device.trust.verified().unwrap().offers_for(id, &[group.to_owned()]);
+        let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(id, &[group.to_owned()]));
         offers.first().map(|offer| offer.version)
     };
     assert_eq!(
@@ -378,7 +379,7 @@ async fn an_index_over_one_chunk_goes_in_parts() {
     board.take(&publication).await.unwrap();
     let mut device = Device::new(&repository);
     device.update(&board).await.unwrap();
-    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     assert!(matches!(Node::parse(&board.bytes(&offers[0].digest)).unwrap(), Node::Parts { .. }));
     assert_eq!(board.fetch(&offers[0].digest).digest(), big.digest());
     let again = repository.everything().unwrap();
@@ -392,7 +393,7 @@ async fn an_index_over_one_chunk_goes_in_parts() {
 fn bad_audiences_are_refused() {
     let (_dir, mut repository) = repository();
     for audience in [
-        Audience { groups: vec![], devices: vec![], percent: 100 },
+        Audience { percent: 100, ..Audience::default() },
         Audience { percent: 101, ..shop() },
         Audience::group(""),
         Audience::group(&"x".repeat(65)),
@@ -417,7 +418,7 @@ fn damage_in_the_directory_is_said() {
 
 /// What a device makes of a version by the first delta to it.
 fn by_delta(board: &Shown, device: &Device, old: &Bundle) -> Bundle {
-    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     let (delta, contents) = (offers[0].deltas[0], offers[0].bundle.unwrap());
     let bytes = board.bytes(&delta.node);
     let Node::Delta(index) = Node::parse(&bytes).unwrap() else { panic!("no delta") };
@@ -460,7 +461,7 @@ async fn a_delta_from_the_version_before_stands_signed_on_the_board_until_nothin
     lost.take(&repository.everything().unwrap()).await.unwrap();
     assert_eq!(by_delta(&lost, &device, &bundle(1, "")).digest(), bundle(2, "").digest());
     // With the version its delta goes.
-    let offers = device.trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = device.trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     let gone = topics::chunk(&offers[0].deltas[0].node);
     assert!(board.get(&gone).is_some());
     board.take(&repository.publish(&bundle(3, ""), &shop(), &PLAIN).unwrap()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::super::author::{self, Holders, SigningKey, Stamp, TargetEntry};
 use super::super::fixture::{DAY, NOW, Operator};
-use super::super::{Custom, Offered, Progress, RefusalCode, Role, Selector, Trust};
+use super::super::{Custom, Offered, Progress, Recipient, RefusalCode, Role, Selector, Trust};
 use super::signed::{self, sign};
 use super::{DEVICE, clock, open, refusal};
 use crate::bundle::{Digest, ModelName};
@@ -57,7 +57,8 @@ fn show(offered: &mut Offered, files: &Files) {
 
 /// The models that are offered, with their versions.
 fn models(trust: &Trust) -> Vec<(String, u32)> {
-    let offers = trust.verified().map(|v| v.offers_for(&DEVICE, &["shop".to_owned()])).unwrap_or_default();
+    let offers =
+        trust.verified().map(|v| v.offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]))).unwrap_or_default();
     offers.into_iter().map(|offer| (offer.model.to_string(), offer.version)).collect()
 }
 
@@ -115,7 +116,7 @@ impl Teams {
 async fn a_team_signs_its_model_with_its_own_key_and_a_restart_keeps_it() {
     let teams = Teams::new();
     let (disk, trust) = teams.device().await;
-    let offers = trust.verified().unwrap().offers_for(&DEVICE, &["shop".to_owned()]);
+    let offers = trust.verified().unwrap().offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]));
     let ordinals: Vec<u32> = offers.iter().map(|offer| offer.ordinal).collect();
     assert_eq!(ordinals, [1 << 16, 0, 2 << 16], "the file's place stands in the upper half");
     let again = open(&disk.reboot(Torn::Lost), &teams.operator).unwrap();

@@ -26,7 +26,8 @@ fn clock() -> ManualClock {
 }
 
 fn offers(trust: &Trust) -> Vec<u32> {
-    let verified = trust.verified().map(|v| v.offers_for(&DEVICE, &["shop".to_owned()])).unwrap_or_default();
+    let verified =
+        trust.verified().map(|v| v.offers_for(&Recipient::bare(&DEVICE, &["shop".to_owned()]))).unwrap_or_default();
     verified.iter().map(|offer| offer.version).collect()
 }
 

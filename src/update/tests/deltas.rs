@@ -129,7 +129,8 @@ mod roads {
     fn download(disk: &FaultyDisk, deltas: Vec<DeltaRef>) -> Download {
         let offered = Offered { version: 2, target: sha("target"), allow_downgrade: false, retry: 0 };
         let bundle = Some(Contents { sha256: sha("new"), size: 1000 });
-        let wanted = Wanted { model: digits(), offered, ordinal: 3, size: 9, memory_mib: None, bundle, deltas };
+        let wanted =
+            Wanted { model: digits(), offered, ordinal: 3, size: 9, memory_mib: None, urgent: false, bundle, deltas };
         let bases = ["live", "pinned"].map(|name| (sha(name), Path::new("/models").join(name))).to_vec();
         Download::new(Arc::new(disk.clone()), Path::new("/fetch"), wanted, bases).unwrap()
     }

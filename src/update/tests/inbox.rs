@@ -59,7 +59,7 @@ fn world_of_a_team() -> World {
     let options = PublishOptions::default();
     repository.publish_as("vision", &adapted, &Audience::group("shop"), &options).unwrap();
     let root = repository.root_json().unwrap();
-    World { board: BTreeMap::new(), root, factory, repository, _dir: dir }
+    World::of(root, factory, repository, dir)
 }
 
 #[tokio::test]

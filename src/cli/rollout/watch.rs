@@ -1,0 +1,217 @@
+//! `selvedge rollout watch`: counts failures, and stops a rollout that has too many.
+
+use super::Of;
+use crate::bundle::ModelName;
+use crate::cli::waves::seconds;
+use crate::cli::{advise, print};
+use crate::config::DeviceId;
+use crate::device::stop_signal;
+use crate::publish::{Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Votes};
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    of: Of,
+    /// Stop it when that share of the devices which it concerns has failed.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    abort_at: u8,
+    /// And never for fewer devices than these.
+    #[arg(long, value_name = "N", default_value_t = LEAST, value_parser = parse_least)]
+    least: usize,
+    /// What is done then.
+    #[arg(long, value_enum, default_value_t = Then::Abort)]
+    then: Then,
+    /// Sign and send it; without this it is only said, with exit status 3.
+    #[arg(long)]
+    publish: bool,
+    /// The devices that count, one id a line. Without it those that the broker knows when a version is first watched.
+    #[arg(long, value_name = "FILE")]
+    devices: Option<PathBuf>,
+    /// Watch for so long, such as 2h; without it until Ctrl-C.
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+}
+
+impl Args {
+    pub fn of(of: Of, abort_at: u8) -> Self {
+        Self { of, abort_at, least: LEAST, then: Then::Abort, publish: true, devices: None, time: None }
+    }
+}
+
+/// Failures that are not chance any more.
+const LEAST: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Then {
+    /// Nobody begins any more, until it is resumed.
+    Pause,
+    /// Nobody takes it any more, for good.
+    Abort,
+    /// The same, and who runs it goes back to the version before.
+    Back,
+}
+
+impl Then {
+    fn turn(self) -> Turn {
+        match self {
+            Self::Pause => Turn::Pause,
+            Self::Abort => Turn::Abort,
+            Self::Back => Turn::CallBack,
+        }
+    }
+}
+
+/// How long to listen for what devices told before; it is retained, and comes at once.
+const FIRST: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_secs(2);
+/// Another command may be at work in the directory.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The threshold was reached.
+const REACHED: u8 = 3;
+
+pub(in crate::cli) fn parse_percent(text: &str) -> Result<u8, String> {
+    let percent = text.trim_end_matches('%').parse().ok().filter(|percent| (1..=100).contains(percent));
+    percent.ok_or_else(|| "a share is written 10%, from 1% to 100%".to_owned())
+}
+
+fn parse_least(text: &str) -> Result<usize, String> {
+    let least = text.parse().ok().filter(|&least| least >= Threshold::LEAST);
+    least.ok_or_else(|| format!("at least {}: one device alone must not stop the others' updates", Threshold::LEAST))
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let stop = stop_signal()?;
+    tokio::select! {
+        code = watch(args) => code,
+        () = stop => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn watch(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(broker) = args.of.with.broker.address()? else { bail!("whose devices shall be watched? give --broker") };
+    let passphrase = args.of.with.dir.passphrase();
+    let dir = &args.of.with.dir.dir;
+    let model = &args.of.model;
+    let version = begin(&args, dir, &passphrase)?;
+    let mut listener = Listener::open(&broker, &Fleet::filters()).await?;
+    listener.listen(FIRST, |_| false).await;
+    let known = known(&args, dir, &passphrase, (model, version), listener.fleet())?;
+    let threshold = Threshold { percent: args.abort_at, least: args.least };
+    let until = args.time.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut said = None;
+    loop {
+        let votes = Votes::of(listener.fleet(), &known, model, version);
+        if said.as_ref() != Some(&votes) {
+            say(&args, version, &votes)?;
+        }
+        if threshold.is_reached(&votes) {
+            listener.close().await;
+            return reached(&args, version, &votes, &passphrase).await;
+        }
+        said = Some(votes);
+        if until.is_some_and(|until| Instant::now() >= until) {
+            listener.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+        listener.listen(AGAIN, |_| false).await;
+    }
+}
+
+/// The version, and that it could be stopped: the passphrase is asked for now, not at night.
+fn begin(args: &Args, dir: &Path, passphrase: &Passphrase) -> anyhow::Result<u32> {
+    let repository = Repository::open_with(dir, passphrase)?;
+    if args.publish {
+        repository.check_keys()?;
+    }
+    let model = &args.of.model;
+    let newest = repository.rollouts(model).first().map(|rollout| rollout.custom.version);
+    let version = args.of.version.or(newest);
+    version.with_context(|| format!("nothing of {model} is offered; publish it first"))
+}
+
+fn known(
+    args: &Args,
+    dir: &Path,
+    passphrase: &Passphrase,
+    (model, version): (&ModelName, u32),
+    fleet: &Fleet,
+) -> anyhow::Result<BTreeSet<[u8; 16]>> {
+    if let Some(path) = &args.devices {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let ids = lines.map(|line| line.parse::<DeviceId>().map(|id| id.0)).collect::<Result<BTreeSet<_>, _>>();
+        return ids.with_context(|| format!("{}: one device id a line", path.display()));
+    }
+    let repository = Repository::open_with(dir, passphrase)?;
+    if let Some(known) = repository.known_devices(model, version)? {
+        return Ok(known);
+    }
+    let ids: BTreeSet<[u8; 16]> = fleet.rows().keys().copied().collect();
+    if ids.is_empty() {
+        bail!("no device has told the broker anything: whose failures should be counted? name them with --devices");
+    }
+    repository.keep_known_devices(model, version, &ids)?;
+    Ok(ids)
+}
+
+fn sentence(votes: &Votes) -> String {
+    let Votes { concerned, failed, reasons, strangers } = votes;
+    let reasons: Vec<String> = reasons.iter().map(|(code, n)| format!("{code} {n}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    let strangers = match strangers {
+        0 => String::new(),
+        n => format!("; {n} that nobody knew before do not count"),
+    };
+    format!("{failed} of {concerned} devices failed{reasons}{strangers}")
+}
+
+fn say(args: &Args, version: u32, votes: &Votes) -> anyhow::Result<()> {
+    let model = &args.of.model;
+    if args.of.with.json {
+        let Votes { concerned, failed, reasons, strangers } = votes;
+        let line = json!({ "model": model, "version": version, "concerned": concerned, "failed": failed,
+            "reasons": reasons, "strangers": strangers });
+        return print(&format!("{line}\n"));
+    }
+    print(&format!("{model} version {version}: {}\n", sentence(votes)))
+}
+
+async fn reached(args: &Args, version: u32, votes: &Votes, passphrase: &Passphrase) -> anyhow::Result<ExitCode> {
+    let (model, turn) = (&args.of.model, args.then.turn());
+    let why = format!("{}, the limit is {} % and {}", sentence(votes), args.abort_at, args.least);
+    if !args.publish {
+        print(&format!("{model} version {version} is to be {turn}: {why}\n"))?;
+        return Ok(ExitCode::from(REACHED));
+    }
+    let mut repository = open_patiently(&args.of.with.dir.dir, passphrase).await?;
+    let publication = match repository.turn(model, Some(version), turn) {
+        Ok((_, publication)) => publication,
+        Err(RepositoryError::NothingToHold { .. }) => {
+            print(&format!("{model} version {version} is stopped already: {why}\n"))?;
+            return Ok(ExitCode::from(REACHED));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    args.of.with.broker.send(&mut repository, &publication).await.map_err(|error| {
+        advise(error, "send what was signed", "`selvedge refresh` sends it as soon as the broker answers")
+    })?;
+    print(&format!("{model} version {version} is {turn}: {why}\n"))?;
+    Ok(ExitCode::from(REACHED))
+}
+
+async fn open_patiently(dir: &Path, passphrase: &Passphrase) -> anyhow::Result<Repository> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Repository::open_with(dir, passphrase) {
+            Err(RepositoryError::Locked(_)) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            opened => return Ok(opened?),
+        }
+    }
+}

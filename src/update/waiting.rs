@@ -1,0 +1,269 @@
+//! Offers that wait: for the operator, for their wave, for what the board's owner allows.
+//!
+//! Invariant: what waits keeps the chunks that it has, over starts too, and goes on by itself when that ends. What runs is
+//! touched by nothing here but a signed call back.
+
+use super::fetch::{Download, Wanted};
+use super::machine::{Event, step};
+use super::rules::{ClockWait, Load, Now, Step, waits_for};
+use super::updater::Updater;
+use crate::bundle::{Digest, ModelName};
+use crate::privacy::WaitsFor;
+use crate::store::Trial;
+use crate::sys::{Disk, DiskError};
+use crate::trust::{self, Hold};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tracing::info;
+
+/// How often the board's state is held against the rules.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Seconds that a synchronized clock may be behind device time, which the operator's clock has a hand in.
+const NEAR: u64 = 15 * 60;
+
+/// One offer.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub wanted: Wanted,
+    pub why: WaitsFor,
+    /// All of it is on disk: only the installation waits.
+    pub whole: Option<Download>,
+}
+
+/// What the operator says of the version that a model is offered.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    target: Digest,
+    hold: Option<Hold>,
+    urgent: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    held: BTreeMap<ModelName, Held>,
+    standing: BTreeMap<ModelName, Standing>,
+    /// Candidates that a gate would let through.
+    at_gates: BTreeMap<ModelName, WaitsFor>,
+    /// Device time of the next wave that reaches this device.
+    next_wave: Option<u64>,
+    /// What was withdrawn is still to be dealt with.
+    has_withdrawn: bool,
+    /// Something goes on that a pack may hold the rest of.
+    wants_packs: bool,
+    load: Load,
+    clock: ClockWait,
+    looked: Option<Duration>,
+    before: Option<WaitsFor>,
+}
+
+impl Waiting {
+    pub fn new(disk: &dyn Disk, state: &Path) -> Self {
+        Self {
+            held: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            at_gates: BTreeMap::new(),
+            next_wave: None,
+            has_withdrawn: false,
+            wants_packs: false,
+            load: Load::default(),
+            clock: ClockWait::read(disk, state),
+            looked: None,
+            before: None,
+        }
+    }
+
+    /// Forgets all offers; gives back those that are whole.
+    pub fn begin_anew(&mut self, next_wave: Option<u64>) -> Vec<Held> {
+        self.next_wave = next_wave;
+        self.standing.clear();
+        self.at_gates.clear();
+        std::mem::take(&mut self.held).into_values().filter(|held| held.whole.is_some()).collect()
+    }
+
+    pub fn note(&mut self, offer: &trust::Offer) {
+        let standing = Standing { target: offer.digest, hold: offer.hold, urgent: offer.urgent };
+        self.has_withdrawn |= matches!(offer.hold, Some(Hold::Withdrawn | Hold::Recalled));
+        self.standing.insert(offer.model.clone(), standing);
+    }
+
+    pub fn hold(&mut self, wanted: Wanted, why: WaitsFor, whole: Option<Download>) {
+        info!(model = %wanted.model, version = wanted.offered.version, ?why, whole = whole.is_some(), "waits");
+        self.held.insert(wanted.model.clone(), Held { wanted, why, whole });
+    }
+
+    pub fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+}
+
+impl Updater {
+    /// For the status.
+    pub(super) fn waits(&self) -> BTreeMap<ModelName, (u32, WaitsFor)> {
+        let held =
+            self.waiting.held.iter().map(|(model, held)| (model.clone(), (held.wanted.offered.version, held.why)));
+        let at_gate = |(model, why): (&ModelName, &WaitsFor)| {
+            Some((model.clone(), (self.entry(model).trial?.candidate.version, *why)))
+        };
+        held.chain(self.waiting.at_gates.iter().filter_map(at_gate)).collect()
+    }
+
+    /// What the board is like now.
+    fn board_now(&self) -> Now {
+        let clock = &*self.parts.clock;
+        Now {
+            time: self.now(),
+            is_known: clock.synchronized() && clock.system().saturating_add(NEAR) >= self.now(),
+            waited: self.waiting.clock.waited(),
+            requests: self.waiting.load.per_minute(),
+            celsius: (self.parts.inventory)().temperature_celsius,
+            on_battery: !self.parts.rules.on_battery && (self.parts.on_battery)(),
+            before: self.waiting.before,
+        }
+    }
+
+    /// What a step has to wait for by the rules of the board's owner.
+    pub(super) fn has_to_wait(&self, step: Step, is_urgent: bool) -> Option<WaitsFor> {
+        waits_for(&self.parts.rules, &self.board_now(), step, is_urgent)
+    }
+
+    /// Puts a whole download aside where its installation has to wait; true if so.
+    pub(super) fn lay_aside(&mut self) -> Result<bool, DiskError> {
+        let Some(download) = self.download.take() else { return Ok(false) };
+        let wanted = download.wanted_version().clone();
+        match self.has_to_wait(Step::Install, wanted.urgent) {
+            Some(why) => {
+                self.waiting.hold(wanted, why, Some(download));
+                Ok(true)
+            }
+            None => {
+                self.download = Some(download);
+                self.waiting.clock.ends(&*self.parts.disk, &self.parts.state)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether a candidate may pass on to its next gate. It has begun, so it does not wait for a clock.
+    pub(super) fn may_go_on(&mut self, model: &ModelName, trial: Trial) -> bool {
+        let own = self.waiting.standing.get(model).filter(|standing| Some(standing.target) == trial.candidate.target);
+        let (hold, urgent) = own.map_or((None, false), |standing| (standing.hold, standing.urgent));
+        let by_rules = || self.has_to_wait(Step::Install, urgent).filter(|why| *why != WaitsFor::Clock);
+        let why = if hold == Some(Hold::Paused) { Some(WaitsFor::Pause) } else { by_rules() };
+        match why {
+            Some(why) => drop(self.waiting.at_gates.insert(model.clone(), why)),
+            None => drop(self.waiting.at_gates.remove(model)),
+        }
+        why.is_none()
+    }
+
+    /// At each tick: what waits goes on where it may.
+    pub(super) async fn look_at_waiting(&mut self) -> Result<(), DiskError> {
+        let now = self.parts.clock.monotonic();
+        if self.waiting.next_wave.is_some_and(|at| self.now() >= at) {
+            info!("a wave of a rollout reaches this device");
+            self.waiting.wants_packs = true;
+            self.consider_offers()?;
+            self.next_download()?;
+        }
+        if std::mem::take(&mut self.waiting.has_withdrawn) {
+            self.withdraw().await?;
+        }
+        self.waiting
+            .at_gates
+            .retain(|model, _| self.store.journal().models.get(model).is_some_and(|e| e.trial.is_some()));
+        if self.waiting.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.waiting.looked = Some(now);
+        let counts = |live: std::sync::Arc<crate::engine::Live>| live.counts().answered + live.counts().failed;
+        self.waiting.load.sample(now, self.parts.slots.list().into_iter().map(counts).sum());
+        self.interrupt()?;
+        if self.waiting.holds_any() { self.release(now).await } else { Ok(()) }
+    }
+
+    /// True once after something went on that a pack may hold the rest of: where no link is, nothing else brings it.
+    pub(super) fn wants_packs(&mut self) -> bool {
+        std::mem::take(&mut self.waiting.wants_packs)
+    }
+
+    /// A download that may not go on now.
+    fn interrupt(&mut self) -> Result<(), DiskError> {
+        let Some(wanted) = self.download.as_ref().map(Download::wanted_version) else { return Ok(()) };
+        let Some(why) = self.has_to_wait(Step::Fetch, wanted.urgent) else { return Ok(()) };
+        self.waiting.hold(wanted.clone(), why, None);
+        self.download = None;
+        self.next_download()
+    }
+
+    async fn withdraw(&mut self) -> Result<(), DiskError> {
+        let of = |hold| matches!(hold, Some(Hold::Withdrawn | Hold::Recalled));
+        let all = self.waiting.standing.iter().filter(|(_, standing)| of(standing.hold));
+        let all: Vec<(ModelName, Standing)> = all.map(|(model, standing)| (model.clone(), *standing)).collect();
+        for (model, Standing { target, hold, .. }) in all {
+            let event = Event::Withdrawn { target, recalled: hold == Some(Hold::Recalled) };
+            if step(&self.entry(&model), event).1.is_empty() {
+                continue;
+            }
+            // Published again, it is a new offer.
+            self.judged.retain(|(judged, _)| *judged != target);
+            let effects = self.advance(&model, event)?;
+            self.perform(&model, effects).await?;
+            self.consider_offers()?;
+            self.next_download()?;
+        }
+        Ok(())
+    }
+
+    /// Holds all that waits by the rules against them once more.
+    async fn release(&mut self, now: Duration) -> Result<(), DiskError> {
+        let board = self.board_now();
+        let mut free = Vec::new();
+        for (model, held) in &mut self.waiting.held {
+            let next = if held.whole.is_some() { Step::Install } else { Step::Fetch };
+            match (held.why, waits_for(&self.parts.rules, &board, next, held.wanted.urgent)) {
+                (WaitsFor::Pause, _) => {}
+                (_, Some(why)) => held.why = why,
+                (_, None) => free.push(model.clone()),
+            }
+        }
+        let waits = |why| self.waiting.held.values().any(|held| held.why == why);
+        self.waiting.before = Some(WaitsFor::Heat).filter(|heat| waits(*heat));
+        if waits(WaitsFor::Clock) {
+            self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state)?;
+        } else {
+            self.waiting.clock.rests();
+        }
+        for model in free {
+            if self.is_idle(&model)
+                && let Some(held) = self.waiting.held.remove(&model)
+            {
+                self.go_on(held).await?;
+            }
+        }
+        self.next_download()
+    }
+
+    async fn go_on(&mut self, held: Held) -> Result<(), DiskError> {
+        let model = held.wanted.model.clone();
+        info!(%model, version = held.wanted.offered.version, "waits no more");
+        let Some(whole) = held.whole else {
+            self.waiting.wants_packs = true;
+            self.pending.insert(model, held.wanted);
+            return Ok(());
+        };
+        // What is under way has its chunks on disk, and begins again behind it.
+        if let Some(other) = self.download.replace(whole) {
+            let wanted = other.wanted_version().clone();
+            self.pending.insert(wanted.model.clone(), wanted);
+        }
+        self.on_whole().await?;
+        // The link knows nothing of what it lacks, if it lacks something after all.
+        if let Some(download) = self.download.as_mut().filter(|download| download.model == model) {
+            let wanted = download.wanted_version().clone();
+            download.restart(wanted)?;
+        }
+        Ok(())
+    }
+}
