@@ -5,8 +5,10 @@ use selvedge::mqtt::{self, Backoff, Dates, Event};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub struct Broker {
     port: u16,
@@ -71,24 +73,21 @@ impl Broker {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Counts what it sends from now on.
+    pub fn rate(&self) -> Rate {
+        Rate::start(self.port)
+    }
+
     /// Bytes that it has sent since its start.
     pub async fn sent(&self) -> u64 {
-        let broker = address(self.port);
-        let options = mqtt::Options {
-            broker,
-            client_id: "bench-sys".into(),
-            will: None,
-            backoff: Backoff::default(),
-            dates: Dates::of_operator(),
-        };
-        let (handle, mut events) = mqtt::start(options, Box::new(|_| {})).unwrap();
-        handle.subscribe("$SYS/broker/bytes/sent").await;
+        let (handle, mut events) = mqtt::start(options(self.port, "bench-sys"), Box::new(|_| {})).unwrap();
+        handle.subscribe(SENT).await;
         let said = timeout(Duration::from_secs(30), async {
             loop {
                 if let Some(Event::Message(message)) = events.recv().await
                     && !message.retained
                 {
-                    break String::from_utf8(message.bytes.to_vec()).unwrap().parse().unwrap();
+                    break count(&message.bytes);
                 }
             }
         });
@@ -114,6 +113,55 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// What the broker sends, second by second, as it says itself.
+pub struct Rate {
+    counting: tokio::task::JoinHandle<()>,
+    most: Arc<AtomicU64>,
+}
+
+impl Rate {
+    fn start(port: u16) -> Self {
+        let most = Arc::<AtomicU64>::default();
+        let peak = most.clone();
+        let counting = tokio::spawn(async move {
+            let (handle, mut events) = mqtt::start(options(port, "bench-rate"), Box::new(|_| {})).unwrap();
+            handle.subscribe(SENT).await;
+            let mut before = None;
+            while let Some(event) = events.recv().await {
+                let Event::Message(message) = event else { continue };
+                let (now, bytes) = (Instant::now(), count(&message.bytes));
+                if let Some((then, had)) = before.replace((now, bytes)) {
+                    let seconds = now.duration_since(then).as_secs_f64().max(0.5);
+                    peak.fetch_max((bytes.saturating_sub(had) as f64 / seconds) as u64, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { counting, most }
+    }
+
+    /// The most bytes of a second so far.
+    pub fn stop(self) -> u64 {
+        self.counting.abort();
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+const SENT: &str = "$SYS/broker/bytes/sent";
+
+fn count(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes).unwrap().parse().unwrap()
+}
+
+fn options(port: u16, id: &str) -> mqtt::Options {
+    mqtt::Options {
+        broker: address(port),
+        client_id: id.into(),
+        will: None,
+        backoff: Backoff::default(),
+        dates: Dates::of_operator(),
     }
 }
 

@@ -64,6 +64,8 @@ impl Device {
             inventory: Box::new(Inventory::default),
             memory: None,
             throttled: Arc::new(|| false),
+            rules: config::Config::default().update,
+            on_battery: Box::new(|| false),
         };
         let updater = Updater::start(parts).await.unwrap();
         let (told, status) = watch::channel(updater.status());

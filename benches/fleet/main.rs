@@ -27,6 +27,8 @@ const KIB: f64 = 1024.0;
 const LIMIT: Duration = Duration::from_secs(900);
 /// How long the broker is away.
 const AWAY: Duration = Duration::from_secs(20);
+/// Shares of the fleet, and when they begin.
+const WAVES: [(u8, u64); 4] = [(10, 0), (25, 20), (50, 40), (100, 60)];
 /// Bytes of names in each version.
 const NAMES: usize = 400_000;
 
@@ -132,8 +134,10 @@ async fn measure(args: &Args) -> Vec<Figure> {
     let (quiet, idle) = (broker.peak_memory(), broker.sent().await);
 
     println!("one update for all at once");
+    let rate = broker.rate();
     let wire = operator.publish(3, NAMES).await;
     let [half, most, last] = fleet.until("on version 3", |device| device.is_on(3)).await;
+    let peak_at_once = rate.stop();
     broker.settle().await;
     let bytes = (broker.sent().await - idle) as f64 / all as f64;
     figure("fleet/seconds-50pct", half, "s");
@@ -147,6 +151,16 @@ async fn measure(args: &Args) -> Vec<Figure> {
     let written = fleet.devices.iter().map(Device::written).max().unwrap_or(0);
     figure("fleet/most-written-kib", written as f64 / KIB, "KiB a device");
 
+    println!("one update in waves: {WAVES:?} (percent, seconds)");
+    let rate = broker.rate();
+    operator.publish_in_waves(4, NAMES, &WAVES).await;
+    let [half, most, last] = fleet.until("on version 4", |device| device.is_on(4)).await;
+    figure("fleet/peak-mib-per-s", peak_at_once as f64 / KIB / KIB, "MiB/s out of the broker, all at once");
+    figure("fleet/waves-peak-mib-per-s", rate.stop() as f64 / KIB / KIB, "MiB/s out of the broker, in waves");
+    figure("fleet/waves-seconds-50pct", half, "s");
+    figure("fleet/waves-seconds-95pct", most, "s");
+    figure("fleet/waves-seconds-100pct", last, "s");
+
     println!("the broker is killed, away for {} s, and comes back", AWAY.as_secs());
     let attempts = Attempts::start();
     broker.kill();
@@ -154,8 +168,8 @@ async fn measure(args: &Args) -> Vec<Figure> {
     let restarted = attempts.seconds();
     broker.run();
     operator.repair().await;
-    operator.publish(4, NAMES).await;
-    let [half, most, last] = fleet.until("on version 4", |device| device.is_on(4)).await;
+    operator.publish(5, NAMES).await;
+    let [half, most, last] = fleet.until("on version 5", |device| device.is_on(5)).await;
     let counts = attempts.stop();
     let (away, back) = counts.split_at(restarted.min(counts.len()));
     let peak = |counts: &[u64]| counts.iter().copied().max().unwrap_or(0) as f64;

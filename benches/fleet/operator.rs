@@ -3,6 +3,8 @@
 use crate::broker::address;
 use selvedge::bundle::Bundle;
 use selvedge::publish::{Audience, InitOptions, PublishOptions, Repository, connect, upload};
+use selvedge::sys::unix_now;
+use selvedge::trust::Wave;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -23,11 +25,23 @@ impl Operator {
         self.repository.root_json().unwrap()
     }
 
-    /// To all; bytes of its chunks. Without deltas: what is fetched is the whole.
+    /// To all at once; bytes of its chunks.
     pub async fn publish(&mut self, version: u32, names: usize) -> u64 {
+        self.publish_to(version, names, Audience::group("fleet")).await
+    }
+
+    /// To shares of them, each so many seconds from now.
+    pub async fn publish_in_waves(&mut self, version: u32, names: usize, waves: &[(u8, u64)]) {
+        let now = unix_now();
+        let waves: Vec<Wave> = waves.iter().map(|&(percent, after)| Wave { percent, from: now + after }).collect();
+        let audience = Audience { waves: waves.try_into().unwrap(), ..Audience::group("fleet") };
+        self.publish_to(version, names, audience).await;
+    }
+
+    /// Without deltas: what is fetched is the whole.
+    async fn publish_to(&mut self, version: u32, names: usize, audience: Audience) -> u64 {
         let options = PublishOptions { deltas: 0, ..PublishOptions::default() };
-        let publication =
-            self.repository.publish(&release(version, names), &Audience::group("fleet"), &options).unwrap();
+        let publication = self.repository.publish(&release(version, names), &audience, &options).unwrap();
         self.upload(&publication).await;
         self.repository.confirm(&publication).unwrap();
         publication.release.unwrap().wire

@@ -78,6 +78,7 @@ fn engine_config() -> config::Engine {
         queue: 64,
         max_body: 16 << 20,
         deadline: Duration::from_secs(10),
+        hang: std::time::Duration::from_secs(300),
         deny_network: false,
         status_interval: Duration::from_secs(60),
     }
