@@ -82,6 +82,8 @@ fn install(args: &Install) -> anyhow::Result<()> {
         bail!("no card is there: looked for {}", names.join(", "));
     };
     let shown = plain(&card.display().to_string());
+    // "." has no name that could be removed.
+    let card = &card.canonicalize()?;
     if args.clear && enrol::is_cleared(&RealDisk, card)? {
         enrol::clear(&RealDisk, card)?;
         return print(&format!("{shown} holds nothing of a card any more\n"));

@@ -169,7 +169,9 @@ pub fn clear(disk: &dyn Disk, card: &Path) -> Result<Cleared, InstallError> {
     let others = disk.list(card)?.len();
     if others == 0 {
         disk.remove_dir(card)?;
-        card.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+        // Of a bare name the parent is the empty path, which is no directory.
+        let parent = card.parent().filter(|parent| !parent.as_os_str().is_empty());
+        disk.sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
     Ok(Cleared { others })
 }

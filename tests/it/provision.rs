@@ -262,4 +262,13 @@ fn a_mistake_is_told_and_changes_nothing() {
     assert_eq!(fs::read(&key).unwrap(), before);
     assert!(install(1, &["--force"]).status.success());
     assert_ne!(fs::read(&key).unwrap(), before);
+
+    // By a bare name, and from within.
+    for (card, dir, root) in [("bare", "", "board"), (".", "within", "../board")] {
+        let out = if dir.is_empty() { card } else { dir };
+        office.run(&["provision", "--broker", "mqtts://b", "--out", out]);
+        let args = ["provision", "--install", card, "--root", root, "--force", "--clear"];
+        let said = program::text_in(&office.path(dir), &args);
+        assert!(said.contains("removed") && !office.path(out).exists(), "{said}");
+    }
 }
