@@ -243,6 +243,9 @@ pub struct Lacks {
     /// An offer's index has not come.
     pub index: bool,
     pub chunks: u32,
+    /// Of so many, where their index has come. A status of an older version has none.
+    #[serde(default)]
+    pub of_chunks: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

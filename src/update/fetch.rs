@@ -211,6 +211,14 @@ impl Download {
         }
     }
 
+    /// Chunks in all, where they are known.
+    pub fn total(&self) -> usize {
+        match &self.phase {
+            Phase::Node | Phase::DeltaNode(_) | Phase::Parts { .. } => 0,
+            Phase::Chunks { have, .. } | Phase::DeltaChunks { have, .. } => have.len(),
+        }
+    }
+
     /// What to ask the link for now.
     pub fn request(&self) -> Fetch {
         let first = |missing: &mut dyn Iterator<Item = usize>| {

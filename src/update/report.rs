@@ -49,6 +49,7 @@ pub(super) fn status(sources: Sources<'_>) -> Status {
         metadata: lacks_metadata,
         index: download.is_some_and(Download::awaits_index),
         chunks: download.map_or(0, |d| u32::try_from(d.missing()).unwrap_or(u32::MAX)),
+        of_chunks: download.map_or(0, |d| u32::try_from(d.total()).unwrap_or(u32::MAX)),
     };
     let models = entries.into_iter().take(Status::MAX_MODELS).map(model).collect();
     Status { sequence: 0, time, models, outcomes, lacks, inventory, audit }

@@ -119,8 +119,12 @@ fn models(look: &Look<'_>) -> String {
 }
 
 fn under_way(look: &Look<'_>) -> String {
-    let lacks = told(look).map_or(0, |status| status.lacks.chunks);
-    let lacks = if lacks > 0 { format!(", lacks {lacks} chunks") } else { String::new() };
+    let lacks = told(look).map(|status| status.lacks).unwrap_or_default();
+    let lacks = match (lacks.chunks, lacks.of_chunks) {
+        (0, _) => String::new(),
+        (n, 0) => format!(", lacks {n} chunks"),
+        (n, all) => format!(", {} of {all} chunks", all.saturating_sub(n)),
+    };
     let model = |model: &&ModelStatus| format!("{} {}:{}", name(&model.state), model.model, number(model.candidate));
     let busy = few(look.busy.iter().map(model).collect());
     if busy == "-" { busy } else { busy + &lacks }
@@ -206,7 +210,7 @@ mod tests {
         let digits = ModelName::new("digits").unwrap();
         let (mut state, mut waits_for, mut outcomes, mut lacks) = (ModelState::Idle, None, vec![], Lacks::default());
         match n % 10 {
-            1 => (state, lacks.chunks) = (ModelState::Fetching, 12),
+            1 => (state, lacks.chunks, lacks.of_chunks) = (ModelState::Fetching, 12, 30),
             2 => (state, waits_for) = (ModelState::Waiting, Some(WaitsFor::Window)),
             3 => outcomes.push(Outcome {
                 model: Some(digits.clone()),
@@ -254,7 +258,7 @@ mod tests {
             lines[8].starts_with(&id(2)) && lines[8].contains("waiting digits:6 ") && lines[8].contains("  window  "),
             "{text}"
         );
-        assert!(lines[9].starts_with(&id(1)) && lines[9].contains("fetching digits:6, lacks 12 chunks"), "{text}");
+        assert!(lines[9].starts_with(&id(1)) && lines[9].contains("fetching digits:6, 18 of 30 chunks"), "{text}");
         assert!(lines[10].starts_with(&id(9)) && lines[10].contains("offline  1 min ago"), "{text}");
         assert!(text.contains("too-many-errors: too many of its first requests failed"), "{text}");
         assert!(text.contains("window: none of its maintenance windows is open"), "{text}");

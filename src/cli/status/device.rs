@@ -76,11 +76,12 @@ fn remedies(outcomes: &[Outcome]) -> String {
 }
 
 fn waits_for(status: &Status) -> String {
-    let Lacks { metadata, index, chunks } = status.lacks;
-    let chunks = match chunks {
-        0 => None,
-        1 => Some("1 chunk".to_owned()),
-        n => Some(format!("{n} chunks")),
+    let Lacks { metadata, index, chunks, of_chunks } = status.lacks;
+    let chunks = match (chunks, of_chunks) {
+        (0, _) => None,
+        (1, 0) => Some("1 chunk".to_owned()),
+        (n, 0) => Some(format!("{n} chunks")),
+        (n, all) => Some(format!("{n} of {all} chunks")),
     };
     let held = status.models.iter().filter_map(|model| {
         let why = model.waits_for?;
@@ -202,7 +203,7 @@ mod tests {
                 outcome(3, Verdict::Refused, Stage::Golden, Code::GoldenMismatch),
                 outcome(4, Verdict::Refused, Stage::Golden, Code::GoldenMismatch),
             ],
-            lacks: Lacks { metadata: false, index: true, chunks: 12 },
+            lacks: Lacks { metadata: false, index: true, chunks: 12, of_chunks: 0 },
             inventory: Inventory {
                 runtime: (0, 1, 0),
                 uptime_seconds: 90_000,
