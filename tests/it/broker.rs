@@ -50,10 +50,10 @@ async fn a_device_serves_without_a_broker_asks_for_it_seldom_and_takes_the_updat
 
     broker.run();
     operator.publish(&release(2, 0, 50)).await;
-    // The wait that has begun may be half a minute long.
+    // The wait that has begun is half a minute long as a rule; over 200 s it is once in a thousand runs.
     let start = Instant::now();
     while !device.status().await.is_some_and(|status| is_live(2)(&status)) {
-        assert!(start.elapsed() < Duration::from_secs(90), "{}", device.log("link"));
+        assert!(start.elapsed() < Duration::from_secs(200), "{}", device.log("link"));
         sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(all_answered(load), [1, 2]);
