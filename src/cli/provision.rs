@@ -94,7 +94,7 @@ fn install(args: &Install) -> anyhow::Result<()> {
         advise(
             e,
             format!("take over {shown}"),
-            "nothing of it counts before all of it is written: mend it and try again",
+            "mend it and install the card once more: until then the link may find a half of it",
         )
     })?;
     print(&told(&installed, &etc))?;
@@ -114,9 +114,16 @@ fn install(args: &Install) -> anyhow::Result<()> {
 
 fn told(installed: &Installed, etc: &Path) -> String {
     let etc = plain(&etc.display().to_string());
+    let trust = match installed.new_root {
+        true => {
+            "its root of trust is another one: if it was another operator's, remove `trust` in the engine's state directory \
+                 (/var/lib/selvedge), or no update is taken\n"
+        }
+        false => "",
+    };
     match installed.changed {
         true => format!(
-            "this board is device {}: {etc} is written\nnext: selvedge check, then systemctl restart selvedge.target\n",
+            "this board is device {}: {etc} is written\n{trust}next: selvedge check, then systemctl restart selvedge.target\n",
             installed.device
         ),
         false => format!("this board is device {}: {etc} held all of it already\n", installed.device),

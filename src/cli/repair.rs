@@ -18,7 +18,7 @@ pub async fn run(with: &With) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let repair = looked.map_err(|error| {
         let hint = match &error {
-            RepairError::Board(_) | RepairError::Ended => "nothing was changed; run it again",
+            RepairError::Board(_) | RepairError::Ended | RepairError::Away(_) => "nothing was changed; run it again",
             RepairError::Ahead { .. } => "nothing was changed; give that copy by --dir",
         };
         super::advise(error, "look at what the board lacks", hint)

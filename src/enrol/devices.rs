@@ -39,6 +39,10 @@ pub enum EnrolError {
     Unknown(String),
     #[error("a certificate needs TLS: write the broker's address as mqtts://HOST, or take --password")]
     NeedsTls,
+    #[error(
+        "the card was not written, and what {name} had so far is revoked already: make it once more with --id {name}"
+    )]
+    Half { name: String, source: Box<EnrolError> },
     #[error("the clock says a time before this program was built: set it, dates of certificates come from it")]
     Clock,
 }
@@ -135,7 +139,8 @@ impl<'a> Devices<'a> {
         files.push((ROOT, root.to_vec(), Access::PUBLIC));
         // Last: a directory without it is no card.
         files.push((CONFIG, configuration(id, request).into_bytes(), Access::PUBLIC));
-        self.write(card, files)?;
+        let half = |e| if replaced == 0 { e } else { EnrolError::Half { name, source: Box::new(e) } };
+        self.write(card, files).map_err(half)?;
         Ok(Made { id, card: card.to_owned(), replaced })
     }
 

@@ -31,6 +31,10 @@ pub enum InstallError {
     Tls(#[source] TlsError),
     #[error("this board is device {there}, the card is for {card}: is it the right card? --force makes it that device")]
     OtherDevice { there: DeviceId, card: DeviceId },
+    #[error(
+        "{0} is another root than the card's, of another operator or an older one: is it the right board? --force puts the card's there"
+    )]
+    OtherOperator(PathBuf),
     #[error("{path} cannot be taken on: correct it, or move it away")]
     Existing { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -52,6 +56,8 @@ pub struct Installed {
     pub device: DeviceId,
     /// False where the board had all of it.
     pub changed: bool,
+    /// It has another root of trust than before: what the engine trusted so far is in the way.
+    pub new_root: bool,
 }
 
 /// Puts a card's files into their place.
@@ -64,6 +70,13 @@ pub fn install(disk: &dyn Disk, card: &Path, place: &Place<'_>) -> Result<Instal
     let other = there.filter(|there| *there != card.id);
     if let Some(there) = other.filter(|_| !place.force) {
         return Err(InstallError::OtherDevice { there, card: card.id });
+    }
+    let is_known = there == Some(card.id);
+    let had_root = disk.size(&at(ROOT))?.is_some();
+    // A board without an `id` goes by its machine's, so that only its root tells whose it is.
+    let new_root = had_root && !is_known && !card.root.is_empty() && !is_same(disk, &at(ROOT), &card.root);
+    if new_root && !place.force {
+        return Err(InstallError::OtherOperator(at(ROOT)));
     }
     if let Some(gone) = card.gone.first() {
         return emptied(disk, &card, gone, card_dir, place, there);
@@ -80,12 +93,12 @@ pub fn install(disk: &dyn Disk, card: &Path, place: &Place<'_>) -> Result<Instal
         put(name, bytes, if SECRETS.contains(name) { secret } else { Access::PUBLIC })?;
     }
     // A device that goes on keeps the root that it has gone on from.
-    if there != Some(card.id) || disk.size(&at(ROOT))?.is_none() {
+    if !is_known || !had_root {
         put(ROOT, &card.root, Access::PUBLIC)?;
     }
     put(CONFIG, config.as_bytes(), Access::PUBLIC)?;
     remove_unnamed(disk, &card, place.etc)?;
-    Ok(Installed { device: card.id, changed })
+    Ok(Installed { device: card.id, changed, new_root })
 }
 
 /// The configuration that the board shall have, and the device that it is so far.
@@ -122,7 +135,7 @@ fn emptied(
         whole &= is_same(disk, &place.etc.join(name), bytes);
     }
     match whole {
-        true => Ok(Installed { device: card.id, changed: false }),
+        true => Ok(Installed { device: card.id, changed: false, new_root: false }),
         false => Err(InstallError::Missing(dir.join(gone))),
     }
 }

@@ -177,6 +177,47 @@ fn another_devices_board_is_left_as_it_is_unless_it_is_said() {
 }
 
 #[test]
+fn a_board_without_an_id_of_its_own_that_trusts_another_root_is_left_as_it_is_unless_it_is_said() {
+    let (disk, id) = with_card(Credential::Certificate);
+    let at = |name: &str| Path::new(ETC).join(name);
+    let other = br#"{"signed":{"_type":"root","version":2},"signatures":[]}"#;
+    disk.commit(&at(ROOT), other).unwrap();
+    disk.commit(&at(CONFIG), b"[link]\nbroker = \"mqtt://other\"\n").unwrap();
+    let refused = install(&disk, card(), &place(false)).unwrap_err();
+    assert!(matches!(refused, InstallError::OtherOperator(_)), "{refused}");
+    assert_eq!(read(&disk, &at(ROOT)).as_deref(), Some(&other[..]));
+    assert_eq!(disk.list(Path::new(ETC)).unwrap(), [ROOT, CONFIG], "nothing was changed");
+    let installed = install(&disk, card(), &place(true)).unwrap();
+    assert_eq!(installed, Installed { device: id, changed: true, new_root: true });
+    assert_eq!(read(&disk, &at(ROOT)).as_deref(), Some(ROOT_JSON));
+    assert!(!install(&disk, card(), &place(false)).unwrap().new_root, "it is this device now");
+}
+
+#[test]
+fn a_card_that_could_not_be_written_says_that_the_old_credentials_are_gone() {
+    let disk = FaultyDisk::new();
+    let made = provision(&disk, &request(None, Credential::Certificate)).unwrap();
+    let mut said = 0;
+    for full in 0.. {
+        let disk = disk.reboot(Torn::Kept);
+        let again = Path::new("/again");
+        let mut devices = Devices::open(&disk, repo(), NOW).unwrap();
+        disk.full_after(full);
+        match devices.provision(&request(Some(made.id), Credential::Certificate), ROOT_JSON, again) {
+            Ok(_) => break,
+            Err(error) => {
+                let is_revoked = Devices::list(&disk, repo()).unwrap().iter().any(|issue| issue.revoked.is_some());
+                let tells = matches!(error, EnrolError::Half { .. });
+                // Before the registry is durable nothing is said to be revoked.
+                assert!(is_revoked || !tells, "{full}: {error}");
+                said += u32::from(tells);
+            }
+        }
+    }
+    assert!(said > 3, "{said}");
+}
+
+#[test]
 fn a_new_card_for_the_same_board_replaces_its_credentials_and_keeps_its_root() {
     let (disk, id) = with_card(Credential::Password);
     install(&disk, card(), &place(false)).unwrap();

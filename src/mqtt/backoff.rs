@@ -40,10 +40,10 @@ impl Retry {
     /// `useful` when the caller got on by it: on a line that breaks again and again an update would else take days.
     /// `chance` is uniform over all of `u64`.
     pub fn next(&mut self, held: Duration, useful: bool, chance: u64) -> Duration {
-        if useful {
-            self.ceiling = self.backoff.min;
-        } else if held >= self.backoff.stable_after {
+        if held >= self.backoff.stable_after {
             self.ceiling = self.backoff.first / 2;
+        } else if useful {
+            self.ceiling = self.backoff.min;
         }
         self.ceiling = self.ceiling.saturating_mul(2).min(self.backoff.max).max(self.backoff.min);
         let span = (self.ceiling - self.backoff.min).as_nanos();
@@ -126,6 +126,8 @@ mod tests {
         assert!(retry.next(SECOND, true, u64::MAX) <= 2 * SECOND);
         assert!(retry.next(SECOND, true, u64::MAX) <= 2 * SECOND);
         assert!(retry.next(SECOND, false, u64::MAX) > 3 * SECOND);
+        // One that stood for long was no broken line: a broker that goes takes a fleet's sessions with it, all of them useful once.
+        assert!(retry.next(300 * SECOND, true, u64::MAX) > 9 * SECOND);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Invariant: only what is missing or other than the directory's is posted; a board that is ahead of the directory is left
 //! alone, since it was another copy of the directory that signed last.
 //!
-//! MQTT has no word for "nothing stands there": what does not come within a while after the last that came counts as missing.
-//! What is posted needlessly then does no harm. All of the board is read, a window of topics at a time, and only digests are
-//! kept.
+//! MQTT has no word for "nothing stands there": what does not come within a while after the last that came, over a session that
+//! stands, counts as missing. What is posted needlessly then does no harm, but for older metadata over newer: so the timestamp is
+//! looked at first and once more at the end, with a longer wait. All of the board is read, a window of topics at a time; of what it
+//! shows only digests are kept.
 
 use super::board::{BoardError, Post, Publication};
 use super::session::open;
@@ -23,6 +24,10 @@ use tokio::time::timeout;
 const WINDOW: usize = 64;
 /// After so long without anything that was asked for, the rest is not there.
 const QUIET: Duration = Duration::from_secs(3);
+/// The same for the one message that says whether the board is ahead.
+const PATIENT: Duration = Duration::from_secs(10);
+/// How long a lost session may stay away.
+const AWAY: Duration = Duration::from_secs(60);
 
 /// What the board lacks.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ pub enum RepairError {
     Board(#[from] BoardError),
     #[error("the session with the broker ended for good")]
     Ended,
+    #[error("the session with the broker was lost and did not come back within {0:?}")]
+    Away(Duration),
     #[error(
         "the board's timestamp.json has version {board}, this directory's has {ours}: another copy of the directory has signed since; repair from that one"
     )]
@@ -60,11 +67,17 @@ pub async fn lacking(
     let looked = everything.posts.len();
     let mut done = 0;
     progress(done, looked);
+    let timestamp = topics::tuf(Role::Timestamp.file(0));
+    let timestamp: Vec<Post> = everything.posts.iter().filter(|post| post.topic == timestamp).cloned().collect();
+    look.window(&timestamp, PATIENT).await?;
+    is_ahead(&everything, &look.shown)?;
     for window in everything.posts.chunks(WINDOW) {
-        look.window(window).await?;
+        look.window(window, QUIET).await?;
         done += window.len();
         progress(done, looked);
     }
+    look.shown.retain(|topic, _| !timestamp.iter().any(|post| post.topic == *topic));
+    look.window(&timestamp, PATIENT).await?;
     let Look { handle, mut events, shown } = look;
     events.close();
     handle.close().await;
@@ -87,13 +100,14 @@ struct Look {
 }
 
 impl Look {
-    async fn window(&mut self, posts: &[Post]) -> Result<(), RepairError> {
+    async fn window(&mut self, posts: &[Post], quiet: Duration) -> Result<(), RepairError> {
         for post in posts {
             self.handle.subscribe(post.topic.clone()).await;
         }
         let mut lacking = posts.iter().filter(|post| !self.shown.contains_key(&post.topic)).count();
+        let mut limit = quiet;
         while lacking > 0 {
-            match timeout(QUIET, self.events.recv()).await {
+            match timeout(limit, self.events.recv()).await {
                 Ok(Some(Event::Message(message))) => {
                     let is_asked = posts.iter().any(|post| post.topic == message.topic);
                     // An empty message clears a topic.
@@ -102,9 +116,12 @@ impl Look {
                         lacking -= usize::from(self.shown.insert(message.topic, shown).is_none());
                     }
                 }
-                // A session that is lost comes back, subscribes anew, and is given what stands there again.
-                Ok(Some(Event::Connected | Event::Disconnected { .. })) => {}
+                // A session that is lost comes back, subscribes anew, and is given what stands there again. Until then its
+                // silence says nothing.
+                Ok(Some(Event::Disconnected { .. })) => limit = AWAY,
+                Ok(Some(Event::Connected)) => limit = quiet,
                 Ok(None) => return Err(RepairError::Ended),
+                Err(_) if limit == AWAY => return Err(RepairError::Away(AWAY)),
                 Err(_) => break,
             }
         }
@@ -128,15 +145,19 @@ fn version(bytes: &[u8]) -> Option<u64> {
     serde_json::from_slice::<File>(bytes).ok().map(|file| file.signed.version)
 }
 
-fn compare(everything: Publication, shown: &BTreeMap<String, Shown>) -> Result<Repair, RepairError> {
-    let looked = everything.posts.len();
+/// An error where another copy of the directory has signed since.
+fn is_ahead(everything: &Publication, shown: &BTreeMap<String, Shown>) -> Result<(), RepairError> {
     let timestamp = topics::tuf(Role::Timestamp.file(0));
     let ours = everything.posts.iter().find(|post| post.topic == timestamp).and_then(|post| version(&post.bytes));
-    if let (Some(ours), Some(board)) = (ours, shown.get(&timestamp).and_then(|shown| shown.version))
-        && board > ours
-    {
-        return Err(RepairError::Ahead { board, ours });
+    match (ours, shown.get(&timestamp).and_then(|shown| shown.version)) {
+        (Some(ours), Some(board)) if board > ours => Err(RepairError::Ahead { board, ours }),
+        (_, _) => Ok(()),
     }
+}
+
+fn compare(everything: Publication, shown: &BTreeMap<String, Shown>) -> Result<Repair, RepairError> {
+    let looked = everything.posts.len();
+    is_ahead(&everything, shown)?;
     let (mut missing, mut wrong) = (0, 0);
     let mut posts = everything.posts;
     posts.retain(|post| match shown.get(&post.topic) {

@@ -78,7 +78,7 @@ pub(super) fn all(config: &Config, id: &Result<DeviceId, IdError>) -> Vec<Findin
     all.push(kernels(engine));
     all.push(threads(engine));
     all.push(seccomp(engine.deny_network));
-    all.push(clock());
+    all.push(clock(!config.update.windows.is_empty()));
     all
 }
 
@@ -310,9 +310,14 @@ fn seccomp(deny_network: bool) -> Finding {
     }
 }
 
-fn clock() -> Finding {
+fn clock(has_windows: bool) -> Finding {
     match RealClock::new().synchronized() {
         true => Finding::ok("clock", "synchronized"),
+        false if has_windows => Finding::warning(
+            "clock",
+            "nothing that counts disciplines it, and `windows` are set: updates wait three days for the hour, and then go on at any",
+            "enable systemd-timesyncd; chrony and others are not seen",
+        ),
         false => Finding::warning(
             "clock",
             "no time source disciplines it",

@@ -9,6 +9,9 @@ use crate::sys::{Access, Disk as _, RealDisk, date, unix_now};
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
+/// Of a hundred thousand lines.
+const MAX_PASSWORDS: u64 = 32 << 20;
+
 /// Ten years: what shuts a device out is its revocation, not a date that nobody watches.
 const DAYS: u32 = 3650;
 const MOST: u32 = 1000;
@@ -216,11 +219,20 @@ fn broker(args: &Broker) -> anyhow::Result<()> {
     for (name, text) in [(conf, text), ("selvedge.acl", acl)] {
         RealDisk.commit_as(&args.out.join(name), text.as_bytes(), Access::PUBLIC)?;
     }
+    let mut passwords = String::new();
+    if args.password {
+        // Mosquitto does not start without the file.
+        let known = devices.broker_files()?.passwords;
+        let known =
+            known.and_then(|path| RealDisk.read(&path, MAX_PASSWORDS).transpose()).transpose()?.unwrap_or_default();
+        RealDisk.commit_as(&args.out.join("selvedge.passwd"), &known, Access::PRIVATE)?;
+        passwords = "  sudo mv /etc/mosquitto/selvedge/selvedge.passwd /etc/mosquitto/\n".to_owned();
+    }
     print(&format!(
         "made {out} for {names}\n\nnext, on the broker's machine:\n  \
-         sudo cp -r {out} /etc/mosquitto/selvedge && sudo chown -R mosquitto: /etc/mosquitto/selvedge\n  \
-         sudo mv /etc/mosquitto/selvedge/{conf} /etc/mosquitto/conf.d/ && sudo mv /etc/mosquitto/selvedge/selvedge.acl /etc/mosquitto/\n  \
-         sudo systemctl restart mosquitto\n\
+         sudo cp -rT {out} /etc/mosquitto/selvedge && sudo chown -R mosquitto: /etc/mosquitto/selvedge\n  \
+         sudo mv /etc/mosquitto/selvedge/{conf} /etc/mosquitto/conf.d/ && sudo mv /etc/mosquitto/selvedge/selvedge.acl /etc/mosquitto/\n\
+         {passwords}  sudo systemctl restart mosquitto\n\
          its key is in {out} alone: remove that once the broker has it\n",
         out = shown(&args.out),
         names = args.names.join(", "),
@@ -331,7 +343,8 @@ fn revoked_text(list: &Path) -> String {
 
 fn passwords_text(passwords: &Path) -> String {
     format!(
-        "the broker has to know: copy {} to /etc/mosquitto/selvedge.passwd (mosquitto:, 0600), then sudo systemctl reload mosquitto\n",
+        "the broker has to know: copy {} to /etc/mosquitto/selvedge.passwd (mosquitto:, 0600), then sudo systemctl reload mosquitto; \
+         users that `mosquitto_passwd` put there are not in it\n",
         shown(passwords)
     )
 }
