@@ -22,6 +22,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod fleet;
+mod held;
 mod init;
 mod keys;
 mod known;

@@ -40,7 +40,50 @@ async fn what_is_paused_is_not_published_over_by_accident() {
     let refused = repository.publish(&bundle(2, ""), &Audience { percent: 50, ..shop() }, &PLAIN);
     assert!(matches!(refused, Err(RepositoryError::Paused { version: 2, .. })), "{refused:?}");
     repository.publish(&bundle(3, ""), &shop(), &PLAIN).unwrap();
-    assert_eq!(holds(&repository), [(3, None)], "a newer version takes its place");
+    assert_eq!(holds(&repository), [(3, None), (2, Some(Hold::Paused))], "a newer version goes before it");
+}
+
+/// What a device of the shop that runs a version hears of it.
+fn heard(device: &Device, live: u32, repository: &Repository) -> Vec<(u32, Option<Hold>)> {
+    let target = repository.current().all_entries().find(|entry| entry.custom.version == live).map(|e| e.digest);
+    let has = |_: &crate::bundle::ModelName| crate::trust::Has { live: Some(live), targets: [target, None] };
+    let shop = ["shop".to_owned()];
+    let to = Recipient { has: &has, ..Recipient::bare(&DEVICE, &shop) };
+    let offers = device.trust.verified().unwrap().offers_for(&to);
+    offers.iter().map(|offer| (offer.version, offer.hold)).collect()
+}
+
+#[tokio::test]
+async fn what_was_called_back_is_still_heard_of_after_a_corrected_version_is_published() {
+    let (_dir, mut repository) = repository();
+    let board = Shown::default();
+    let later = Waves::try_from(vec![Wave { percent: 100, from: 4_000_000_000 }]).unwrap();
+    board.take(&repository.publish(&bundle(6, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
+    repository.turn(&digits(), None, Turn::CallBack).unwrap();
+    let waves = Audience { waves: later, ..shop() };
+    board.take(&repository.publish(&bundle(7, ""), &waves, &PLAIN).unwrap()).await.unwrap();
+    // It was off all the while.
+    let mut device = Device::new(&repository);
+    device.update(&board).await.unwrap();
+    assert_eq!(heard(&device, 6, &repository), [(6, Some(Hold::Recalled))]);
+    assert_eq!(device.versions(&board, "shop"), [0; 0], "and who has nothing does not take it");
+    repository.publish(&bundle(8, ""), &shop(), &PLAIN).unwrap();
+    assert_eq!(holds(&repository), [(8, None), (6, Some(Hold::Recalled))]);
+    repository.publish(&bundle(6, ""), &shop(), &BACK).unwrap();
+    assert_eq!(holds(&repository), [(6, None)], "published again, it is stopped no more");
+    assert!(repository.garbage().unwrap().posts.len() > 1 && repository.everything().is_ok());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_stopped_versions_is_bounded_and_calls_back_go_last() {
+    let (_dir, mut repository) = repository();
+    for version in 1..=12 {
+        repository.publish(&bundle(version, ""), &shop(), &PLAIN).unwrap();
+        let turn = if version == 2 { Turn::CallBack } else { Turn::Abort };
+        repository.turn(&digits(), None, turn).unwrap();
+    }
+    let versions: Vec<u32> = holds(&repository).iter().map(|(version, _)| *version).collect();
+    assert_eq!(versions, [12, 11, 10, 9, 8, 7, 6, 5, 2]);
 }
 
 #[tokio::test]
@@ -87,6 +130,8 @@ async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
     let (changed, _) = repository.turn(&digits(), None, Turn::Pause).unwrap();
     assert_eq!(changed[0].team.as_deref(), Some("vision"));
     assert!(repository.teams()[0].is_signed);
+    repository.publish_as("vision", &bundle(3, ""), &shop(), &PLAIN).unwrap();
+    assert_eq!(holds(&repository), [(3, None), (2, Some(Hold::Paused))], "kept beside, as the operator's own are");
     drop(repository);
     for name in RealDisk.list(&path.join("keys")).unwrap() {
         if name.starts_with("vision") {
@@ -94,8 +139,8 @@ async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
         }
     }
     let mut repository = Repository::open(&path).unwrap();
-    assert!(repository.turn(&digits(), None, Turn::Resume).is_err());
-    assert_eq!(holds(&repository), [(2, Some(Hold::Paused))], "nothing changed");
+    assert!(repository.turn(&digits(), Some(2), Turn::Resume).is_err());
+    assert_eq!(holds(&repository), [(3, None), (2, Some(Hold::Paused))], "nothing changed");
 }
 
 #[test]
