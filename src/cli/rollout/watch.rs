@@ -1,12 +1,12 @@
 //! `selvedge rollout watch`: counts failures, and stops a rollout that has too many.
 
-use super::Of;
+use super::{Of, left_text};
 use crate::bundle::ModelName;
 use crate::cli::waves::seconds;
 use crate::cli::{advise, print};
 use crate::config::DeviceId;
 use crate::device::stop_signal;
-use crate::publish::{Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Votes};
+use crate::publish::{Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Turned, Votes};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -127,13 +127,16 @@ async fn watch(args: Args) -> anyhow::Result<ExitCode> {
 /// The version, and that it could be stopped: the passphrase is asked for now, not at night.
 fn begin(args: &Args, dir: &Path, passphrase: &Passphrase) -> anyhow::Result<u32> {
     let repository = Repository::open_with(dir, passphrase)?;
-    if args.publish {
-        repository.check_keys()?;
-    }
-    let model = &args.of.model;
+    let (model, turn) = (&args.of.model, args.then.turn());
     let newest = repository.rollouts(model).first().map(|rollout| rollout.custom.version);
     let version = args.of.version.or(newest);
-    version.with_context(|| format!("nothing of {model} is offered; publish it first"))
+    let version = version.with_context(|| format!("nothing of {model} is offered; publish it first"))?;
+    if args.publish {
+        for left in repository.check_turn(model, version, turn)? {
+            tell(args, &format!("would not be {turn}: {}", left_text(&left)))?;
+        }
+    }
+    Ok(version)
 }
 
 fn known(
@@ -159,6 +162,11 @@ fn known(
     }
     repository.keep_known_devices(model, version, &ids)?;
     Ok(ids)
+}
+
+/// A word beside the counts: among lines of JSON, where those go on.
+fn tell(args: &Args, text: &str) -> anyhow::Result<()> {
+    if args.of.with.json { print(&format!("{}\n", json!({ "note": text.trim_end() }))) } else { print(text) }
 }
 
 fn sentence(votes: &Votes) -> String {
@@ -192,7 +200,12 @@ async fn reached(args: &Args, version: u32, votes: &Votes, passphrase: &Passphra
     }
     let mut repository = open_patiently(&args.of.with.dir.dir, passphrase).await?;
     let publication = match repository.turn(model, Some(version), turn) {
-        Ok((_, publication)) => publication,
+        Ok(Turned { left, publication, .. }) => {
+            for left in &left {
+                tell(args, &format!("not {turn}: {}", left_text(left)))?;
+            }
+            publication
+        }
         Err(RepositoryError::NothingToHold { .. }) => {
             print(&format!("{model} version {version} is stopped already: {why}\n"))?;
             return Ok(ExitCode::from(REACHED));

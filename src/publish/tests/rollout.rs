@@ -16,7 +16,7 @@ async fn a_turn_is_signed_once_and_what_cannot_follow_is_said() {
     let (_dir, mut repository) = repository();
     repository.publish(&bundle(1, ""), &Audience::group("office"), &PLAIN).unwrap();
     repository.publish(&bundle(2, ""), &shop(), &PLAIN).unwrap();
-    let mut turn = |version, turn| repository.turn(&digits(), version, turn).map(|(changed, _)| changed.len());
+    let mut turn = |version, turn| repository.turn(&digits(), version, turn).map(|turned| turned.changed.len());
     assert_eq!(turn(None, Turn::Pause).unwrap(), 1, "the newest publication's version alone");
     for (version, wrong) in [(None, Turn::Pause), (Some(1), Turn::Resume), (Some(9), Turn::Abort)] {
         let error = turn(version, wrong).unwrap_err().to_string();
@@ -108,10 +108,10 @@ async fn a_device_takes_a_turn_and_conditions_stand_beside_what_has_none() {
         [offered(&device, 899, 9), offered(&device, 900, 4), offered(&device, 900, 5)],
         [(1, None), (1, None), (2, None)]
     );
-    board.take(&repository.turn(&digits(), None, Turn::Pause).unwrap().1).await.unwrap();
+    board.take(&repository.turn(&digits(), None, Turn::Pause).unwrap().publication).await.unwrap();
     device.update(&board).await.unwrap();
     assert_eq!(offered(&device, 900, 5), (2, Some(Hold::Paused)));
-    board.take(&repository.turn(&digits(), None, Turn::Abort).unwrap().1).await.unwrap();
+    board.take(&repository.turn(&digits(), None, Turn::Abort).unwrap().publication).await.unwrap();
     device.update(&board).await.unwrap();
     assert_eq!(offered(&device, 900, 5), (1, None));
 }
@@ -127,7 +127,8 @@ async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
     let team = Team { name: "vision".into(), patterns, keys: vec![key], threshold: 1, terminating: true };
     repository.delegate(&team).unwrap();
     repository.publish_as("vision", &bundle(2, ""), &shop(), &PLAIN).unwrap();
-    let (changed, _) = repository.turn(&digits(), None, Turn::Pause).unwrap();
+    let Turned { changed, left, .. } = repository.turn(&digits(), None, Turn::Pause).unwrap();
+    assert!(left.is_empty());
     assert_eq!(changed[0].team.as_deref(), Some("vision"));
     assert!(repository.teams()[0].is_signed);
     repository.publish_as("vision", &bundle(3, ""), &shop(), &PLAIN).unwrap();
@@ -143,6 +144,45 @@ async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
     assert_eq!(holds(&repository), [(3, None), (2, Some(Hold::Paused))], "nothing changed");
 }
 
+#[tokio::test]
+async fn a_team_that_offers_the_operators_version_cannot_keep_it_from_being_stopped() {
+    let (dir, mut repository) = repository();
+    let path = dir.path().join("repo");
+    let key = make_key(&path, "vision", None).unwrap();
+    drop(repository);
+    repository = Repository::open(&path).unwrap();
+    let patterns = vec!["digits/*".to_owned()];
+    let team = Team { name: "vision".into(), patterns, keys: vec![key], threshold: 1, terminating: true };
+    repository.delegate(&team).unwrap();
+    let board = Shown::default();
+    board.take(&repository.publish(&bundle(6, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
+    assert!(repository.check_turn(&digits(), 6, Turn::Abort).unwrap().is_empty());
+    repository.publish_as("vision", &bundle(6, ""), &Audience::group("lab"), &PLAIN).unwrap();
+    repository.publish_as("vision", &bundle(7, ""), &Audience::group("office"), &PLAIN).unwrap();
+    assert!(repository.check_turn(&digits(), 6, Turn::Abort).unwrap().is_empty(), "its key is at hand");
+    drop(repository);
+    std::fs::remove_file(path.join("keys/vision.pk8")).unwrap();
+    let mut repository = Repository::open(&path).unwrap();
+    let foreseen = repository.check_turn(&digits(), 6, Turn::CallBack).unwrap();
+    assert_eq!(foreseen[0].team.as_deref(), Some("vision"));
+    for turn in [Turn::Pause, Turn::Resume, Turn::Abort, Turn::CallBack] {
+        let Turned { changed, left, publication } = repository.turn(&digits(), Some(6), turn).unwrap();
+        assert_eq!(changed.iter().map(|rollout| rollout.team.clone()).collect::<Vec<_>>(), [None], "{turn}");
+        // What it paused itself, it would have to let go on first.
+        let expected = if turn == Turn::Resume { None } else { Some("vision") };
+        assert_eq!(left.first().and_then(|left| left.team.as_deref()), expected, "{turn}");
+        board.take(&publication).await.unwrap();
+    }
+    let mut device = Device::new(&repository);
+    device.update(&board).await.unwrap();
+    assert_eq!(device.versions(&board, "shop"), [0; 0], "nobody takes the operator's any more");
+    let unable = [
+        repository.turn(&digits(), Some(7), Turn::Abort).map(drop),
+        repository.check_turn(&digits(), 7, Turn::Abort).map(drop),
+    ];
+    assert!(unable.iter().all(|is| matches!(is, Err(RepositoryError::MissingKey { .. }))), "{unable:?}");
+}
+
 #[test]
 fn the_devices_that_count_are_kept_as_they_were_first_written() {
     let (dir, repository) = repository();
@@ -154,5 +194,4 @@ fn the_devices_that_count_are_kept_as_they_were_first_written() {
     std::fs::write(dir.path().join("repo/known/digits-2"), "00\n").unwrap();
     let damaged = repository.known_devices(&digits(), 2);
     assert!(matches!(damaged, Err(RepositoryError::Damaged { .. })), "{damaged:?}");
-    repository.check_keys().unwrap();
 }
