@@ -2,7 +2,7 @@
 
 mod watch;
 
-pub(super) use watch::parse_percent;
+pub(super) use watch::{keep_known, known_now, parse_percent};
 
 use super::needs::needs_text;
 use super::publish::{NOT_SENT, With};

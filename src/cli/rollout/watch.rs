@@ -4,7 +4,7 @@ use super::{Of, left_text};
 use crate::bundle::ModelName;
 use crate::cli::waves::seconds;
 use crate::cli::{advise, print};
-use crate::config::DeviceId;
+use crate::config::{self, DeviceId};
 use crate::device::stop_signal;
 use crate::publish::{Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Turned, Votes};
 use anyhow::{Context as _, bail};
@@ -68,8 +68,9 @@ impl Then {
     }
 }
 
-/// How long to listen for what devices told before; it is retained, and comes at once.
-const FIRST: Duration = Duration::from_secs(3);
+/// What devices told before is retained. All of it has come when none came for so long; a slow line takes its time.
+const QUIET: Duration = Duration::from_secs(4);
+const FIRST: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(2);
 /// Another command may be at work in the directory.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,9 +101,9 @@ async fn watch(args: Args) -> anyhow::Result<ExitCode> {
     let dir = &args.of.with.dir.dir;
     let model = &args.of.model;
     let version = begin(&args, dir, &passphrase)?;
-    let mut listener = Listener::open(&broker, &Fleet::filters()).await?;
-    listener.listen(FIRST, |_| false).await;
+    let mut listener = settled(&broker, args.devices.is_none()).await?;
     let known = known(&args, dir, &passphrase, (model, version), listener.fleet())?;
+    tell(&args, &format!("{} known devices count, {} are heard of now\n", known.len(), listener.fleet().rows().len()))?;
     let threshold = Threshold { percent: args.abort_at, least: args.least };
     let until = args.time.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut said = None;
@@ -122,6 +123,38 @@ async fn watch(args: Args) -> anyhow::Result<ExitCode> {
         }
         listener.listen(AGAIN, |_| false).await;
     }
+}
+
+/// A session that has heard what stands on the board; all of it, where it decides who counts.
+async fn settled(broker: &config::Broker, is_all_needed: bool) -> anyhow::Result<Listener> {
+    let mut listener = Listener::open(broker, &Fleet::filters()).await?;
+    if !listener.settle(QUIET, FIRST).await && is_all_needed {
+        let known = listener.fleet().rows().len();
+        listener.close().await;
+        bail!("devices still came after {} s, {known} so far: name those that count with --devices", FIRST.as_secs());
+    }
+    Ok(listener)
+}
+
+/// The devices that the broker knows now: before anything new is sent to them.
+pub(in crate::cli) async fn known_now(broker: &config::Broker) -> anyhow::Result<BTreeSet<[u8; 16]>> {
+    let listener = settled(broker, true).await?;
+    let ids = listener.fleet().rows().keys().copied().collect();
+    listener.close().await;
+    Ok(ids)
+}
+
+/// They are those that count, unless the version was watched before.
+pub(in crate::cli) fn keep_known(
+    repository: &Repository,
+    (model, version): (&ModelName, u32),
+    ids: &BTreeSet<[u8; 16]>,
+) -> anyhow::Result<()> {
+    // Nobody known is no fleet to be counted: the watch says so.
+    if !ids.is_empty() && repository.known_devices(model, version)?.is_none() {
+        repository.keep_known_devices(model, version, ids)?;
+    }
+    Ok(())
 }
 
 /// The version, and that it could be stopped: the passphrase is asked for now, not at night.
@@ -160,7 +193,7 @@ fn known(
     if ids.is_empty() {
         bail!("no device has told the broker anything: whose failures should be counted? name them with --devices");
     }
-    repository.keep_known_devices(model, version, &ids)?;
+    keep_known(&repository, (model, version), &ids)?;
     Ok(ids)
 }
 
