@@ -372,7 +372,8 @@ impl Repository {
         Ok(used)
     }
 
-    pub(super) fn outstanding(&self) -> Result<Publication, RepositoryError> {
+    /// The newest set, and what else no finished upload has covered.
+    pub fn outstanding(&self) -> Result<Publication, RepositoryError> {
         self.publication(self.pending()?)
     }
 

@@ -3,15 +3,18 @@
 use super::{Of, left_text};
 use crate::bundle::ModelName;
 use crate::cli::waves::seconds;
-use crate::cli::{advise, print};
+use crate::cli::{plain, print};
 use crate::config::{self, DeviceId};
 use crate::device::stop_signal;
-use crate::publish::{Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Turned, Votes};
+use crate::publish::{
+    Fleet, Listener, Passphrase, Repository, RepositoryError, Threshold, Turn, Turned, Votes, until_through,
+};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -72,8 +75,6 @@ impl Then {
 const QUIET: Duration = Duration::from_secs(4);
 const FIRST: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(2);
-/// Another command may be at work in the directory.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The threshold was reached.
 const REACHED: u8 = 3;
 
@@ -89,13 +90,17 @@ fn parse_least(text: &str) -> Result<usize, String> {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
+    let unsent = AtomicBool::new(false);
     tokio::select! {
-        code = watch(args) => code,
-        () = stop => Ok(ExitCode::SUCCESS),
+        code = watch(args, &unsent) => code,
+        () = stop => match unsent.load(Ordering::Relaxed) {
+            true => bail!("stopped, and what was signed is not sent; `selvedge refresh` sends it"),
+            false => Ok(ExitCode::SUCCESS),
+        },
     }
 }
 
-async fn watch(args: Args) -> anyhow::Result<ExitCode> {
+async fn watch(args: Args, unsent: &AtomicBool) -> anyhow::Result<ExitCode> {
     let Some(broker) = args.of.with.broker.address()? else { bail!("whose devices shall be watched? give --broker") };
     let passphrase = args.of.with.dir.passphrase();
     let dir = &args.of.with.dir.dir;
@@ -106,15 +111,16 @@ async fn watch(args: Args) -> anyhow::Result<ExitCode> {
     tell(&args, &format!("{} known devices count, {} are heard of now\n", known.len(), listener.fleet().rows().len()))?;
     let threshold = Threshold { percent: args.abort_at, least: args.least };
     let until = args.time.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut said = None;
+    let (mut said, mut is_away) = (None, false);
     loop {
+        say_session(&args, listener.lost(), &mut is_away)?;
         let votes = Votes::of(listener.fleet(), &known, model, version);
         if said.as_ref() != Some(&votes) {
             say(&args, version, &votes)?;
         }
         if threshold.is_reached(&votes) {
             listener.close().await;
-            return reached(&args, version, &votes, &passphrase).await;
+            return reached(&args, version, &votes, &passphrase, unsent).await;
         }
         said = Some(votes);
         if until.is_some_and(|until| Instant::now() >= until) {
@@ -202,6 +208,17 @@ fn tell(args: &Args, text: &str) -> anyhow::Result<()> {
     if args.of.with.json { print(&format!("{}\n", json!({ "note": text.trim_end() }))) } else { print(text) }
 }
 
+/// Nothing is counted without a session, and who watches must know that.
+fn say_session(args: &Args, lost: Option<&str>, is_away: &mut bool) -> anyhow::Result<()> {
+    let text = match (lost, *is_away) {
+        (Some(why), false) => format!("the broker is away, and nothing is heard until it is back: {}\n", plain(why)),
+        (None, true) => "the broker is back\n".to_owned(),
+        (Some(_), true) | (None, false) => return Ok(()),
+    };
+    *is_away = lost.is_some();
+    tell(args, &text)
+}
+
 fn sentence(votes: &Votes) -> String {
     let Votes { concerned, failed, reasons, strangers } = votes;
     let reasons: Vec<String> = reasons.iter().map(|(code, n)| format!("{code} {n}")).collect();
@@ -224,39 +241,53 @@ fn say(args: &Args, version: u32, votes: &Votes) -> anyhow::Result<()> {
     print(&format!("{model} version {version}: {}\n", sentence(votes)))
 }
 
-async fn reached(args: &Args, version: u32, votes: &Votes, passphrase: &Passphrase) -> anyhow::Result<ExitCode> {
+async fn reached(
+    args: &Args,
+    version: u32,
+    votes: &Votes,
+    passphrase: &Passphrase,
+    unsent: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
     let (model, turn) = (&args.of.model, args.then.turn());
     let why = format!("{}, the limit is {} % and {}", sentence(votes), args.abort_at, args.least);
     if !args.publish {
         print(&format!("{model} version {version} is to be {turn}: {why}\n"))?;
         return Ok(ExitCode::from(REACHED));
     }
-    let mut repository = open_patiently(&args.of.with.dir.dir, passphrase).await?;
-    let publication = match repository.turn(model, Some(version), turn) {
-        Ok(Turned { left, publication, .. }) => {
-            for left in &left {
-                tell(args, &format!("not {turn}: {}", left_text(left)))?;
-            }
-            publication
-        }
+    let turned = open_patiently(&args.of.with.dir.dir, passphrase).await?.turn(model, Some(version), turn);
+    let left = match turned {
+        Ok(Turned { left, .. }) => left,
         Err(RepositoryError::NothingToHold { .. }) => {
             print(&format!("{model} version {version} is stopped already: {why}\n"))?;
             return Ok(ExitCode::from(REACHED));
         }
         Err(error) => return Err(error.into()),
     };
-    args.of.with.broker.send(&mut repository, &publication).await.map_err(|error| {
-        advise(error, "send what was signed", "`selvedge refresh` sends it as soon as the broker answers")
-    })?;
+    unsent.store(true, Ordering::Relaxed);
+    // Not even a terminal that is gone keeps it from the boards.
+    let not_yet =
+        |why: &str| drop(tell(args, &format!("signed and not sent yet, it is tried again: {}\n", plain(why))));
+    until_through(AGAIN, async || send(args, passphrase).await, not_yet).await;
+    unsent.store(false, Ordering::Relaxed);
     print(&format!("{model} version {version} is {turn}: {why}\n"))?;
+    for left in &left {
+        tell(args, &format!("not {turn}: {}", left_text(left)))?;
+    }
     Ok(ExitCode::from(REACHED))
 }
 
+/// The newest that is signed: another command may have gone on since. Between attempts the directory is free for it.
+async fn send(args: &Args, passphrase: &Passphrase) -> anyhow::Result<()> {
+    let mut repository = open_patiently(&args.of.with.dir.dir, passphrase).await?;
+    let publication = repository.outstanding()?;
+    args.of.with.broker.send(&mut repository, &publication).await.map(drop)
+}
+
+/// Another command may be at work in the directory, and send much.
 async fn open_patiently(dir: &Path, passphrase: &Passphrase) -> anyhow::Result<Repository> {
-    let until = Instant::now() + PATIENCE;
     loop {
         match Repository::open_with(dir, passphrase) {
-            Err(RepositoryError::Locked(_)) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            Err(RepositoryError::Locked(_)) => tokio::time::sleep(AGAIN).await,
             opened => return Ok(opened?),
         }
     }
