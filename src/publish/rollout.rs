@@ -83,6 +83,7 @@ struct Meant<'a> {
     model: &'a ModelName,
     version: u32,
     turn: Turn,
+    now: u64,
 }
 
 impl Meant<'_> {
@@ -93,10 +94,19 @@ impl Meant<'_> {
             let is_meant = custom.model == *self.model && custom.version == self.version;
             if let Some(hold) = self.turn.from(custom.hold).filter(|_| is_meant) {
                 custom.hold = hold;
+                self.note_pause(custom);
                 changed.push(Rollout { team: team.cloned(), custom: custom.clone() });
             }
         }
         (!changed.is_empty()).then_some((entries, changed))
+    }
+
+    /// What a pause took from the first waves is given back: the later ones are for what those show.
+    fn note_pause(&self, custom: &mut Custom) {
+        if let (Turn::Resume, Some(since)) = (self.turn, custom.paused) {
+            custom.waves = custom.waves.put_off(since, self.now.saturating_sub(since));
+        }
+        custom.paused = (self.turn == Turn::Pause).then_some(self.now);
     }
 }
 
@@ -137,7 +147,7 @@ impl Repository {
     pub fn turn(&mut self, model: &ModelName, version: Option<u32>, turn: Turn) -> Result<Turned, RepositoryError> {
         let nothing = || RepositoryError::NothingToHold { model: model.clone(), did: turn };
         let newest = self.rollouts(model).first().map(|newest| newest.custom.version);
-        let meant = Meant { model, version: version.or(newest).ok_or_else(nothing)?, turn };
+        let meant = Meant { model, version: version.or(newest).ok_or_else(nothing)?, turn, now: self.now() };
         let (mut changed, mut left) = (Vec::new(), Vec::new());
         if let Some((entries, own)) = meant.turned(None, &self.current().entries) {
             match self.keys().signers(&self.current().root.signed, Role::Targets) {
@@ -171,7 +181,7 @@ impl Repository {
     /// Whether this machine can turn what is offered of a version now, by signing with each key that it would take; what it
     /// could not turn. A passphrase that is missing is asked for.
     pub fn check_turn(&self, model: &ModelName, version: u32, turn: Turn) -> Result<Vec<Left>, RepositoryError> {
-        let meant = Meant { model, version, turn };
+        let meant = Meant { model, version, turn, now: self.now() };
         let root = &self.current().root.signed;
         for role in [Role::Snapshot, Role::Timestamp] {
             can_sign(&self.keys().signers(root, role)?)?;

@@ -184,6 +184,29 @@ async fn a_team_that_offers_the_operators_version_cannot_keep_it_from_being_stop
 }
 
 #[test]
+fn a_pause_puts_off_the_waves_that_had_not_begun_by_its_length() {
+    const HOUR: u64 = 3600;
+    let (dir, repository) = repository();
+    drop(repository);
+    let path = dir.path().join("repo");
+    let start = unix_now() + HOUR;
+    let at = |time| {
+        let keys = KeyRing::load(&path.join("keys"), &Passphrase::default()).unwrap();
+        let clock = Arc::new(ManualClock::new(time, true));
+        Repository::assemble(Arc::new(RealDisk), clock, &path, keys).unwrap()
+    };
+    let plan = [(5, start), (25, start + 2 * HOUR), (100, start + 24 * HOUR)];
+    let waves = Waves::try_from(plan.map(|(percent, from)| Wave { percent, from }).to_vec()).unwrap();
+    at(start).publish(&bundle(2, ""), &Audience { waves, ..shop() }, &PLAIN).unwrap();
+    at(start + HOUR).turn(&digits(), None, Turn::Pause).unwrap();
+    let resumed = at(start + 49 * HOUR).turn(&digits(), None, Turn::Resume).unwrap();
+    let custom = &resumed.changed[0].custom;
+    let from: Vec<u64> = custom.waves.iter().map(|wave| (wave.from - start) / HOUR).collect();
+    assert_eq!((from, custom.paused), (vec![0, 50, 72], None));
+    assert_eq!(custom.waves.percent_at(start + 49 * HOUR), 5, "nobody comes in by the resuming alone");
+}
+
+#[test]
 fn the_devices_that_count_are_kept_as_they_were_first_written() {
     let (dir, repository) = repository();
     assert_eq!(repository.known_devices(&digits(), 2).unwrap(), None);
