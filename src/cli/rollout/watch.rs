@@ -136,7 +136,11 @@ async fn settled(broker: &config::Broker, is_all_needed: bool) -> anyhow::Result
     let mut listener = Listener::open(broker, &Fleet::filters()).await?;
     if !listener.settle(QUIET, FIRST).await && is_all_needed {
         let known = listener.fleet().rows().len();
+        let lost = listener.lost().map(plain);
         listener.close().await;
+        if let Some(why) = lost {
+            bail!("the broker is away, and {known} devices had told of themselves: {why}; try again when it is back");
+        }
         bail!("devices still came after {} s, {known} so far: name those that count with --devices", FIRST.as_secs());
     }
     Ok(listener)
