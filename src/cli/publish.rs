@@ -2,7 +2,7 @@
 
 use super::broker::BrokerArgs;
 use super::needs::{NeedsArgs, needs_text};
-use super::rollout::{parse_percent, watch_publication};
+use super::rollout::{keep_known, known_now, parse_percent, watch_publication};
 use super::waves::{Plan, waves_text};
 use super::{Align, Table, bytes, print};
 use crate::bundle::Bundle;
@@ -13,6 +13,7 @@ use crate::sys::{Disk as _, RealClock, RealDisk, is_throttled, unix_now};
 use crate::trust::Custom;
 use crate::update::{self, Board};
 use anyhow::Context as _;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -161,6 +162,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(broker) = args.with.broker.address()?.filter(|_| args.dry_run) {
         return preview(&bundle, &audience, &broker).await;
     }
+    let known = known_before(args.watch, &args.with.broker).await?;
     let mut repository = args.with.dir.open()?;
     let (allow_downgrade, retry, deltas, urgent) = (args.allow_downgrade, args.retry, args.deltas, args.urgent);
     let options = PublishOptions { allow_downgrade, retry, deltas, urgent };
@@ -176,6 +178,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         None => repository.publish(&bundle, &audience, &options)?,
     };
     let release = publication.release.as_ref().context("a publication of a model says which")?;
+    keep_known(&repository, (&release.model, release.version), &known)?;
     if args.with.json {
         let sent = args.with.broker.send(&mut repository, &publication).await?;
         return print(&json(release, &audience, &publication, &left_out, sent));
@@ -186,6 +189,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sent = args.with.broker.send(&mut repository, &publication).await?;
     print(if sent { "published\n" } else { NOT_SENT })
+}
+
+/// Whose failures will count where it is to be watched: who is known before anything is sent.
+async fn known_before(watch: Option<u8>, broker: &BrokerArgs) -> anyhow::Result<BTreeSet<[u8; 16]>> {
+    match broker.address()?.filter(|_| watch.is_some()) {
+        Some(broker) => known_now(&broker).await,
+        None => Ok(BTreeSet::new()),
+    }
 }
 
 /// As `run`, and watches what was published where that was asked for.

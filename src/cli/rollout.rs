@@ -2,14 +2,14 @@
 
 mod watch;
 
-pub(super) use watch::parse_percent;
+pub(super) use watch::{keep_known, known_now, parse_percent};
 
 use super::needs::needs_text;
 use super::publish::{NOT_SENT, With};
 use super::waves::waves_text;
 use super::{Align, Table, print};
 use crate::bundle::ModelName;
-use crate::publish::{Rollout, Turn};
+use crate::publish::{Left, Rollout, Turn, Turned};
 use crate::sys::unix_now;
 use crate::trust::{Custom, Hold};
 use clap::Subcommand;
@@ -28,7 +28,10 @@ use std::process::ExitCode;
 
 A board that is switched off hears of it when it is back. What a board runs it runs on, but for `abort --back`, which sends
 it to the version that it ran before; one that has none stays. An aborted version is over: publish a corrected one, or
-publish it again.")]
+publish it again.
+
+What teams offer of the same version is stopped as well where their keys are at hand. What cannot be signed here stands as it
+was and is named; the exit status is 1 then.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -79,14 +82,13 @@ pub(super) fn parse_model(name: &str) -> Result<ModelName, String> {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Show(of) => show(&of)?,
-        Command::Pause(of) => turn(of, Turn::Pause).await?,
-        Command::Resume(of) => turn(of, Turn::Resume).await?,
-        Command::Abort { of, back: false } => turn(of, Turn::Abort).await?,
-        Command::Abort { of, back: true } => turn(of, Turn::CallBack).await?,
-        Command::Watch(args) => return watch::run(args).await,
+        Command::Show(of) => show(&of).map(|()| ExitCode::SUCCESS),
+        Command::Pause(of) => turn(of, Turn::Pause).await,
+        Command::Resume(of) => turn(of, Turn::Resume).await,
+        Command::Abort { of, back: false } => turn(of, Turn::Abort).await,
+        Command::Abort { of, back: true } => turn(of, Turn::CallBack).await,
+        Command::Watch(args) => watch::run(args).await,
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Until Ctrl-C, and aborts it at that share of failures.
@@ -111,17 +113,37 @@ fn show(of: &Of) -> anyhow::Result<()> {
     print(&table(&rollouts, unix_now()).to_string())
 }
 
-async fn turn(of: Of, turn: Turn) -> anyhow::Result<()> {
+async fn turn(of: Of, turn: Turn) -> anyhow::Result<ExitCode> {
     let mut repository = of.with.dir.open()?;
-    let (changed, publication) = repository.turn(&of.model, of.version, turn)?;
+    let Turned { changed, left, publication } = repository.turn(&of.model, of.version, turn)?;
     let sent = of.with.broker.send(&mut repository, &publication).await?;
+    let code = if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if of.with.json {
         let values: Vec<Value> = changed.iter().map(value).collect();
-        return print(&format!("{:#}\n", json!({ "rollouts": values, "sent": sent })));
+        let left: Vec<Value> =
+            left.iter().map(|left| json!({ "team": left.team, "why": left.why.to_string() })).collect();
+        print(&format!("{:#}\n", json!({ "rollouts": values, "left": left, "sent": sent })))?;
+        return Ok(code);
     }
     let version = changed.first().map_or(0, |rollout| rollout.custom.version);
     print(&format!("{} version {version} is {turn}\n{}", of.model, table(&changed, unix_now())))?;
-    print(if sent { "sent\n" } else { NOT_SENT })
+    for left in &left {
+        print(&format!("not {turn}: {}", left_text(left)))?;
+    }
+    print(if sent { "sent\n" } else { NOT_SENT })?;
+    Ok(code)
+}
+
+/// Whose offer stands as it was, why, and what to do.
+fn left_text(left: &Left) -> String {
+    let Left { team, why } = left;
+    match team {
+        Some(team) => format!(
+            "what {team} signs of it: {}; have them do it, or end their offers with `selvedge trust undelegate {team}`\n",
+            super::plain(&why.to_string())
+        ),
+        None => format!("what the operator signs of it: {}\n", super::plain(&why.to_string())),
+    }
 }
 
 pub(super) fn table(rollouts: &[Rollout], now: u64) -> Table {

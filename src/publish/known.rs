@@ -41,15 +41,4 @@ impl Repository {
         let text: String = ids.iter().map(|id| hex::encode(id) + "\n").collect();
         Ok(self.disk().commit(&self.known_file(model, version), text.as_bytes())?)
     }
-
-    /// That this machine can sign targets and what lies over them, by signing: a passphrase that is missing is asked for.
-    pub fn check_keys(&self) -> Result<(), RepositoryError> {
-        use crate::trust::Role;
-        for role in [Role::Targets, Role::Snapshot, Role::Timestamp] {
-            for key in self.keys().signers(&self.current().root.signed, role)? {
-                key.sign(b"selvedge: can this key sign?")?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -6,6 +6,7 @@ use super::chunks::Chunks;
 use super::current::{Change, Current, Lifetimes, NextSet, damaged, read_file, team_file};
 use super::cutting::{Audience, Cutting};
 use super::deltas::Deltas;
+use super::held;
 use super::init::{Expiries, Settings, lock, read_json, write_json};
 use super::keys::KeyRing;
 use super::passphrase::Passphrase;
@@ -147,7 +148,7 @@ impl Repository {
         let mut entry = self.entry(bundle, &cutting, audience, options)?;
         deltas.name(&mut entry.custom);
         let mut entries = self.current.entries.clone();
-        entries.insert(name, entry);
+        held::replace(&mut entries, name, entry, |_| true);
         // Signed before anything is written: a missing key leaves no trace.
         let set = self.next_set(&Change { entries: Some(entries), ..Change::default() })?;
         let new = self.keep(&cutting, &deltas)?;
@@ -371,7 +372,8 @@ impl Repository {
         Ok(used)
     }
 
-    pub(super) fn outstanding(&self) -> Result<Publication, RepositoryError> {
+    /// The newest set, and what else no finished upload has covered.
+    pub fn outstanding(&self) -> Result<Publication, RepositoryError> {
         self.publication(self.pending()?)
     }
 

@@ -4,13 +4,13 @@
 
 use super::RepositoryError;
 use super::board::Publication;
-use super::current::{Change, Current, DAY, Entries};
+use super::current::{Change, Current, DAY, Entries, TeamFile};
 use super::keys::enough;
 use super::repository::Repository;
 use super::submission::MAX_TEAM_FILE;
 use crate::bundle::ModelName;
 use crate::sys::RealDisk;
-use crate::trust::author::{self, Stamp, TargetEntry};
+use crate::trust::author::{self, SigningKey, Stamp, TargetEntry};
 use crate::trust::{Custom, Hold, Role};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,6 +61,62 @@ impl Turn {
     }
 }
 
+/// What a turn did.
+#[derive(Debug)]
+pub struct Turned {
+    pub changed: Vec<Rollout>,
+    /// What stands as it was.
+    pub left: Vec<Left>,
+    pub publication: Publication,
+}
+
+/// Targets of the same version that could not be signed here.
+#[derive(Debug)]
+pub struct Left {
+    /// Whose they are; none for the holder of the targets' keys.
+    pub team: Option<String>,
+    pub why: RepositoryError,
+}
+
+/// What is to be turned.
+struct Meant<'a> {
+    model: &'a ModelName,
+    version: u32,
+    turn: Turn,
+    now: u64,
+}
+
+impl Meant<'_> {
+    /// All that one signs as it is to be, and what differs; none where nothing does.
+    fn turned(&self, team: Option<&String>, entries: &Entries) -> Option<(Entries, Vec<Rollout>)> {
+        let (mut entries, mut changed) = (entries.clone(), Vec::new());
+        for TargetEntry { custom, .. } in entries.values_mut() {
+            let is_meant = custom.model == *self.model && custom.version == self.version;
+            if let Some(hold) = self.turn.from(custom.hold).filter(|_| is_meant) {
+                custom.hold = hold;
+                self.note_pause(custom);
+                changed.push(Rollout { team: team.cloned(), custom: custom.clone() });
+            }
+        }
+        (!changed.is_empty()).then_some((entries, changed))
+    }
+
+    /// What a pause took from the first waves is given back: the later ones are for what those show.
+    fn note_pause(&self, custom: &mut Custom) {
+        if let (Turn::Resume, Some(since)) = (self.turn, custom.paused) {
+            custom.waves = custom.waves.put_off(since, self.now.saturating_sub(since));
+        }
+        custom.paused = (self.turn == Turn::Pause).then_some(self.now);
+    }
+}
+
+fn can_sign(signers: &[&SigningKey]) -> Result<(), RepositoryError> {
+    for key in signers {
+        key.sign(b"selvedge: can this key sign?")?;
+    }
+    Ok(())
+}
+
 /// All that a directory offers, as it is now: nothing is locked, and no key is looked at.
 pub fn offered(dir: &Path) -> Result<Vec<Custom>, RepositoryError> {
     let current = Current::load(&RealDisk, &dir.join("metadata"))?;
@@ -85,48 +141,77 @@ impl Repository {
         all
     }
 
-    /// Stops or lets go on what is offered of a version, whoever it is for; without one, of the newest publication's. Needs
-    /// the keys of who signed it, and those of snapshot and timestamp. What it did it to comes with it.
-    pub fn turn(
-        &mut self,
-        model: &ModelName,
-        version: Option<u32>,
-        turn: Turn,
-    ) -> Result<(Vec<Rollout>, Publication), RepositoryError> {
-        let all = self.rollouts(model);
+    /// Stops or lets go on what is offered of a version, whoever it is for; without one, of the newest publication's. Each
+    /// needs the keys of who signed it, and those of snapshot and timestamp. What cannot be signed here keeps nothing else
+    /// from it: a team that offers the same version must not be able to stop the operator.
+    pub fn turn(&mut self, model: &ModelName, version: Option<u32>, turn: Turn) -> Result<Turned, RepositoryError> {
         let nothing = || RepositoryError::NothingToHold { model: model.clone(), did: turn };
-        let version = version.or(all.first().map(|newest| newest.custom.version)).ok_or_else(nothing)?;
-        let is_meant = |custom: &Custom| custom.model == *model && custom.version == version;
-        let mut changed = Vec::new();
-        let mut turned = |team: Option<&String>, entries: &Entries| -> Option<Entries> {
-            let mut entries = entries.clone();
-            let before = changed.len();
-            for entry in entries.values_mut().filter(|entry| is_meant(&entry.custom)) {
-                if let Some(hold) = turn.from(entry.custom.hold) {
-                    entry.custom.hold = hold;
-                    changed.push(Rollout { team: team.cloned(), custom: entry.custom.clone() });
+        let newest = self.rollouts(model).first().map(|newest| newest.custom.version);
+        let meant = Meant { model, version: version.or(newest).ok_or_else(nothing)?, turn, now: self.now() };
+        let (mut changed, mut left) = (Vec::new(), Vec::new());
+        if let Some((entries, own)) = meant.turned(None, &self.current().entries) {
+            match self.keys().signers(&self.current().root.signed, Role::Targets) {
+                Ok(_) => {
+                    self.advance(&Change { entries: Some(entries), ..Change::default() })?;
+                    changed.extend(own);
                 }
+                Err(why) => left.push(Left { team: None, why }),
             }
-            (changed.len() > before).then_some(entries)
-        };
-        let entries = turned(None, &self.current().entries);
+        }
         let mut files = BTreeMap::new();
         for (team, file) in &self.current().teams {
-            if let Some(entries) = turned(Some(team), &file.entries) {
-                files.insert(team.clone(), self.sign_again(team, &entries)?);
+            let Some((entries, of_team)) = meant.turned(Some(team), &file.entries) else { continue };
+            match self.sign_again(team, &entries) {
+                Ok(file) => {
+                    files.insert(team.clone(), file);
+                    changed.extend(of_team);
+                }
+                Err(why) => left.push(Left { team: Some(team.clone()), why }),
             }
         }
         if changed.is_empty() {
-            return Err(nothing());
+            return Err(left.into_iter().next().map_or_else(nothing, |left| left.why));
         }
-        self.advance(&Change { entries, files, ..Change::default() })?;
-        Ok((changed, self.outstanding()?))
+        if !files.is_empty() {
+            self.advance(&Change { files, ..Change::default() })?;
+        }
+        Ok(Turned { changed, left, publication: self.outstanding()? })
+    }
+
+    /// Whether this machine can turn what is offered of a version now, by signing with each key that it would take; what it
+    /// could not turn. A passphrase that is missing is asked for.
+    pub fn check_turn(&self, model: &ModelName, version: u32, turn: Turn) -> Result<Vec<Left>, RepositoryError> {
+        let meant = Meant { model, version, turn, now: self.now() };
+        let root = &self.current().root.signed;
+        for role in [Role::Snapshot, Role::Timestamp] {
+            can_sign(&self.keys().signers(root, role)?)?;
+        }
+        let own = meant.turned(None, &self.current().entries).map(|_| None);
+        let is_meant =
+            |(team, file): (&String, &TeamFile)| meant.turned(Some(team), &file.entries).map(|_| team.clone());
+        let mut left = Vec::new();
+        let all: Vec<Option<String>> =
+            own.into_iter().chain(self.current().teams.iter().filter_map(is_meant).map(Some)).collect();
+        for team in &all {
+            let signers = match team {
+                None => self.keys().signers(root, Role::Targets),
+                Some(team) => self.signers_of(team),
+            };
+            if let Err(why) = signers.and_then(|signers| can_sign(&signers)) {
+                left.push(Left { team: team.clone(), why });
+            }
+        }
+        if left.len() < all.len() || all.is_empty() { Ok(left) } else { Err(left.remove(0).why) }
+    }
+
+    fn signers_of(&self, team: &str) -> Result<Vec<&SigningKey>, RepositoryError> {
+        let role = self.team_role(team)?;
+        enough(team, self.keys().of(&role.keyids), role.threshold.get())
     }
 
     /// A team's next file with these targets.
     fn sign_again(&self, team: &str, entries: &Entries) -> Result<(u32, Vec<u8>), RepositoryError> {
-        let role = self.team_role(team)?;
-        let signers = enough(team, self.keys().of(&role.keyids), role.threshold.get())?;
+        let signers = self.signers_of(team)?;
         let (version, _) = self.current().newest_of(team);
         let expires = self.now().saturating_add(self.lifetimes().targets.saturating_mul(DAY));
         let stamp = Stamp { version: version.saturating_add(1), expires };

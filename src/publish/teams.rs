@@ -11,6 +11,7 @@ use super::chunks::Chunks;
 use super::current::{Change, DAY, Entries};
 use super::cutting::{Audience, Cutting};
 use super::deltas::Deltas;
+use super::held;
 use super::keys::enough;
 use super::repository::{PublishOptions, Repository};
 use super::submission::{MAX_TEAM_FILE, Submission};
@@ -193,7 +194,7 @@ impl Repository {
         let deltas = self.deltas(bundle, &cutting, options)?;
         let mut entry = self.entry(bundle, &cutting, audience, options)?;
         deltas.name(&mut entry.custom);
-        entries.insert(name, entry);
+        held::replace(&mut entries, name, entry, |beside| covers(role, beside));
         let expires = self.now().saturating_add(self.lifetimes().targets.saturating_mul(DAY));
         let stamp = Stamp { version: version.saturating_add(1), expires };
         let bytes = author::targets(stamp, &entries, &signers)?;

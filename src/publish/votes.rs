@@ -6,7 +6,7 @@
 
 use super::fleet::Fleet;
 use crate::bundle::ModelName;
-use crate::privacy::{Code, Status, Verdict};
+use crate::privacy::{Code, ModelState, ModelStatus, Status, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices, counted.
@@ -70,7 +70,7 @@ fn vote(status: &Status, model: &ModelName, version: u32) -> Option<Vote> {
     let is_about =
         |outcome: &&crate::privacy::Outcome| outcome.model.as_ref() == Some(model) && outcome.version == Some(version);
     let state = status.models.iter().find(|state| state.model == *model);
-    let has = state.is_some_and(|state| state.live == Some(version) || state.candidate == Some(version));
+    let has = state.is_some_and(|state| state.live == Some(version) || tries(state, version));
     match status.outcomes.iter().rfind(is_about) {
         // The operator's doing, not the version's.
         Some(outcome) if [Code::Downgrade, Code::Withdrawn].contains(&outcome.code) => None,
@@ -82,11 +82,20 @@ fn vote(status: &Status, model: &ModelName, version: u32) -> Option<Vote> {
     }
 }
 
+/// Who only waits for it or fetches it has shown nothing yet, and must not thin out those who have.
+fn tries(state: &ModelStatus, version: u32) -> bool {
+    let is_begun = match state.state {
+        ModelState::Checking | ModelState::Shadow | ModelState::Canary | ModelState::Probation => true,
+        ModelState::Idle | ModelState::Waiting | ModelState::Fetching => false,
+    };
+    is_begun && state.candidate == Some(version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bundle::topics;
-    use crate::privacy::{Measure, ModelState, ModelStatus, Outcome, Stage};
+    use crate::privacy::{Measure, Outcome, Stage};
 
     const VERSION: u32 = 6;
     const TENTH: Threshold = Threshold { percent: 10, least: 3 };
@@ -126,6 +135,14 @@ mod tests {
             waits_for: None,
         };
         serde_json::to_vec(&Status { models: vec![model], outcomes, ..Status::default() }).unwrap()
+    }
+
+    /// Version 5 runs, and the one that is watched is so far.
+    fn under_way(state: ModelState) -> Vec<u8> {
+        let mut told: Status = serde_json::from_slice(&status(5, vec![])).unwrap();
+        told.models[0].state = state;
+        told.models[0].candidate = Some(VERSION);
+        serde_json::to_vec(&told).unwrap()
     }
 
     fn failed() -> Vec<u8> {
@@ -189,6 +206,23 @@ mod tests {
         let votes = votes(&fleet, &known);
         assert_eq!((votes.concerned, votes.failed, votes.strangers), (10, 2, 5_000));
         assert!(!TENTH.is_reached(&votes));
+    }
+
+    #[test]
+    fn who_waits_or_fetches_does_not_thin_out_the_failures_of_those_who_tried() {
+        let (mut fleet, mut known) = ten(3);
+        for (n, state) in (10..1_010).zip([ModelState::Waiting, ModelState::Fetching].iter().cycle()) {
+            fleet.take(&topics::device_status(id(n)), &under_way(*state));
+            known.insert(n.to_be_bytes());
+        }
+        let counted = votes(&fleet, &known);
+        assert_eq!((counted.concerned, counted.failed), (10, 3));
+        assert!(TENTH.is_reached(&counted));
+        let tried = [ModelState::Checking, ModelState::Shadow, ModelState::Canary, ModelState::Probation];
+        for (n, state) in (10..14).zip(tried) {
+            fleet.take(&topics::device_status(id(n)), &under_way(state));
+        }
+        assert_eq!(votes(&fleet, &known).concerned, 14, "who tries it counts");
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Custom {
     pub waves: Waves,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Since when it is paused, seconds since 1970 UTC: the waves that had not begun by then are put off when it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<u64>,
     /// It does not wait for a quiet hour.
     #[serde(default, skip_serializing_if = "is_no")]
     pub urgent: bool,
@@ -95,6 +98,7 @@ impl Custom {
             needs: Needs::default(),
             waves: Waves::default(),
             hold: None,
+            paused: None,
             urgent: false,
             allow_downgrade: false,
             retry: 0,

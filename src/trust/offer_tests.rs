@@ -217,6 +217,7 @@ fn targets_of_other_forms_are_passed_over() {
         ("needs", serde_json::json!({"board": 7})),
         ("waves", serde_json::json!([{"percent": 0, "from": 1}])),
         ("hold", serde_json::json!("stopped")),
+        ("paused", serde_json::json!("now")),
         ("urgent", serde_json::json!(1)),
         ("model", serde_json::json!("../etc")),
         ("version", serde_json::json!(-1)),

@@ -46,6 +46,17 @@ impl Waves {
         if self.is_empty() { 100 } else { begun }
     }
 
+    /// Those that had not begun at that time, put off by so many seconds.
+    #[cfg(feature = "operator")]
+    pub fn put_off(&self, after: u64, by: u64) -> Self {
+        let put_off = |wave: &Wave| match wave.from > after {
+            true => Wave { from: wave.from.saturating_add(by), ..*wave },
+            false => *wave,
+        };
+        // At the end of time they would fall together: then they stay.
+        Self::try_from(self.0.iter().map(put_off).collect::<Vec<_>>()).unwrap_or_else(|_| self.clone())
+    }
+
     /// When a device at that place is in; none where no wave reaches it.
     pub fn begin_at(&self, place: u8) -> Option<u64> {
         if self.is_empty() { Some(0) } else { self.0.iter().find(|wave| place < wave.percent).map(|wave| wave.from) }
@@ -89,6 +100,20 @@ mod tests {
         let begin = [0, 4, 5, 24, 25, 89, 90, 99].map(|place| waves.begin_at(place));
         assert_eq!(begin, [Some(100), Some(100), Some(200), Some(200), Some(300), Some(300), None, None]);
         assert_eq!((Waves::default().percent_at(0), Waves::default().begin_at(99)), (100, Some(0)));
+    }
+
+    #[cfg(feature = "operator")]
+    #[test]
+    fn waves_that_had_begun_stand_and_the_others_keep_their_distance() {
+        let text = r#"[{"percent": 5, "from": 100}, {"percent": 25, "from": 200}, {"percent": 90, "from": 300}]"#;
+        let starts = |waves: &Waves| waves.iter().map(|wave| wave.from).collect::<Vec<_>>();
+        let waves = waves(text).unwrap();
+        for (after, expected) in
+            [(99, [1100, 1200, 1300]), (100, [100, 1200, 1300]), (299, [100, 200, 1300]), (300, [100, 200, 300])]
+        {
+            assert_eq!(starts(&waves.put_off(after, 1000)), expected, "{after}");
+        }
+        assert_eq!(waves.put_off(100, u64::MAX), waves, "never two at one time");
     }
 
     #[test]

@@ -56,7 +56,7 @@ async fn publish(operator: &mut Operator, audience: &Audience, options: &Publish
 }
 
 async fn turn(operator: &mut Operator, turn: Turn) {
-    let (_, publication) = operator.repository.turn(&digits(), None, turn).unwrap();
+    let publication = operator.repository.turn(&digits(), None, turn).unwrap().publication;
     operator.upload(&publication).await;
     operator.repository.confirm(&publication).unwrap();
 }

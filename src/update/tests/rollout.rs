@@ -47,7 +47,7 @@ impl World {
     }
 
     fn turn(&mut self, turn: Turn) {
-        let publication = self.repository.turn(&digits(), None, turn).unwrap().1;
+        let publication = self.repository.turn(&digits(), None, turn).unwrap().publication;
         self.post(publication);
     }
 
