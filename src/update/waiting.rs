@@ -149,8 +149,12 @@ impl Updater {
     pub(super) fn may_go_on(&mut self, model: &ModelName, trial: Trial) -> bool {
         let own = self.waiting.standing.get(model).filter(|standing| Some(standing.target) == trial.candidate.target);
         let (hold, urgent) = own.map_or((None, false), |standing| (standing.hold, standing.urgent));
-        let by_rules = || self.has_to_wait(Step::Install, urgent).filter(|why| *why != WaitsFor::Clock);
-        let why = if hold == Some(Hold::Paused) { Some(WaitsFor::Pause) } else { by_rules() };
+        let why = match hold {
+            // The next tick takes it away.
+            Some(Hold::Withdrawn | Hold::Recalled) => return false,
+            Some(Hold::Paused) => Some(WaitsFor::Pause),
+            None => self.has_to_wait(Step::Install, urgent).filter(|why| *why != WaitsFor::Clock),
+        };
         match why {
             Some(why) => drop(self.waiting.at_gates.insert(model.clone(), why)),
             None => drop(self.waiting.at_gates.remove(model)),

@@ -1,0 +1,106 @@
+//! What the operator has stopped stays stopped: over starts, beside newer versions, until its medium is the trouble.
+
+use super::gates::{SHADOW, gated, images, last};
+use super::rollout::digits_of;
+use super::*;
+use crate::privacy::WaitsFor;
+
+impl Device {
+    /// What is signed, and nothing of what it asks for then.
+    async fn hear(&mut self, world: &World) {
+        self.updater.link_is_new().unwrap();
+        for message in world.metadata() {
+            self.updater.on_message(message).await.unwrap();
+        }
+    }
+
+    /// As the driver does it, without a link.
+    async fn restarted(world: &World, disk: &FaultyDisk, boot: u128) -> Self {
+        let mut device = Self::start(world, disk, boot).await.unwrap();
+        device.updater.resume().await.unwrap();
+        device.updater.tick().await.unwrap();
+        device
+    }
+}
+
+fn held(device: &Device) -> (ModelState, Option<WaitsFor>) {
+    let status = digits_of(device);
+    (status.state, status.waits_for)
+}
+
+#[tokio::test]
+async fn a_restart_lets_nobody_through_a_gate_whom_the_operator_has_paused() {
+    let mut world = World::with(&[gated(SHADOW)]);
+    let [same, _] = images(&world);
+    let disk = settled(&world).await;
+    let mut device = Device::start(&world, &disk, 1000).await.unwrap();
+    device.link(&world).await.unwrap();
+    for _ in 0..20 {
+        device.answer(&same[0]).await.unwrap();
+    }
+    world.turn(Turn::Pause);
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    let stays = (ModelState::Shadow, Some(WaitsFor::Pause));
+    assert_eq!(held(&device), stays);
+    device.updater.stop().unwrap();
+    for boot in [1000, 1001] {
+        let device = Device::restarted(&world, &disk, boot).await;
+        assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (1, stays), "no link is there yet");
+    }
+    world.turn(Turn::Resume);
+    let mut device = Device::restarted(&world, &disk, 1002).await;
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+}
+
+/// The power went while version 2 was at its checks.
+async fn cut_off_at_its_checks(world: &World) -> FaultyDisk {
+    let base = settled(world).await;
+    for cut in 0.. {
+        let disk = base.reboot(Torn::Kept);
+        disk.cut_after(cut);
+        let done = update(world, &disk, 2).await.0;
+        let disk = disk.reboot(Torn::Kept);
+        let device = Device::start(world, &disk.reboot(Torn::Kept), 3).await.unwrap();
+        if device.updater.entry(&digits()).trial.is_some_and(|trial| trial.phase == Phase::Checking) {
+            return disk;
+        }
+        assert!(done.is_err(), "no operation is between the fetch and the checks");
+    }
+    unreachable!()
+}
+
+#[tokio::test]
+async fn a_check_that_was_cut_off_waits_while_it_is_paused_and_no_power_cut_is_its_fault_meanwhile() {
+    let mut world = World::new();
+    let disk = cut_off_at_its_checks(&world).await;
+    world.turn(Turn::Pause);
+    let mut device = Device::start(&world, &disk, 3).await.unwrap();
+    device.hear(&world).await;
+    drop(device);
+    for boot in 4..14 {
+        let device = Device::restarted(&world, &disk, boot).await;
+        assert_eq!(device.ask(&world).await.unwrap(), 1);
+        assert_eq!(held(&device), (ModelState::Checking, Some(WaitsFor::Pause)), "boot {boot}");
+    }
+    world.turn(Turn::Resume);
+    let mut device = Device::restarted(&world, &disk, 14).await;
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_check_that_was_cut_off_is_not_gone_on_with_once_its_version_is_withdrawn() {
+    let mut world = World::new();
+    let disk = cut_off_at_its_checks(&world).await;
+    world.turn(Turn::Abort);
+    let mut device = Device::start(&world, &disk, 3).await.unwrap();
+    device.hear(&world).await;
+    drop(device);
+    let device = Device::restarted(&world, &disk, 4).await;
+    assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (1, (ModelState::Idle, None)));
+    assert_eq!(last(&device).2, Code::Withdrawn);
+}
