@@ -277,9 +277,11 @@ impl Verified {
         models.into_values().filter_map(|named| offer_among(&named, to)).collect()
     }
 
-    /// When the next wave reaches this device, by device time: offers are to be looked at again then.
+    /// When the next wave reaches this device, by device time: offers are to be looked at again then. What it has needs
+    /// no wave any more.
     pub fn next_wave(&self, to: &Recipient<'_>) -> Option<u64> {
-        let begins = self.entries.iter().filter_map(|entry| entry.custom.begins(to));
+        let news = self.entries.iter().filter(|entry| !entry.is_here(to));
+        let begins = news.filter_map(|entry| entry.custom.begins(to));
         begins.filter(|&begins| begins > to.time).min()
     }
 
@@ -330,8 +332,12 @@ pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
 impl Entry {
     /// Of those of its audience: who has it, live or on trial, stays with it; its conditions are for those who do not.
     fn is_for(&self, to: &Recipient<'_>) -> bool {
-        let is_here = (to.has)(&self.custom.model).targets.contains(&Some(self.digest));
-        is_here || self.custom.selects(to)
+        self.is_here(to) || self.custom.selects(to)
+    }
+
+    /// Whether the device has it, live or on trial.
+    fn is_here(&self, to: &Recipient<'_>) -> bool {
+        (to.has)(&self.custom.model).targets.contains(&Some(self.digest))
     }
 
     fn offer(&self) -> Offer {

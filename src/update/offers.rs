@@ -125,10 +125,12 @@ impl Updater {
         self.forget_chunks()
     }
 
-    /// Chunks that a finished or abandoned download left, once nothing is under way and nothing waits.
+    /// Chunks that a finished or abandoned download left, once nothing is under way and nothing waits. A board without a
+    /// clock begins each start before waves that had begun: what it had fetched of them waits, too.
     fn forget_chunks(&self) -> Result<(), DiskError> {
         let dir = self.parts.state.join("fetch");
-        if self.download.is_some() || self.waiting.holds_any() || self.parts.disk.list(&dir)?.is_empty() {
+        let waits = self.waiting.holds_any() || self.waiting.awaits_wave();
+        if self.download.is_some() || waits || self.parts.disk.list(&dir)?.is_empty() {
             return Ok(());
         }
         self.parts.disk.remove_dir(&dir)

@@ -96,6 +96,11 @@ impl Waiting {
     pub fn holds_any(&self) -> bool {
         !self.held.is_empty()
     }
+
+    /// A wave is still to reach this device, by what it knows of the time.
+    pub fn awaits_wave(&self) -> bool {
+        self.next_wave.is_some()
+    }
 }
 
 impl Updater {

@@ -1,9 +1,11 @@
 //! What the operator has stopped stays stopped: over starts, beside newer versions, until its medium is the trouble.
 
 use super::gates::{SHADOW, gated, images, last};
-use super::rollout::digits_of;
+use super::rollout::{clock, digits_of, pass, shop, world};
 use super::*;
 use crate::privacy::WaitsFor;
+use crate::sys::unix_now;
+use crate::trust::{Wave, Waves};
 
 impl Device {
     /// What is signed, and nothing of what it asks for then.
@@ -103,4 +105,24 @@ async fn a_check_that_was_cut_off_is_not_gone_on_with_once_its_version_is_withdr
     let device = Device::restarted(&world, &disk, 4).await;
     assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (1, (ModelState::Idle, None)));
     assert_eq!(last(&device).2, Code::Withdrawn);
+}
+
+#[tokio::test]
+async fn a_board_without_a_clock_keeps_over_a_start_what_it_fetched_in_its_wave() {
+    let mut world = world("[update]\nwindows = [\"Mon 12:00-13:00\"]");
+    let from = unix_now() + 3600;
+    let waves = Waves::try_from(vec![Wave { percent: 100, from }]).unwrap();
+    world.publish(&Audience { waves, ..shop() }, &PublishOptions::default());
+    let begins_in = Duration::from_secs(from - world.repository.issued());
+    let disk = settled(&world).await;
+    for (boot, brought_again) in [(2, false), (3, true), (4, true)] {
+        let clock = clock();
+        let mut device = world.device(&disk, &clock, boot).await;
+        device.link(&world).await.unwrap();
+        assert_eq!(held(&device), (ModelState::Idle, None), "its wave has not begun, for all it knows");
+        pass(&mut device, &clock, begins_in).await;
+        device.link(&world).await.unwrap();
+        assert_eq!(held(&device), (ModelState::Waiting, Some(WaitsFor::Clock)));
+        assert_eq!(device.brought.len() == 1, brought_again, "the node, and no chunk a second time");
+    }
 }
