@@ -271,10 +271,28 @@ impl Verified {
     /// At most one a model, by the rule in this file's head; sorted by model.
     pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
         let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
-        for entry in self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups)) {
+        for entry in self.named(to) {
             models.entry(&entry.custom.model).or_default().push(entry);
         }
         models.into_values().filter_map(|named| offer_among(&named, to)).collect()
+    }
+
+    /// Each target that this device has, live or on trial, as its newest publication says. What is stopped of it counts,
+    /// whatever else is offered of the model.
+    pub fn standing_of(&self, to: &Recipient<'_>) -> Vec<Offer> {
+        let mut newest = BTreeMap::<(&ModelName, Digest), &Entry>::new();
+        for entry in self.named(to).filter(|entry| entry.is_here(to)) {
+            let of = newest.entry((&entry.custom.model, entry.digest)).or_insert(entry);
+            if (of.custom.published, of.ordinal) < (entry.custom.published, entry.ordinal) {
+                *of = entry;
+            }
+        }
+        newest.into_values().map(Entry::offer).collect()
+    }
+
+    /// The targets whose audience the device is of.
+    fn named(&self, to: &Recipient<'_>) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups))
     }
 
     /// When the next wave reaches this device, by device time: offers are to be looked at again then. What it has needs

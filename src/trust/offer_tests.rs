@@ -200,6 +200,31 @@ fn what_is_stopped_stays_with_who_has_it_and_goes_to_nobody_else() {
     }
 }
 
+#[test]
+fn what_a_device_has_keeps_its_hold_beside_what_is_newer_and_the_newest_publication_of_it_counts() {
+    let six = Digest::of(&6_u32.to_le_bytes());
+    let mut recalled = needing(6, serde_json::json!({"memory-mib": 900}));
+    recalled.custom.hold = Some(Hold::Recalled);
+    let mut again = needing(6, serde_json::json!({}));
+    (again.custom.published, again.ordinal) = (8, 8);
+    let standing = |entries: &[Entry], groups: &[String], targets| {
+        let has = Has { live: Some(6), targets };
+        let to = Recipient { has: &|_| has, ..Recipient::bare(&[1; 16], groups) };
+        let all = Verified { version: 1, entries: entries.to_vec() }.standing_of(&to);
+        all.iter().map(|offer| (offer.version, offer.hold)).collect::<Vec<_>>()
+    };
+    let shop = groups(&["shop"]);
+    let entries = [recalled.clone(), needing(7, serde_json::json!({}))];
+    for targets in [[Some(six), None], [None, Some(six)]] {
+        assert_eq!(standing(&entries, &shop, targets), [(6, Some(Hold::Recalled))]);
+    }
+    assert_eq!(standing(&entries, &shop, [None; 2]), []);
+    assert_eq!(standing(&entries, &groups(&["lab"]), [Some(six), None]), [], "it is not for it");
+    assert_eq!(standing(&[again.clone(), recalled.clone()], &shop, [Some(six), None]), [(6, None)]);
+    again.custom.published = 5;
+    assert_eq!(standing(&[again, recalled], &shop, [Some(six), None]), [(6, Some(Hold::Recalled))]);
+}
+
 fn target(custom: serde_json::Value) -> Target {
     let text = serde_json::json!({
         "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,

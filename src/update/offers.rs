@@ -33,7 +33,12 @@ impl Updater {
     /// The epoch of the offer that a live version came by; 0 where it is offered no more.
     pub(super) fn epoch_of_live(&self, model: &ModelName) -> u32 {
         let target = self.entry(model).live.and_then(|live| live.target);
-        self.offers().iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
+        self.standing().iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
+    }
+
+    /// What is signed of the versions that this device has, offered or not.
+    fn standing(&self) -> Vec<trust::Offer> {
+        self.ask_trust(trust::Verified::standing_of).unwrap_or_default()
     }
 
     /// Makes the list of what trust says this device should run.
@@ -50,6 +55,7 @@ impl Updater {
                 Some(Hold::Paused | Hold::Withdrawn | Hold::Recalled) => {}
             }
         }
+        self.standing().iter().for_each(|offer| self.waiting.note(offer));
         // Of the one under way, only the place may have changed.
         if let Some(mut download) = self.download.take()
             && let Some(wanted) = self.pending.get(&download.model)

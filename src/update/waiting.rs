@@ -32,10 +32,9 @@ pub(super) struct Held {
     pub whole: Option<Download>,
 }
 
-/// What the operator says of the version that a model is offered.
-#[derive(Debug, Clone, Copy)]
+/// What the operator says of a version that is offered or that the device has.
+#[derive(Debug, Clone, Copy, Default)]
 struct Standing {
-    target: Digest,
     hold: Option<Hold>,
     urgent: bool,
 }
@@ -43,7 +42,7 @@ struct Standing {
 #[derive(Debug)]
 pub(super) struct Waiting {
     held: BTreeMap<ModelName, Held>,
-    standing: BTreeMap<ModelName, Standing>,
+    standing: BTreeMap<(ModelName, Digest), Standing>,
     /// Candidates that a gate would let through.
     at_gates: BTreeMap<ModelName, WaitsFor>,
     /// Device time of the next wave that reaches this device.
@@ -83,9 +82,9 @@ impl Waiting {
     }
 
     pub fn note(&mut self, offer: &trust::Offer) {
-        let standing = Standing { target: offer.digest, hold: offer.hold, urgent: offer.urgent };
+        let standing = Standing { hold: offer.hold, urgent: offer.urgent };
         self.has_withdrawn |= matches!(offer.hold, Some(Hold::Withdrawn | Hold::Recalled));
-        self.standing.insert(offer.model.clone(), standing);
+        self.standing.insert((offer.model.clone(), offer.digest), standing);
     }
 
     pub fn hold(&mut self, wanted: Wanted, why: WaitsFor, whole: Option<Download>) {
@@ -152,8 +151,8 @@ impl Updater {
 
     /// Whether a candidate may pass on to its next gate. It has begun, so it does not wait for a clock.
     pub(super) fn may_go_on(&mut self, model: &ModelName, trial: Trial) -> bool {
-        let own = self.waiting.standing.get(model).filter(|standing| Some(standing.target) == trial.candidate.target);
-        let (hold, urgent) = own.map_or((None, false), |standing| (standing.hold, standing.urgent));
+        let own = trial.candidate.target.and_then(|target| self.waiting.standing.get(&(model.clone(), target)));
+        let Standing { hold, urgent } = own.copied().unwrap_or_default();
         let why = match hold {
             // The next tick takes it away.
             Some(Hold::Withdrawn | Hold::Recalled) => return false,
@@ -209,8 +208,8 @@ impl Updater {
     async fn withdraw(&mut self) -> Result<(), DiskError> {
         let of = |hold| matches!(hold, Some(Hold::Withdrawn | Hold::Recalled));
         let all = self.waiting.standing.iter().filter(|(_, standing)| of(standing.hold));
-        let all: Vec<(ModelName, Standing)> = all.map(|(model, standing)| (model.clone(), *standing)).collect();
-        for (model, Standing { target, hold, .. }) in all {
+        let all: Vec<((ModelName, Digest), Standing)> = all.map(|(of, standing)| (of.clone(), *standing)).collect();
+        for ((model, target), Standing { hold, .. }) in all {
             let event = Event::Withdrawn { target, recalled: hold == Some(Hold::Recalled) };
             if step(&self.entry(&model), event).1.is_empty() {
                 continue;

@@ -1,6 +1,6 @@
 //! What the operator has stopped stays stopped: over starts, beside newer versions, until its medium is the trouble.
 
-use super::gates::{SHADOW, gated, images, last};
+use super::gates::{SHADOW, gated, images, last, numbered};
 use super::rollout::{clock, digits_of, pass, shop, world};
 use super::*;
 use crate::privacy::WaitsFor;
@@ -125,4 +125,61 @@ async fn a_board_without_a_clock_keeps_over_a_start_what_it_fetched_in_its_wave(
         assert_eq!(held(&device), (ModelState::Waiting, Some(WaitsFor::Clock)));
         assert_eq!(device.brought.len() == 1, brought_again, "the node, and no chunk a second time");
     }
+}
+
+/// For this device alone, and more than it has room for.
+fn publish_too_large(world: &mut World) {
+    let audience = Audience { devices: vec![[7; 16]], percent: 100, ..Audience::default() };
+    let large = numbered(3, "[budget]\nmemory-mib = 4096\n");
+    let publication = world.repository.publish(&large, &audience, &PublishOptions::default()).unwrap();
+    world.post(publication);
+}
+
+fn turn_two(world: &mut World, turn: Turn) {
+    let publication = world.repository.turn(&digits(), Some(2), turn).unwrap().1;
+    world.post(publication);
+}
+
+#[tokio::test]
+async fn a_candidate_is_held_and_taken_away_though_a_newer_version_is_what_is_offered() {
+    let mut world = World::with(&[gated(SHADOW)]);
+    let [same, _] = images(&world);
+    let disk = settled(&world).await;
+    let mut device = Device::start(&world, &disk, 1000).await.unwrap();
+    device.link(&world).await.unwrap();
+    for _ in 0..20 {
+        device.answer(&same[0]).await.unwrap();
+    }
+    publish_too_large(&mut world);
+    turn_two(&mut world, Turn::Pause);
+    device.hear(&world).await;
+    assert_eq!((last(&device).1, last(&device).2), (Stage::Offer, Code::OverMemory));
+    device.updater.tick().await.unwrap();
+    assert_eq!(held(&device), (ModelState::Shadow, Some(WaitsFor::Pause)), "it would have passed");
+    turn_two(&mut world, Turn::Abort);
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    assert_eq!((held(&device), last(&device).2), ((ModelState::Idle, None), Code::Withdrawn));
+    assert_eq!(device.ask(&world).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_runs_is_called_back_though_a_newer_version_is_what_is_offered() {
+    let mut world = World::new();
+    let disk = settled(&world).await;
+    let mut device = Device::start(&world, &disk, 1000).await.unwrap();
+    device.link(&world).await.unwrap();
+    device.serve(&world).await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+    drop(device);
+    publish_too_large(&mut world);
+    turn_two(&mut world, Turn::CallBack);
+    // It was off meanwhile, and hears of both at once.
+    let mut device = Device::start(&world, &disk, 1001).await.unwrap();
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 1);
+    device.hear(&world).await;
+    device.updater.tick().await.unwrap();
+    assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (1, (ModelState::Idle, None)));
 }
