@@ -5,10 +5,10 @@ use super::machine::{Effect, Event, Offered, step};
 use super::rules::Step;
 use super::updater::{Updater, unusable};
 use crate::bundle::ModelName;
-use crate::privacy::{Code, Measure, Stage, WaitsFor};
+use crate::privacy::{Code, Measure, Stage};
 use crate::store::Phase;
 use crate::sys::DiskError;
-use crate::trust::{self, Board, Has, Hold, Recipient};
+use crate::trust::{self, Board, Has, Recipient};
 use tracing::info;
 
 impl Updater {
@@ -47,12 +47,15 @@ impl Updater {
         self.pending.clear();
         for offer in self.offers() {
             self.waiting.note(&offer);
-            let hold = offer.hold;
+            if offer.hold.is_none() {
+                let (model, wanted) = wanted(offer);
+                self.pending.insert(model, wanted);
+            }
+        }
+        for offer in self.ask_trust(trust::Verified::paused_for).unwrap_or_default() {
             let (model, wanted) = wanted(offer);
-            match hold {
-                None => drop(self.pending.insert(model, wanted)),
-                Some(Hold::Paused) if self.is_news(&wanted) => self.waiting.hold(wanted, WaitsFor::Pause, None),
-                Some(Hold::Paused | Hold::Withdrawn | Hold::Recalled) => {}
+            if self.is_news(&wanted) {
+                self.waiting.pause(model, wanted.offered.version);
             }
         }
         self.standing().iter().for_each(|offer| self.waiting.note(offer));
@@ -135,8 +138,7 @@ impl Updater {
     /// clock begins each start before waves that had begun: what it had fetched of them waits, too.
     fn forget_chunks(&self) -> Result<(), DiskError> {
         let dir = self.parts.state.join("fetch");
-        let waits = self.waiting.holds_any() || self.waiting.awaits_wave();
-        if self.download.is_some() || waits || self.parts.disk.list(&dir)?.is_empty() {
+        if self.download.is_some() || self.waiting.keeps_chunks() || self.parts.disk.list(&dir)?.is_empty() {
             return Ok(());
         }
         self.parts.disk.remove_dir(&dir)

@@ -42,6 +42,8 @@ struct Standing {
 #[derive(Debug)]
 pub(super) struct Waiting {
     held: BTreeMap<ModelName, Held>,
+    /// Versions that would be fetched if they were not paused.
+    paused: BTreeMap<ModelName, u32>,
     standing: BTreeMap<(ModelName, Digest), Standing>,
     /// Candidates that a gate would let through.
     at_gates: BTreeMap<ModelName, WaitsFor>,
@@ -61,6 +63,7 @@ impl Waiting {
     pub fn new(disk: &dyn Disk, state: &Path) -> Self {
         Self {
             held: BTreeMap::new(),
+            paused: BTreeMap::new(),
             standing: BTreeMap::new(),
             at_gates: BTreeMap::new(),
             next_wave: None,
@@ -76,6 +79,7 @@ impl Waiting {
     /// Forgets all offers; gives back those that are whole.
     pub fn begin_anew(&mut self, next_wave: Option<u64>) -> Vec<Held> {
         self.next_wave = next_wave;
+        self.paused.clear();
         self.standing.clear();
         self.at_gates.clear();
         std::mem::take(&mut self.held).into_values().filter(|held| held.whole.is_some()).collect()
@@ -92,25 +96,35 @@ impl Waiting {
         self.held.insert(wanted.model.clone(), Held { wanted, why, whole });
     }
 
+    /// What is below it may go on meanwhile.
+    pub fn pause(&mut self, model: ModelName, version: u32) {
+        info!(%model, version, "is paused");
+        self.paused.insert(model, version);
+    }
+
     pub fn holds_any(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// A wave is still to reach this device, by what it knows of the time.
-    pub fn awaits_wave(&self) -> bool {
-        self.next_wave.is_some()
+    /// What was fetched of something may be wanted later: it waits, or its wave is still to come by what is known of the time.
+    pub fn keeps_chunks(&self) -> bool {
+        self.holds_any() || !self.paused.is_empty() || self.next_wave.is_some()
     }
 }
 
 impl Updater {
     /// For the status.
     pub(super) fn waits(&self) -> BTreeMap<ModelName, (u32, WaitsFor)> {
+        // What is fetched meanwhile stands in the status by itself.
+        let is_fetched = |model: &ModelName| self.download.as_ref().is_some_and(|download| download.model == *model);
+        let paused = self.waiting.paused.iter().filter(|(model, _)| !is_fetched(model));
+        let paused = paused.map(|(model, version)| (model.clone(), (*version, WaitsFor::Pause)));
         let held =
             self.waiting.held.iter().map(|(model, held)| (model.clone(), (held.wanted.offered.version, held.why)));
         let at_gate = |(model, why): (&ModelName, &WaitsFor)| {
             Some((model.clone(), (self.entry(model).trial?.candidate.version, *why)))
         };
-        held.chain(self.waiting.at_gates.iter().filter_map(at_gate)).collect()
+        paused.chain(held).chain(self.waiting.at_gates.iter().filter_map(at_gate)).collect()
     }
 
     /// What the board is like now.
@@ -230,10 +244,9 @@ impl Updater {
         let mut free = Vec::new();
         for (model, held) in &mut self.waiting.held {
             let next = if held.whole.is_some() { Step::Install } else { Step::Fetch };
-            match (held.why, waits_for(&self.parts.rules, &board, next, held.wanted.urgent)) {
-                (WaitsFor::Pause, _) => {}
-                (_, Some(why)) => held.why = why,
-                (_, None) => free.push(model.clone()),
+            match waits_for(&self.parts.rules, &board, next, held.wanted.urgent) {
+                Some(why) => held.why = why,
+                None => free.push(model.clone()),
             }
         }
         let waits = |why| self.waiting.held.values().any(|held| held.why == why);

@@ -67,7 +67,7 @@ async fn a_device_takes_a_turn_and_conditions_stand_beside_what_has_none() {
     );
     board.take(&repository.turn(&digits(), None, Turn::Pause).unwrap().1).await.unwrap();
     device.update(&board).await.unwrap();
-    assert_eq!(offered(&device, 900, 5), (2, Some(Hold::Paused)));
+    assert_eq!(offered(&device, 900, 5), (1, None), "what is below");
     board.take(&repository.turn(&digits(), None, Turn::Abort).unwrap().1).await.unwrap();
     device.update(&board).await.unwrap();
     assert_eq!(offered(&device, 900, 5), (1, None));

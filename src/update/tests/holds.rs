@@ -183,3 +183,24 @@ async fn what_runs_is_called_back_though_a_newer_version_is_what_is_offered() {
     device.updater.tick().await.unwrap();
     assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (1, (ModelState::Idle, None)));
 }
+
+#[tokio::test]
+async fn a_board_that_has_none_takes_the_version_below_while_the_newer_one_is_paused() {
+    let mut world = World::with(&[gated("")]);
+    let audience = Audience { devices: vec![[7; 16]], percent: 100, ..Audience::default() };
+    let publication = world.repository.publish(&numbered(3, ""), &audience, &PublishOptions::default()).unwrap();
+    world.post(publication);
+    world.turn(Turn::Pause);
+    let disk = settled(&world).await;
+    let mut device = Device::start(&world, &disk, 2).await.unwrap();
+    device.hear(&world).await;
+    assert_eq!((held(&device), digits_of(&device).candidate), ((ModelState::Fetching, None), Some(2)));
+    device.link(&world).await.unwrap();
+    device.serve(&world).await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+    let paused = (ModelState::Waiting, Some(WaitsFor::Pause));
+    assert_eq!((held(&device), digits_of(&device).candidate), (paused, Some(3)));
+    world.turn(Turn::Resume);
+    device.link(&world).await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 3);
+}
