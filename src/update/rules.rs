@@ -18,6 +18,8 @@ use std::time::Duration;
 pub(super) const CLOCK_LIMIT: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// That long waited is written so often.
 const NOTED_EVERY: Duration = Duration::from_secs(10 * 60);
+/// More than that from one look to the next was not all spent waiting.
+const LONGEST_STEP: Duration = NOTED_EVERY;
 /// Of requests, for their mean.
 const SPAN: Duration = Duration::from_secs(5 * 60);
 /// Before that nothing is known of them.
@@ -136,7 +138,7 @@ impl ClockWait {
     /// While something waits for the clock.
     pub fn goes_on(&mut self, now: Duration, disk: &dyn Disk, state: &Path) -> Result<(), DiskError> {
         let since = self.last.replace(now).map_or(Duration::ZERO, |last| now.saturating_sub(last));
-        self.waited = self.waited.saturating_add(since);
+        self.waited = self.waited.saturating_add(since.min(LONGEST_STEP));
         if self.waited.saturating_sub(self.noted) < NOTED_EVERY {
             return Ok(());
         }
@@ -146,7 +148,7 @@ impl ClockWait {
         Ok(())
     }
 
-    /// Something else is waited for now.
+    /// Something else is waited for now, or nothing.
     pub fn rests(&mut self) {
         self.last = None;
     }
@@ -249,6 +251,21 @@ mod tests {
         assert_eq!(load.per_minute(), Some(40), "it was swapped");
         load.sample(at(10_000), 20);
         assert_eq!(load.per_minute(), None, "what was long ago does not count");
+    }
+
+    #[test]
+    fn only_time_in_which_it_is_waited_for_is_waited_and_no_single_step_is_days() {
+        let (disk, state) = (crate::sys::FaultyDisk::new(), Path::new("/state"));
+        let mut wait = ClockWait::default();
+        let mut at = |seconds| {
+            wait.goes_on(Duration::from_secs(seconds), &disk, state).unwrap();
+            wait.waited().as_secs()
+        };
+        assert_eq!([at(1000), at(1005), at(1605)], [0, 5, 605]);
+        assert_eq!(at(1605 + 80 * 3600), 605 + LONGEST_STEP.as_secs());
+        wait.rests();
+        wait.goes_on(Duration::from_secs(400_000), &disk, state).unwrap();
+        assert_eq!(wait.waited().as_secs(), 605 + LONGEST_STEP.as_secs());
     }
 
     #[test]

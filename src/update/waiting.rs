@@ -102,6 +102,10 @@ impl Waiting {
         self.paused.insert(model, version);
     }
 
+    fn waits_for(&self, why: WaitsFor) -> bool {
+        self.held.values().any(|held| held.why == why)
+    }
+
     pub fn holds_any(&self) -> bool {
         !self.held.is_empty()
     }
@@ -202,7 +206,9 @@ impl Updater {
         let counts = |live: std::sync::Arc<crate::engine::Live>| live.counts().answered + live.counts().failed;
         self.waiting.load.sample(now, self.parts.slots.list().into_iter().map(counts).sum());
         self.interrupt()?;
-        if self.waiting.holds_any() { self.release(now).await } else { Ok(()) }
+        let free = self.weigh_held();
+        self.count_clock_wait(now)?;
+        if self.waiting.holds_any() { self.release(free).await } else { Ok(()) }
     }
 
     /// True once after something went on that a pack may hold the rest of: where no link is, nothing else brings it.
@@ -238,8 +244,8 @@ impl Updater {
         Ok(())
     }
 
-    /// Holds all that waits by the rules against them once more.
-    async fn release(&mut self, now: Duration) -> Result<(), DiskError> {
+    /// Holds all that waits by the rules against them once more; gives back what waits no more.
+    fn weigh_held(&mut self) -> Vec<ModelName> {
         let board = self.board_now();
         let mut free = Vec::new();
         for (model, held) in &mut self.waiting.held {
@@ -249,13 +255,20 @@ impl Updater {
                 None => free.push(model.clone()),
             }
         }
-        let waits = |why| self.waiting.held.values().any(|held| held.why == why);
-        self.waiting.before = Some(WaitsFor::Heat).filter(|heat| waits(*heat));
-        if waits(WaitsFor::Clock) {
-            self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state)?;
-        } else {
-            self.waiting.clock.rests();
+        self.waiting.before = Some(WaitsFor::Heat).filter(|heat| self.waiting.waits_for(*heat));
+        free
+    }
+
+    /// Also where nothing waits: time in between is not waited.
+    fn count_clock_wait(&mut self, now: Duration) -> Result<(), DiskError> {
+        if self.waiting.waits_for(WaitsFor::Clock) {
+            return self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state);
         }
+        self.waiting.clock.rests();
+        Ok(())
+    }
+
+    async fn release(&mut self, free: Vec<ModelName>) -> Result<(), DiskError> {
         for model in free {
             if self.is_idle(&model)
                 && let Some(held) = self.waiting.held.remove(&model)

@@ -1,10 +1,10 @@
 //! What the operator has stopped stays stopped: over starts, beside newer versions, until its medium is the trouble.
 
 use super::gates::{SHADOW, gated, images, last, numbered};
-use super::rollout::{clock, digits_of, pass, shop, world};
+use super::rollout::{HOUR, clock, digits_of, pass, shop, world};
 use super::*;
 use crate::privacy::WaitsFor;
-use crate::sys::unix_now;
+use crate::sys::{ManualClock, unix_now};
 use crate::trust::{Wave, Waves};
 
 impl Device {
@@ -203,4 +203,38 @@ async fn a_board_that_has_none_takes_the_version_below_while_the_newer_one_is_pa
     world.turn(Turn::Resume);
     device.link(&world).await.unwrap();
     assert_eq!(device.ask(&world).await.unwrap(), 3);
+}
+
+/// Lets hours pass, in steps of ten minutes; after how many the model was at that version.
+async fn hours_until(device: &mut Device, clock: &ManualClock, model: &str, version: u32) -> u32 {
+    for step in 0..200 * 6 {
+        if device.slots.get(model).is_some_and(|live| live.version() == version) {
+            return step / 6;
+        }
+        pass(device, clock, HOUR / 6).await;
+    }
+    panic!("{model} never came to version {version}");
+}
+
+#[tokio::test]
+async fn time_in_which_nothing_waited_for_the_clock_does_not_count() {
+    let mut world = world("[update]\nwindows = [\"Mon 12:00-13:00\"]");
+    world.publish(&shop(), &PublishOptions::default());
+    let (disk, clock) = (settled(&world).await, clock());
+    let mut device = world.device(&disk, &clock, 2).await;
+    device.link(&world).await.unwrap();
+    for _ in 0..10 * 6 {
+        pass(&mut device, &clock, HOUR / 6).await;
+    }
+    world.turn(Turn::Abort);
+    device.link(&world).await.unwrap();
+    for _ in 0..80 * 6 {
+        pass(&mut device, &clock, HOUR / 6).await;
+    }
+    clock.advance(HOUR * 80);
+    world.publish(&shop(), &PublishOptions::default());
+    device.link(&world).await.unwrap();
+    assert_eq!(held(&device), (ModelState::Waiting, Some(WaitsFor::Clock)));
+    let hours = hours_until(&mut device, &clock, "digits", 2).await;
+    assert!((61..=62).contains(&hours), "ten of 72 hours were waited, then {hours}");
 }

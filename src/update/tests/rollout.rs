@@ -378,8 +378,8 @@ async fn power_cut_at_any_operation_of_a_wait_keeps_what_was_fetched_and_what_wa
             let mut device = world.device(&disk, &clock, 3).await;
             device.link(&world).await.unwrap();
             assert_eq!(device.ask(&world).await.unwrap(), 1, "{torn:?}, cut after {cut}");
-            for _ in 0..75 {
-                pass(&mut device, &clock, HOUR).await;
+            for _ in 0..75 * 6 {
+                pass(&mut device, &clock, HOUR / 6).await;
             }
             assert_eq!(device.ask(&world).await.unwrap(), 2, "{torn:?}, cut after {cut}");
             if done.is_ok() {
@@ -390,13 +390,13 @@ async fn power_cut_at_any_operation_of_a_wait_keeps_what_was_fetched_and_what_wa
     }
 }
 
-/// A day of waiting for the clock.
+/// Four hours of waiting for the clock.
 async fn waited(world: &World, disk: &FaultyDisk, clock: &Arc<ManualClock>, boot: u128) -> Result<()> {
     let board = (clock.clone() as Arc<dyn Clock>, Arc::new(|| false) as Arc<dyn Fn() -> bool + Send + Sync>);
     let mut device = Device::start_on(world, disk, boot, board).await?;
     device.link(world).await?;
     for _ in 0..24 {
-        clock.advance(HOUR);
+        clock.advance(HOUR / 6);
         device.updater.tick().await?;
     }
     Ok(())
