@@ -113,6 +113,8 @@ pub(super) struct ClockWait {
     waited: Duration,
     noted: Duration,
     last: Option<Duration>,
+    /// What waited went on; others may still wait.
+    pub is_over: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,7 +130,7 @@ impl ClockWait {
         let bytes = disk.read(&state.join(FILE), 1024).ok().flatten();
         let noted: Option<Noted> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let waited = noted.map_or(Duration::ZERO, |noted| Duration::from_secs(noted.seconds).min(CLOCK_LIMIT));
-        Self { waited, noted: waited, last: None }
+        Self { waited, noted: waited, ..Self::default() }
     }
 
     pub fn waited(&self) -> Duration {

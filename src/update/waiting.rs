@@ -161,7 +161,8 @@ impl Updater {
             }
             None => {
                 self.download = Some(download);
-                self.waiting.clock.ends(&*self.parts.disk, &self.parts.state)?;
+                self.waiting.clock.is_over = true;
+                self.end_clock_wait()?;
                 Ok(false)
             }
         }
@@ -265,7 +266,16 @@ impl Updater {
             return self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state);
         }
         self.waiting.clock.rests();
-        Ok(())
+        let ends = self.waiting.clock.is_over && self.download.is_none();
+        if ends { self.end_clock_wait() } else { Ok(()) }
+    }
+
+    /// The three days are the board's: they begin anew once nothing of what waited with it waits or comes any more.
+    fn end_clock_wait(&mut self) -> Result<(), DiskError> {
+        if self.waiting.holds_any() || self.pending.values().any(|wanted| self.is_news(wanted)) {
+            return Ok(());
+        }
+        self.waiting.clock.ends(&*self.parts.disk, &self.parts.state)
     }
 
     async fn release(&mut self, free: Vec<ModelName>) -> Result<(), DiskError> {

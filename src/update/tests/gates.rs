@@ -14,8 +14,17 @@ pub(super) fn gated(gates: &str) -> Bundle {
     numbered(2, gates)
 }
 
+/// The same model under another name.
+pub(super) fn letters() -> Bundle {
+    made(&[("version = 2", "version = 1"), ("name = \"digits\"", "name = \"letters\"")], "")
+}
+
 /// The same under that number.
 pub(super) fn numbered(version: u32, gates: &str) -> Bundle {
+    made(&[("version = 2", &format!("version = {version}"))], gates)
+}
+
+fn made(changes: &[(&str, &str)], gates: &str) -> Bundle {
     let dir = model_dir("digits-adapted");
     let files = ["manifest.toml", "model.onnx", "golden.safetensors", "labels.txt"];
     let mut files: BTreeMap<String, Vec<u8>> =
@@ -23,7 +32,7 @@ pub(super) fn numbered(version: u32, gates: &str) -> Bundle {
     let manifest = String::from_utf8(files["manifest.toml"].clone()).unwrap();
     let kept = manifest.split("\n[").filter(|part| !part.starts_with("budget") || !gates.contains("[budget]"));
     let manifest = kept.collect::<Vec<_>>().join("\n[") + "\n" + gates;
-    let manifest = manifest.replacen("version = 2", &format!("version = {version}"), 1);
+    let manifest = changes.iter().fold(manifest, |text, (from, to)| text.replacen(from, to, 1));
     files.insert("manifest.toml".into(), manifest.into_bytes());
     Bundle::pack(&files).unwrap()
 }

@@ -1,6 +1,6 @@
 //! What the operator has stopped stays stopped: over starts, beside newer versions, until its medium is the trouble.
 
-use super::gates::{SHADOW, gated, images, last, numbered};
+use super::gates::{SHADOW, gated, images, last, letters, numbered};
 use super::rollout::{HOUR, clock, digits_of, pass, shop, world};
 use super::*;
 use crate::privacy::WaitsFor;
@@ -237,4 +237,46 @@ async fn time_in_which_nothing_waited_for_the_clock_does_not_count() {
     assert_eq!(held(&device), (ModelState::Waiting, Some(WaitsFor::Clock)));
     let hours = hours_until(&mut device, &clock, "digits", 2).await;
     assert!((61..=62).contains(&hours), "ten of 72 hours were waited, then {hours}");
+}
+
+fn publish_letters(world: &mut World) {
+    let publication = world.repository.publish(&letters(), &shop(), &PublishOptions::default()).unwrap();
+    world.post(publication);
+}
+
+#[tokio::test]
+async fn two_models_wait_for_the_clock_for_three_days_in_all_not_one_after_the_other() {
+    for rules in ["", "\nfetch-outside-window = false"] {
+        let mut world = world(&format!("[update]\nwindows = [\"Mon 12:00-13:00\"]{rules}"));
+        world.publish(&shop(), &PublishOptions::default());
+        publish_letters(&mut world);
+        let (disk, clock) = (settled(&world).await, clock());
+        let mut device = world.device(&disk, &clock, 2).await;
+        device.link(&world).await.unwrap();
+        for _ in 0..73 * 6 {
+            pass(&mut device, &clock, HOUR / 6).await;
+        }
+        device.link(&world).await.unwrap();
+        let versions = ["digits", "letters"].map(|model| device.slots.get(model).map(|live| live.version()));
+        assert_eq!(versions, [Some(2), Some(1)], "{rules}");
+        pass(&mut device, &clock, HOUR / 6).await;
+        assert!(disk.read(Path::new("/state/clock-wait.json"), 100).unwrap().is_none(), "the next one waits as long");
+    }
+}
+
+#[tokio::test]
+async fn an_urgent_version_does_not_make_another_model_wait_anew() {
+    let mut world = world("[update]\nwindows = [\"Mon 12:00-13:00\"]");
+    publish_letters(&mut world);
+    let (disk, clock) = (settled(&world).await, clock());
+    let mut device = world.device(&disk, &clock, 2).await;
+    device.link(&world).await.unwrap();
+    for _ in 0..40 * 6 {
+        pass(&mut device, &clock, HOUR / 6).await;
+    }
+    world.publish(&shop(), &PublishOptions { urgent: true, ..PublishOptions::default() });
+    device.link(&world).await.unwrap();
+    assert_eq!(device.ask(&world).await.unwrap(), 2);
+    let hours = hours_until(&mut device, &clock, "letters", 1).await;
+    assert!((31..=32).contains(&hours), "40 of 72 hours were waited, then {hours}");
 }
