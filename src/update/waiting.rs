@@ -4,18 +4,20 @@
 //! touched by nothing here but a signed call back.
 
 use super::fetch::{Download, Wanted};
-use super::machine::{Event, step};
+use super::machine::{Ended, Event, Reason, step};
+use super::report;
 use super::rules::{ClockWait, Load, Now, Step, waits_for};
 use super::updater::Updater;
+use crate::audit::Decision;
 use crate::bundle::{Digest, ModelName};
-use crate::privacy::WaitsFor;
-use crate::store::Trial;
+use crate::privacy::{Code, Measure, Stage, WaitsFor};
+use crate::store::{Trial, VersionRef};
 use crate::sys::{Disk, DiskError};
 use crate::trust::{self, Hold};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How often the board's state is held against the rules.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -232,7 +234,9 @@ impl Updater {
         let all: Vec<((ModelName, Digest), Standing)> = all.map(|(of, standing)| (of.clone(), *standing)).collect();
         for ((model, target), Standing { hold, .. }) in all {
             let event = Event::Withdrawn { target, recalled: hold == Some(Hold::Recalled) };
-            if step(&self.entry(&model), event).1.is_empty() {
+            let before = self.entry(&model);
+            let (after, effects) = step(&before, event);
+            if effects.is_empty() || !self.can_go_back(&model, before.live, after.live).await? {
                 continue;
             }
             // Published again, it is a new offer.
@@ -243,6 +247,27 @@ impl Updater {
             self.next_download()?;
         }
         Ok(())
+    }
+
+    /// Whether what would serve instead still reads. Where it does not, what is called back stays, for the next start would
+    /// have nothing.
+    async fn can_go_back(
+        &mut self,
+        model: &ModelName,
+        from: Option<VersionRef>,
+        to: Option<VersionRef>,
+    ) -> Result<bool, DiskError> {
+        let Some((from, to)) = from.zip(to).filter(|(from, to)| from != to) else { return Ok(true) };
+        if self.can_serve(model, to).await {
+            return Ok(true);
+        }
+        warn!(%model, from = from.version, to = to.version, "called back, but what would serve instead does not read");
+        let expected = Measure::Version(to.version);
+        let why = Reason { expected, ..Reason::plain(Stage::Offer, Code::StorageDamaged) };
+        let outcome = report::outcome(model, from.version, Ended::Inconclusive(why), self.now());
+        self.note(vec![Decision::from(&outcome)])?;
+        report::remember(&mut self.passing, outcome);
+        Ok(false)
     }
 
     /// Holds all that waits by the rules against them once more; gives back what waits no more.

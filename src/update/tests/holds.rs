@@ -3,7 +3,7 @@
 use super::gates::{SHADOW, gated, images, last, letters, numbered};
 use super::rollout::{HOUR, clock, digits_of, pass, shop, world};
 use super::*;
-use crate::privacy::WaitsFor;
+use crate::privacy::{Verdict, WaitsFor};
 use crate::sys::{ManualClock, unix_now};
 use crate::trust::{Wave, Waves};
 
@@ -279,4 +279,27 @@ async fn an_urgent_version_does_not_make_another_model_wait_anew() {
     assert_eq!(device.ask(&world).await.unwrap(), 2);
     let hours = hours_until(&mut device, &clock, "letters", 1).await;
     assert!((31..=32).contains(&hours), "40 of 72 hours were waited, then {hours}");
+}
+
+#[tokio::test]
+async fn what_is_called_back_stays_where_the_version_before_it_does_not_read_any_more() {
+    let mut world = World::new();
+    let disk = settled(&world).await;
+    update(&world, &disk, 2).await.0.unwrap();
+    let before = Device::start(&world, &disk, 3).await.unwrap().updater.entry(&digits());
+    assert_eq!((before.live.unwrap().version, before.previous.unwrap().version), (2, 1));
+    let previous = format!("/state/models/digits/{}.bundle", before.previous.unwrap().bundle);
+    let whole = disk.read(Path::new(&previous), 1 << 24).unwrap().unwrap();
+    disk.write(Path::new(&previous), b"rubbish").unwrap();
+    world.turn(Turn::CallBack);
+    for boot in 4..6 {
+        let mut device = Device::restarted(&world, &disk, boot).await;
+        device.hear(&world).await;
+        device.updater.tick().await.unwrap();
+        assert_eq!((device.ask(&world).await.unwrap(), device.updater.entry(&digits())), (2, before.clone()));
+        assert_eq!(last(&device), (Verdict::Inconclusive, Stage::Offer, Code::StorageDamaged), "and that is told");
+    }
+    disk.write(Path::new(&previous), &whole).unwrap();
+    let device = Device::restarted(&world, &disk, 6).await;
+    assert_eq!(device.ask(&world).await.unwrap(), 1, "once it reads, it goes back");
 }
