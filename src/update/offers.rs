@@ -93,9 +93,9 @@ impl Updater {
         (needs > has).then_some((Measure::Bytes(has), Measure::Bytes(needs)))
     }
 
-    /// No candidate of the model is at its checks.
+    /// No candidate of the model is at its checks, but for one that is held back.
     pub(super) fn is_idle(&self, model: &ModelName) -> bool {
-        self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking)
+        self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking || trial.paused)
     }
 
     /// Starts on the next offer when none is under way.

@@ -95,6 +95,24 @@ async fn a_check_that_was_cut_off_waits_while_it_is_paused_and_no_power_cut_is_i
 }
 
 #[tokio::test]
+async fn a_check_that_is_held_back_keeps_no_newer_version_from_the_board() {
+    let mut world = World::new();
+    let disk = cut_off_at_its_checks(&world).await;
+    world.turn(Turn::Pause);
+    let mut device = Device::start(&world, &disk, 3).await.unwrap();
+    device.hear(&world).await;
+    drop(device);
+    let mut device = Device::restarted(&world, &disk, 4).await;
+    assert_eq!(held(&device), (ModelState::Checking, Some(WaitsFor::Pause)));
+    let audience = Audience { devices: vec![[7; 16]], percent: 100, ..Audience::default() };
+    let publication = world.repository.publish(&numbered(3, ""), &audience, &PublishOptions::default()).unwrap();
+    world.post(publication);
+    device.link(&world).await.unwrap();
+    device.serve(&world).await.unwrap();
+    assert_eq!((device.ask(&world).await.unwrap(), held(&device)), (3, (ModelState::Idle, None)));
+}
+
+#[tokio::test]
 async fn a_check_that_was_cut_off_is_not_gone_on_with_once_its_version_is_withdrawn() {
     let mut world = World::new();
     let disk = cut_off_at_its_checks(&world).await;
