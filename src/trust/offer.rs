@@ -2,7 +2,8 @@
 //!
 //! One offer a model. Among the targets that select this device (by its group or id, its place, its board) the highest
 //! version is taken, the newer publication where versions are equal; the others are as if they were not there. A target marked `allow-downgrade` sets aside all
-//! that were published before it, whatever their version; what was published after it counts again.
+//! that were published before it, whatever their version; what was published after it counts again. One that is paused
+//! counts for who has it; the others meanwhile take what is below.
 //! `published` counts up for each model, over all who sign for it.
 
 use super::Role;
@@ -246,7 +247,7 @@ pub struct Offer {
     pub size: u64,
     pub allow_downgrade: bool,
     pub retry: u32,
-    /// What the operator has stopped of it: paused for whoever has it not, the others for whoever has it.
+    /// What the operator has stopped of it. One that is paused is an offer for whoever has it already, and for the status.
     pub hold: Option<Hold>,
     pub urgent: bool,
     /// What it may take at most.
@@ -274,16 +275,48 @@ impl Verified {
 
     /// At most one a model, by the rule in this file's head; sorted by model.
     pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
-        let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
-        for entry in self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups)) {
-            models.entry(&entry.custom.model).or_default().push(entry);
-        }
-        models.into_values().filter_map(|named| offer_among(&named, to)).collect()
+        self.chosen_for(to, |entry| entry.is_open(to))
     }
 
-    /// When the next wave reaches this device, by device time: offers are to be looked at again then.
+    /// What would be an offer if it were not paused; sorted by model.
+    pub fn paused_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
+        let all = self.chosen_for(to, |entry| entry.is_for(to));
+        let is_paused = |offer: &Offer| offer.hold == Some(Hold::Paused);
+        let is_here = |offer: &Offer| (to.has)(&offer.model).targets.contains(&Some(offer.digest));
+        all.into_iter().filter(|offer| is_paused(offer) && !is_here(offer)).collect()
+    }
+
+    fn chosen_for(&self, to: &Recipient<'_>, counts: impl Fn(&Entry) -> bool) -> Vec<Offer> {
+        let mut models = BTreeMap::<&ModelName, Vec<&Entry>>::new();
+        for entry in self.named(to) {
+            models.entry(&entry.custom.model).or_default().push(entry);
+        }
+        models.into_values().filter_map(|named| offer_among(&named, to, &counts)).collect()
+    }
+
+    /// Each target that this device has, live or on trial, as its newest publication says. What is stopped of it counts,
+    /// whatever else is offered of the model.
+    pub fn standing_of(&self, to: &Recipient<'_>) -> Vec<Offer> {
+        let mut newest = BTreeMap::<(&ModelName, Digest), &Entry>::new();
+        for entry in self.named(to).filter(|entry| entry.is_here(to)) {
+            let of = newest.entry((&entry.custom.model, entry.digest)).or_insert(entry);
+            if (of.custom.published, of.ordinal) < (entry.custom.published, entry.ordinal) {
+                *of = entry;
+            }
+        }
+        newest.into_values().map(Entry::offer).collect()
+    }
+
+    /// The targets whose audience the device is of.
+    fn named(&self, to: &Recipient<'_>) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups))
+    }
+
+    /// When the next wave reaches this device, by device time: offers are to be looked at again then. What it has needs
+    /// no wave any more.
     pub fn next_wave(&self, to: &Recipient<'_>) -> Option<u64> {
-        let begins = self.entries.iter().filter_map(|entry| entry.custom.begins(to));
+        let news = self.entries.iter().filter(|entry| !entry.is_here(to));
+        let begins = news.filter_map(|entry| entry.custom.begins(to));
         begins.filter(|&begins| begins > to.time).min()
     }
 
@@ -304,20 +337,17 @@ fn entries_of(targets: &Targets, place: u32, may: impl Fn(&str, &Custom) -> bool
 }
 
 /// Of the targets of a model whose audience the device is of. What is left for it where a higher one is not for it, or not
-/// yet, is no way back.
-fn offer_among(named: &[&Entry], to: &Recipient<'_>) -> Option<Offer> {
-    let selected: Vec<&Entry> = named.iter().filter(|entry| entry.is_for(to)).copied().collect();
-    let chosen = &choose(&selected)?.custom;
-    let is_rest = named.iter().any(|entry| entry.custom.version > chosen.version && !entry.is_for(to));
+/// yet, is no way back. A way back that is paused leads nowhere, and sets aside what was before it all the same.
+fn offer_among(named: &[&Entry], to: &Recipient<'_>, counts: impl Fn(&Entry) -> bool) -> Option<Offer> {
+    let selected = named.iter().filter(|entry| entry.is_for(to));
+    let from = counting_from(selected.clone().map(|entry| &entry.custom));
+    let counted = selected.filter(|entry| entry.custom.published >= from && counts(entry));
+    let entry = counted.max_by_key(|e| (e.custom.version, e.custom.published, e.ordinal))?;
+    let chosen = &entry.custom;
+    let is_rest = named.iter().any(|entry| entry.custom.version > chosen.version && !counts(entry));
     let is_back = (to.has)(&chosen.model).live.is_some_and(|live| live > chosen.version);
     let is_offered = chosen.allow_downgrade || !(is_rest && is_back);
-    choose(&selected).filter(|_| is_offered).map(Entry::offer)
-}
-
-fn choose<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
-    let from = counting_from(entries.iter().map(|entry| &entry.custom));
-    let counted = entries.iter().filter(|e| e.custom.published >= from);
-    counted.max_by_key(|e| (e.custom.version, e.custom.published, e.ordinal)).copied()
+    is_offered.then(|| entry.offer())
 }
 
 fn counting_from<'a>(customs: impl Iterator<Item = &'a Custom>) -> u32 {
@@ -334,8 +364,17 @@ pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
 impl Entry {
     /// Of those of its audience: who has it, live or on trial, stays with it; its conditions are for those who do not.
     fn is_for(&self, to: &Recipient<'_>) -> bool {
-        let is_here = (to.has)(&self.custom.model).targets.contains(&Some(self.digest));
-        is_here || self.custom.selects(to)
+        self.is_here(to) || self.custom.selects(to)
+    }
+
+    /// The same, and it may begin: what is paused goes on nowhere but where it is.
+    fn is_open(&self, to: &Recipient<'_>) -> bool {
+        self.is_for(to) && (self.is_here(to) || self.custom.hold != Some(Hold::Paused))
+    }
+
+    /// Whether the device has it, live or on trial.
+    fn is_here(&self, to: &Recipient<'_>) -> bool {
+        (to.has)(&self.custom.model).targets.contains(&Some(self.digest))
     }
 
     fn offer(&self) -> Offer {

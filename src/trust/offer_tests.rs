@@ -193,11 +193,61 @@ fn what_is_stopped_stays_with_who_has_it_and_goes_to_nobody_else() {
     };
     let live = Has { live: Some(6), targets: [Some(Digest::of(&6_u32.to_le_bytes())), None] };
     let trial = Has { live: Some(2), targets: [None, Some(Digest::of(&6_u32.to_le_bytes()))] };
-    for (hold, version) in [(Hold::Paused, 6), (Hold::Withdrawn, 2), (Hold::Recalled, 2)] {
+    for hold in [Hold::Paused, Hold::Withdrawn, Hold::Recalled] {
         let entries = held(Some(hold));
         let of = |has| version_for(&entries, &Board::default(), has);
-        assert_eq!([of(Has::default()), of(live), of(trial)], [Some(version), Some(6), Some(6)], "{hold:?}");
+        assert_eq!([of(Has::default()), of(live), of(trial)], [Some(2), Some(6), Some(6)], "{hold:?}");
     }
+    let paused = Verified { version: 1, entries: held(Some(Hold::Paused)).to_vec() };
+    let shop = groups(&["shop"]);
+    let told = [Has::default(), live, trial].map(|has| {
+        let to = Recipient { has: &|_| has, ..Recipient::bare(&[1; 16], &shop) };
+        paused.paused_for(&to).iter().map(|offer| offer.version).collect::<Vec<_>>()
+    });
+    assert_eq!(told, [vec![6], vec![], vec![]], "it is told of where it waits");
+}
+
+#[test]
+fn while_a_way_back_is_paused_nobody_goes_back_nor_takes_what_it_sets_aside() {
+    let back = |hold| {
+        let mut back = entry(1, 1, 4, true);
+        (back.custom.hold, back.digest) = (hold, Digest::of(b"back"));
+        [needing(3, serde_json::json!({})), back]
+    };
+    let six = Has { live: Some(6), targets: [None; 2] };
+    for has in [Has::default(), six] {
+        assert_eq!(version_for(&back(None), &Board::default(), has), Some(1));
+        assert_eq!(version_for(&back(Some(Hold::Paused)), &Board::default(), has), None);
+    }
+    let below = [needing(3, serde_json::json!({})), needing(7, serde_json::json!({}))];
+    let mut paused = below.clone();
+    paused[1].custom.hold = Some(Hold::Paused);
+    assert_eq!(version_for(&paused, &Board::default(), six), None, "what is below a paused one is no way back");
+}
+
+#[test]
+fn what_a_device_has_keeps_its_hold_beside_what_is_newer_and_the_newest_publication_of_it_counts() {
+    let six = Digest::of(&6_u32.to_le_bytes());
+    let mut recalled = needing(6, serde_json::json!({"memory-mib": 900}));
+    recalled.custom.hold = Some(Hold::Recalled);
+    let mut again = needing(6, serde_json::json!({}));
+    (again.custom.published, again.ordinal) = (8, 8);
+    let standing = |entries: &[Entry], groups: &[String], targets| {
+        let has = Has { live: Some(6), targets };
+        let to = Recipient { has: &|_| has, ..Recipient::bare(&[1; 16], groups) };
+        let all = Verified { version: 1, entries: entries.to_vec() }.standing_of(&to);
+        all.iter().map(|offer| (offer.version, offer.hold)).collect::<Vec<_>>()
+    };
+    let shop = groups(&["shop"]);
+    let entries = [recalled.clone(), needing(7, serde_json::json!({}))];
+    for targets in [[Some(six), None], [None, Some(six)]] {
+        assert_eq!(standing(&entries, &shop, targets), [(6, Some(Hold::Recalled))]);
+    }
+    assert_eq!(standing(&entries, &shop, [None; 2]), []);
+    assert_eq!(standing(&entries, &groups(&["lab"]), [Some(six), None]), [], "it is not for it");
+    assert_eq!(standing(&[again.clone(), recalled.clone()], &shop, [Some(six), None]), [(6, None)]);
+    again.custom.published = 5;
+    assert_eq!(standing(&[again, recalled], &shop, [Some(six), None]), [(6, Some(Hold::Recalled))]);
 }
 
 fn target(custom: serde_json::Value) -> Target {

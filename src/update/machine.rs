@@ -137,17 +137,19 @@ pub fn step(entry: &Entry, event: Event) -> (Entry, Vec<Effect>) {
     let same = || (entry.clone(), vec![]);
     let Some(trial) = entry.trial else { return without_trial(entry, event) };
     let is_checking = trial.phase == Phase::Checking;
+    // A check that is held back makes place like one at a later gate.
+    let is_at_checks = is_checking && !trial.paused;
     match event {
         Event::Unusable { offered, blame, why } => refuse(entry, offered, blame, Ended::Refused(why)),
         Event::Withdrawn { target, recalled } => withdraw(entry, target, recalled),
         // An offer waits until the checks end; the driver makes it again then.
-        Event::Offered(offer) if !is_checking && offer.target_is_not(trial.candidate) => {
+        Event::Offered(offer) if !is_at_checks && offer.target_is_not(trial.candidate) => {
             (entry.clone(), consider(entry, offer))
         }
         Event::Stored { candidate, retry, boot } if trial.phase == Phase::Probation => {
             begin(&Entry { unproven: Some(trial.retry), ..entry.clone() }, candidate, retry, boot)
         }
-        Event::Stored { candidate, retry, boot } if !is_checking => begin(entry, candidate, retry, boot),
+        Event::Stored { candidate, retry, boot } if !is_at_checks => begin(entry, candidate, retry, boot),
         Event::Passed(gates) if is_checking => admit(entry, Trial { gates, ..trial }),
         // Checked once more after a start: it stands where it stood.
         Event::Passed(_) if trial.phase != Phase::Probation => (entry.clone(), vec![Effect::Serve]),

@@ -5,10 +5,10 @@ use super::machine::{Effect, Event, Offered, step};
 use super::rules::Step;
 use super::updater::{Updater, unusable};
 use crate::bundle::ModelName;
-use crate::privacy::{Code, Measure, Stage, WaitsFor};
+use crate::privacy::{Code, Measure, Stage};
 use crate::store::Phase;
 use crate::sys::DiskError;
-use crate::trust::{self, Board, Has, Hold, Recipient};
+use crate::trust::{self, Board, Has, Recipient};
 use tracing::info;
 
 impl Updater {
@@ -33,7 +33,12 @@ impl Updater {
     /// The epoch of the offer that a live version came by; 0 where it is offered no more.
     pub(super) fn epoch_of_live(&self, model: &ModelName) -> u32 {
         let target = self.entry(model).live.and_then(|live| live.target);
-        self.offers().iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
+        self.standing().iter().find(|offer| Some(offer.digest) == target).map_or(0, |offer| offer.retry)
+    }
+
+    /// What is signed of the versions that this device has, offered or not.
+    fn standing(&self) -> Vec<trust::Offer> {
+        self.ask_trust(trust::Verified::standing_of).unwrap_or_default()
     }
 
     /// Makes the list of what trust says this device should run.
@@ -42,14 +47,18 @@ impl Updater {
         self.pending.clear();
         for offer in self.offers() {
             self.waiting.note(&offer);
-            let hold = offer.hold;
-            let (model, wanted) = wanted(offer);
-            match hold {
-                None => drop(self.pending.insert(model, wanted)),
-                Some(Hold::Paused) if self.is_news(&wanted) => self.waiting.hold(wanted, WaitsFor::Pause, None),
-                Some(Hold::Paused | Hold::Withdrawn | Hold::Recalled) => {}
+            if offer.hold.is_none() {
+                let (model, wanted) = wanted(offer);
+                self.pending.insert(model, wanted);
             }
         }
+        for offer in self.ask_trust(trust::Verified::paused_for).unwrap_or_default() {
+            let (model, wanted) = wanted(offer);
+            if self.is_news(&wanted) {
+                self.waiting.pause(model, wanted.offered.version);
+            }
+        }
+        self.standing().iter().for_each(|offer| self.waiting.note(offer));
         // Of the one under way, only the place may have changed.
         if let Some(mut download) = self.download.take()
             && let Some(wanted) = self.pending.get(&download.model)
@@ -84,9 +93,9 @@ impl Updater {
         (needs > has).then_some((Measure::Bytes(has), Measure::Bytes(needs)))
     }
 
-    /// No candidate of the model is at its checks.
+    /// No candidate of the model is at its checks, but for one that is held back.
     pub(super) fn is_idle(&self, model: &ModelName) -> bool {
-        self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking)
+        self.entry(model).trial.is_none_or(|trial| trial.phase != Phase::Checking || trial.paused)
     }
 
     /// Starts on the next offer when none is under way.
@@ -125,10 +134,11 @@ impl Updater {
         self.forget_chunks()
     }
 
-    /// Chunks that a finished or abandoned download left, once nothing is under way and nothing waits.
+    /// Chunks that a finished or abandoned download left, once nothing is under way and nothing waits. A board without a
+    /// clock begins each start before waves that had begun: what it had fetched of them waits, too.
     fn forget_chunks(&self) -> Result<(), DiskError> {
         let dir = self.parts.state.join("fetch");
-        if self.download.is_some() || self.waiting.holds_any() || self.parts.disk.list(&dir)?.is_empty() {
+        if self.download.is_some() || self.waiting.keeps_chunks() || self.parts.disk.list(&dir)?.is_empty() {
             return Ok(());
         }
         self.parts.disk.remove_dir(&dir)

@@ -18,6 +18,8 @@ use std::time::Duration;
 pub(super) const CLOCK_LIMIT: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// That long waited is written so often.
 const NOTED_EVERY: Duration = Duration::from_secs(10 * 60);
+/// More than that from one look to the next was not all spent waiting.
+const LONGEST_STEP: Duration = NOTED_EVERY;
 /// Of requests, for their mean.
 const SPAN: Duration = Duration::from_secs(5 * 60);
 /// Before that nothing is known of them.
@@ -111,6 +113,8 @@ pub(super) struct ClockWait {
     waited: Duration,
     noted: Duration,
     last: Option<Duration>,
+    /// What waited went on; others may still wait.
+    pub is_over: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,7 +130,7 @@ impl ClockWait {
         let bytes = disk.read(&state.join(FILE), 1024).ok().flatten();
         let noted: Option<Noted> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let waited = noted.map_or(Duration::ZERO, |noted| Duration::from_secs(noted.seconds).min(CLOCK_LIMIT));
-        Self { waited, noted: waited, last: None }
+        Self { waited, noted: waited, ..Self::default() }
     }
 
     pub fn waited(&self) -> Duration {
@@ -136,7 +140,7 @@ impl ClockWait {
     /// While something waits for the clock.
     pub fn goes_on(&mut self, now: Duration, disk: &dyn Disk, state: &Path) -> Result<(), DiskError> {
         let since = self.last.replace(now).map_or(Duration::ZERO, |last| now.saturating_sub(last));
-        self.waited = self.waited.saturating_add(since);
+        self.waited = self.waited.saturating_add(since.min(LONGEST_STEP));
         if self.waited.saturating_sub(self.noted) < NOTED_EVERY {
             return Ok(());
         }
@@ -146,7 +150,7 @@ impl ClockWait {
         Ok(())
     }
 
-    /// Something else is waited for now.
+    /// Something else is waited for now, or nothing.
     pub fn rests(&mut self) {
         self.last = None;
     }
@@ -249,6 +253,21 @@ mod tests {
         assert_eq!(load.per_minute(), Some(40), "it was swapped");
         load.sample(at(10_000), 20);
         assert_eq!(load.per_minute(), None, "what was long ago does not count");
+    }
+
+    #[test]
+    fn only_time_in_which_it_is_waited_for_is_waited_and_no_single_step_is_days() {
+        let (disk, state) = (crate::sys::FaultyDisk::new(), Path::new("/state"));
+        let mut wait = ClockWait::default();
+        let mut at = |seconds| {
+            wait.goes_on(Duration::from_secs(seconds), &disk, state).unwrap();
+            wait.waited().as_secs()
+        };
+        assert_eq!([at(1000), at(1005), at(1605)], [0, 5, 605]);
+        assert_eq!(at(1605 + 80 * 3600), 605 + LONGEST_STEP.as_secs());
+        wait.rests();
+        wait.goes_on(Duration::from_secs(400_000), &disk, state).unwrap();
+        assert_eq!(wait.waited().as_secs(), 605 + LONGEST_STEP.as_secs());
     }
 
     #[test]

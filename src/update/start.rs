@@ -4,7 +4,7 @@
 //! one, else the factory's.
 
 use super::audited::serves;
-use super::machine::{Ended, Event, Reason};
+use super::machine::{Effect, Ended, Event, Reason};
 use super::report;
 use super::updater::{Parts, Updater};
 use crate::audit::{Decision, Part};
@@ -58,6 +58,8 @@ impl Updater {
             let outcome = this.damage_outcome();
             report::remember(&mut this.passing, outcome);
         }
+        // What is signed holds before a link is there, too: no gate lets through what is paused.
+        this.settle("look at what is offered", Self::consider_offers);
         Ok(this)
     }
 
@@ -68,20 +70,37 @@ impl Updater {
         }
     }
 
-    /// Checks candidates that the last run did not get to the end of.
+    /// Checks candidates that the last run did not get to the end of, where nothing holds them back; each tick looks again.
     pub async fn resume(&mut self) -> Result<(), DiskError> {
-        let models: Vec<ModelName> = self.store.journal().models.keys().cloned().collect();
-        for model in models {
-            let waits = |trial: Trial| match trial.phase {
-                Phase::Checking => !self.again.contains_key(&model),
-                Phase::Shadow | Phase::Canary => !self.loaded.contains_key(&trial.candidate.bundle),
-                Phase::Probation => false,
-            };
-            if self.entry(&model).trial.is_some_and(waits) {
-                self.perform(&model, vec![super::machine::Effect::Check]).await?;
+        let trials =
+            self.store.journal().models.iter().filter_map(|(model, entry)| Some((model.clone(), entry.trial?)));
+        let trials: Vec<(ModelName, Trial)> = trials.collect();
+        for (model, trial) in trials {
+            // It has its own time for that.
+            if self.again.contains_key(&model) {
+                continue;
+            }
+            match trial.phase {
+                Phase::Checking => self.check_or_hold(&model, trial).await?,
+                // It stands where it stood: at its gate, which asks by itself.
+                Phase::Shadow | Phase::Canary if !self.loaded.contains_key(&trial.candidate.bundle) => {
+                    self.perform(&model, vec![Effect::Check]).await?;
+                }
+                Phase::Shadow | Phase::Canary | Phase::Probation => {}
             }
         }
         Ok(())
+    }
+
+    /// A check that was cut off. While it is held back, a power cut is not held against it.
+    async fn check_or_hold(&mut self, model: &ModelName, trial: Trial) -> Result<(), DiskError> {
+        let effects = match (self.may_go_on(model, trial), trial.paused) {
+            (true, true) => self.advance(model, Event::Again)?,
+            (true, false) => vec![Effect::Check],
+            (false, true) => vec![],
+            (false, false) => self.advance(model, Event::Stopping)?,
+        };
+        self.perform(model, effects).await
     }
 
     /// A factory model is taken when nothing newer of its name is there.

@@ -452,5 +452,6 @@ mod deltas;
 mod frugal;
 mod gates;
 mod hampered;
+mod holds;
 mod inbox;
 mod rollout;

@@ -106,6 +106,7 @@ impl Updater {
         }
         let on_trial = |(model, entry): (&ModelName, &crate::store::Entry)| Some((model.clone(), entry.trial?));
         self.look_at_waiting().await?;
+        self.resume().await?;
         let trials: Vec<(ModelName, Trial)> = self.store.journal().models.iter().filter_map(on_trial).collect();
         for (model, trial) in trials {
             for event in self.look(&model, trial) {

@@ -314,6 +314,8 @@ impl Updater {
         let candidate = VersionRef { version: offered.version, bundle: bundle.digest(), target: Some(offered.target) };
         let event = Event::Stored { candidate, retry: offered.retry, boot: self.parts.boot };
         let effects = self.advance(&model, event)?;
+        // Of whoever it takes the place of.
+        self.again.remove(&model);
         self.perform(&model, effects).await?;
         self.finish_download()
     }

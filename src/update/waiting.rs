@@ -4,18 +4,20 @@
 //! touched by nothing here but a signed call back.
 
 use super::fetch::{Download, Wanted};
-use super::machine::{Event, step};
+use super::machine::{Ended, Event, Reason, step};
+use super::report;
 use super::rules::{ClockWait, Load, Now, Step, waits_for};
 use super::updater::Updater;
+use crate::audit::Decision;
 use crate::bundle::{Digest, ModelName};
-use crate::privacy::WaitsFor;
-use crate::store::Trial;
+use crate::privacy::{Code, Measure, Stage, WaitsFor};
+use crate::store::{Trial, VersionRef};
 use crate::sys::{Disk, DiskError};
 use crate::trust::{self, Hold};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How often the board's state is held against the rules.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -32,10 +34,9 @@ pub(super) struct Held {
     pub whole: Option<Download>,
 }
 
-/// What the operator says of the version that a model is offered.
-#[derive(Debug, Clone, Copy)]
+/// What the operator says of a version that is offered or that the device has.
+#[derive(Debug, Clone, Copy, Default)]
 struct Standing {
-    target: Digest,
     hold: Option<Hold>,
     urgent: bool,
 }
@@ -43,7 +44,9 @@ struct Standing {
 #[derive(Debug)]
 pub(super) struct Waiting {
     held: BTreeMap<ModelName, Held>,
-    standing: BTreeMap<ModelName, Standing>,
+    /// Versions that would be fetched if they were not paused.
+    paused: BTreeMap<ModelName, u32>,
+    standing: BTreeMap<(ModelName, Digest), Standing>,
     /// Candidates that a gate would let through.
     at_gates: BTreeMap<ModelName, WaitsFor>,
     /// Device time of the next wave that reaches this device.
@@ -62,6 +65,7 @@ impl Waiting {
     pub fn new(disk: &dyn Disk, state: &Path) -> Self {
         Self {
             held: BTreeMap::new(),
+            paused: BTreeMap::new(),
             standing: BTreeMap::new(),
             at_gates: BTreeMap::new(),
             next_wave: None,
@@ -77,15 +81,16 @@ impl Waiting {
     /// Forgets all offers; gives back those that are whole.
     pub fn begin_anew(&mut self, next_wave: Option<u64>) -> Vec<Held> {
         self.next_wave = next_wave;
+        self.paused.clear();
         self.standing.clear();
         self.at_gates.clear();
         std::mem::take(&mut self.held).into_values().filter(|held| held.whole.is_some()).collect()
     }
 
     pub fn note(&mut self, offer: &trust::Offer) {
-        let standing = Standing { target: offer.digest, hold: offer.hold, urgent: offer.urgent };
+        let standing = Standing { hold: offer.hold, urgent: offer.urgent };
         self.has_withdrawn |= matches!(offer.hold, Some(Hold::Withdrawn | Hold::Recalled));
-        self.standing.insert(offer.model.clone(), standing);
+        self.standing.insert((offer.model.clone(), offer.digest), standing);
     }
 
     pub fn hold(&mut self, wanted: Wanted, why: WaitsFor, whole: Option<Download>) {
@@ -93,20 +98,39 @@ impl Waiting {
         self.held.insert(wanted.model.clone(), Held { wanted, why, whole });
     }
 
+    /// What is below it may go on meanwhile.
+    pub fn pause(&mut self, model: ModelName, version: u32) {
+        info!(%model, version, "is paused");
+        self.paused.insert(model, version);
+    }
+
+    fn waits_for(&self, why: WaitsFor) -> bool {
+        self.held.values().any(|held| held.why == why)
+    }
+
     pub fn holds_any(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// What was fetched of something may be wanted later: it waits, or its wave is still to come by what is known of the time.
+    pub fn keeps_chunks(&self) -> bool {
+        self.holds_any() || !self.paused.is_empty() || self.next_wave.is_some()
     }
 }
 
 impl Updater {
     /// For the status.
     pub(super) fn waits(&self) -> BTreeMap<ModelName, (u32, WaitsFor)> {
+        // What is fetched meanwhile stands in the status by itself.
+        let is_fetched = |model: &ModelName| self.download.as_ref().is_some_and(|download| download.model == *model);
+        let paused = self.waiting.paused.iter().filter(|(model, _)| !is_fetched(model));
+        let paused = paused.map(|(model, version)| (model.clone(), (*version, WaitsFor::Pause)));
         let held =
             self.waiting.held.iter().map(|(model, held)| (model.clone(), (held.wanted.offered.version, held.why)));
         let at_gate = |(model, why): (&ModelName, &WaitsFor)| {
             Some((model.clone(), (self.entry(model).trial?.candidate.version, *why)))
         };
-        held.chain(self.waiting.at_gates.iter().filter_map(at_gate)).collect()
+        paused.chain(held).chain(self.waiting.at_gates.iter().filter_map(at_gate)).collect()
     }
 
     /// What the board is like now.
@@ -139,7 +163,8 @@ impl Updater {
             }
             None => {
                 self.download = Some(download);
-                self.waiting.clock.ends(&*self.parts.disk, &self.parts.state)?;
+                self.waiting.clock.is_over = true;
+                self.end_clock_wait()?;
                 Ok(false)
             }
         }
@@ -147,10 +172,14 @@ impl Updater {
 
     /// Whether a candidate may pass on to its next gate. It has begun, so it does not wait for a clock.
     pub(super) fn may_go_on(&mut self, model: &ModelName, trial: Trial) -> bool {
-        let own = self.waiting.standing.get(model).filter(|standing| Some(standing.target) == trial.candidate.target);
-        let (hold, urgent) = own.map_or((None, false), |standing| (standing.hold, standing.urgent));
-        let by_rules = || self.has_to_wait(Step::Install, urgent).filter(|why| *why != WaitsFor::Clock);
-        let why = if hold == Some(Hold::Paused) { Some(WaitsFor::Pause) } else { by_rules() };
+        let own = trial.candidate.target.and_then(|target| self.waiting.standing.get(&(model.clone(), target)));
+        let Standing { hold, urgent } = own.copied().unwrap_or_default();
+        let why = match hold {
+            // The next tick takes it away.
+            Some(Hold::Withdrawn | Hold::Recalled) => return false,
+            Some(Hold::Paused) => Some(WaitsFor::Pause),
+            None => self.has_to_wait(Step::Install, urgent).filter(|why| *why != WaitsFor::Clock),
+        };
         match why {
             Some(why) => drop(self.waiting.at_gates.insert(model.clone(), why)),
             None => drop(self.waiting.at_gates.remove(model)),
@@ -180,7 +209,9 @@ impl Updater {
         let counts = |live: std::sync::Arc<crate::engine::Live>| live.counts().answered + live.counts().failed;
         self.waiting.load.sample(now, self.parts.slots.list().into_iter().map(counts).sum());
         self.interrupt()?;
-        if self.waiting.holds_any() { self.release(now).await } else { Ok(()) }
+        let free = self.weigh_held();
+        self.count_clock_wait(now)?;
+        if self.waiting.holds_any() { self.release(free).await } else { Ok(()) }
     }
 
     /// True once after something went on that a pack may hold the rest of: where no link is, nothing else brings it.
@@ -200,10 +231,12 @@ impl Updater {
     async fn withdraw(&mut self) -> Result<(), DiskError> {
         let of = |hold| matches!(hold, Some(Hold::Withdrawn | Hold::Recalled));
         let all = self.waiting.standing.iter().filter(|(_, standing)| of(standing.hold));
-        let all: Vec<(ModelName, Standing)> = all.map(|(model, standing)| (model.clone(), *standing)).collect();
-        for (model, Standing { target, hold, .. }) in all {
+        let all: Vec<((ModelName, Digest), Standing)> = all.map(|(of, standing)| (of.clone(), *standing)).collect();
+        for ((model, target), Standing { hold, .. }) in all {
             let event = Event::Withdrawn { target, recalled: hold == Some(Hold::Recalled) };
-            if step(&self.entry(&model), event).1.is_empty() {
+            let before = self.entry(&model);
+            let (after, effects) = step(&before, event);
+            if effects.is_empty() || !self.can_go_back(&model, before.live, after.live).await? {
                 continue;
             }
             // Published again, it is a new offer.
@@ -216,25 +249,61 @@ impl Updater {
         Ok(())
     }
 
-    /// Holds all that waits by the rules against them once more.
-    async fn release(&mut self, now: Duration) -> Result<(), DiskError> {
+    /// Whether what would serve instead still reads. Where it does not, what is called back stays, for the next start would
+    /// have nothing.
+    async fn can_go_back(
+        &mut self,
+        model: &ModelName,
+        from: Option<VersionRef>,
+        to: Option<VersionRef>,
+    ) -> Result<bool, DiskError> {
+        let Some((from, to)) = from.zip(to).filter(|(from, to)| from != to) else { return Ok(true) };
+        if self.can_serve(model, to).await {
+            return Ok(true);
+        }
+        warn!(%model, from = from.version, to = to.version, "called back, but what would serve instead does not read");
+        let expected = Measure::Version(to.version);
+        let why = Reason { expected, ..Reason::plain(Stage::Offer, Code::StorageDamaged) };
+        let outcome = report::outcome(model, from.version, Ended::Inconclusive(why), self.now());
+        self.note(vec![Decision::from(&outcome)])?;
+        report::remember(&mut self.passing, outcome);
+        Ok(false)
+    }
+
+    /// Holds all that waits by the rules against them once more; gives back what waits no more.
+    fn weigh_held(&mut self) -> Vec<ModelName> {
         let board = self.board_now();
         let mut free = Vec::new();
         for (model, held) in &mut self.waiting.held {
             let next = if held.whole.is_some() { Step::Install } else { Step::Fetch };
-            match (held.why, waits_for(&self.parts.rules, &board, next, held.wanted.urgent)) {
-                (WaitsFor::Pause, _) => {}
-                (_, Some(why)) => held.why = why,
-                (_, None) => free.push(model.clone()),
+            match waits_for(&self.parts.rules, &board, next, held.wanted.urgent) {
+                Some(why) => held.why = why,
+                None => free.push(model.clone()),
             }
         }
-        let waits = |why| self.waiting.held.values().any(|held| held.why == why);
-        self.waiting.before = Some(WaitsFor::Heat).filter(|heat| waits(*heat));
-        if waits(WaitsFor::Clock) {
-            self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state)?;
-        } else {
-            self.waiting.clock.rests();
+        self.waiting.before = Some(WaitsFor::Heat).filter(|heat| self.waiting.waits_for(*heat));
+        free
+    }
+
+    /// Also where nothing waits: time in between is not waited.
+    fn count_clock_wait(&mut self, now: Duration) -> Result<(), DiskError> {
+        if self.waiting.waits_for(WaitsFor::Clock) {
+            return self.waiting.clock.goes_on(now, &*self.parts.disk, &self.parts.state);
         }
+        self.waiting.clock.rests();
+        let ends = self.waiting.clock.is_over && self.download.is_none();
+        if ends { self.end_clock_wait() } else { Ok(()) }
+    }
+
+    /// The three days are the board's: they begin anew once nothing of what waited with it waits or comes any more.
+    fn end_clock_wait(&mut self) -> Result<(), DiskError> {
+        if self.waiting.holds_any() || self.pending.values().any(|wanted| self.is_news(wanted)) {
+            return Ok(());
+        }
+        self.waiting.clock.ends(&*self.parts.disk, &self.parts.state)
+    }
+
+    async fn release(&mut self, free: Vec<ModelName>) -> Result<(), DiskError> {
         for model in free {
             if self.is_idle(&model)
                 && let Some(held) = self.waiting.held.remove(&model)

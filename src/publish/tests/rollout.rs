@@ -110,7 +110,7 @@ async fn a_device_takes_a_turn_and_conditions_stand_beside_what_has_none() {
     );
     board.take(&repository.turn(&digits(), None, Turn::Pause).unwrap().publication).await.unwrap();
     device.update(&board).await.unwrap();
-    assert_eq!(offered(&device, 900, 5), (2, Some(Hold::Paused)));
+    assert_eq!(offered(&device, 900, 5), (1, None), "what is below");
     board.take(&repository.turn(&digits(), None, Turn::Abort).unwrap().publication).await.unwrap();
     device.update(&board).await.unwrap();
     assert_eq!(offered(&device, 900, 5), (1, None));

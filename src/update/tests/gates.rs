@@ -6,11 +6,25 @@ use crate::sys::{ManualClock, unix_now};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-const SHADOW: &str = "[shadow]\nanswers = 20\nmin-agreement = 0.9\n";
+pub(super) const SHADOW: &str = "[shadow]\nanswers = 20\nmin-agreement = 0.9\n";
 const CANARY: &str = "[canary]\nshare = 0.25\nrequests = 10\n";
 
 /// Version 2, whose manifest asks for these gates; a table of that name that is there already gives way.
-fn gated(gates: &str) -> Bundle {
+pub(super) fn gated(gates: &str) -> Bundle {
+    numbered(2, gates)
+}
+
+/// The same model under another name.
+pub(super) fn letters() -> Bundle {
+    made(&[("version = 2", "version = 1"), ("name = \"digits\"", "name = \"letters\"")], "")
+}
+
+/// The same under that number.
+pub(super) fn numbered(version: u32, gates: &str) -> Bundle {
+    made(&[("version = 2", &format!("version = {version}"))], gates)
+}
+
+fn made(changes: &[(&str, &str)], gates: &str) -> Bundle {
     let dir = model_dir("digits-adapted");
     let files = ["manifest.toml", "model.onnx", "golden.safetensors", "labels.txt"];
     let mut files: BTreeMap<String, Vec<u8>> =
@@ -18,6 +32,7 @@ fn gated(gates: &str) -> Bundle {
     let manifest = String::from_utf8(files["manifest.toml"].clone()).unwrap();
     let kept = manifest.split("\n[").filter(|part| !part.starts_with("budget") || !gates.contains("[budget]"));
     let manifest = kept.collect::<Vec<_>>().join("\n[") + "\n" + gates;
+    let manifest = changes.iter().fold(manifest, |text, (from, to)| text.replacen(from, to, 1));
     files.insert("manifest.toml".into(), manifest.into_bytes());
     Bundle::pack(&files).unwrap()
 }
@@ -27,7 +42,7 @@ fn world(gates: &str) -> World {
 }
 
 /// Golden inputs to which both versions say the same, and those to which they do not.
-fn images(world: &World) -> [Vec<Vec<Tensor>>; 2] {
+pub(super) fn images(world: &World) -> [Vec<Vec<Tensor>>; 2] {
     let (adapted, _) = read_model_dir(&model_dir("digits-adapted")).unwrap();
     let load = |bundle: &Bundle| crate::update::gate::load(bundle, 1).unwrap();
     let (one, two) = (load(&world.factory), load(&adapted));
@@ -52,7 +67,7 @@ fn status(device: &Device) -> ModelStatus {
     device.updater.status().models[0].clone()
 }
 
-fn last(device: &Device) -> (Verdict, Stage, Code) {
+pub(super) fn last(device: &Device) -> (Verdict, Stage, Code) {
     let outcome = device.updater.status().outcomes.last().cloned().unwrap();
     (outcome.verdict, outcome.stage, outcome.code)
 }

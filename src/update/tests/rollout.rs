@@ -27,61 +27,61 @@ impl Weather {
     }
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// After this what waits is looked at again.
-const MOMENT: Duration = Duration::from_secs(6);
+pub(super) const MOMENT: Duration = Duration::from_secs(6);
 
-fn adapted() -> Bundle {
+pub(super) fn adapted() -> Bundle {
     read_model_dir(&model_dir("digits-adapted")).unwrap().0
 }
 
 /// Nothing is published yet.
-fn world(rules: &str) -> World {
+pub(super) fn world(rules: &str) -> World {
     World { rules: Config::parse(rules, "rules").unwrap().update, ..World::with(&[]) }
 }
 
 impl World {
-    fn publish(&mut self, audience: &Audience, options: &PublishOptions) {
+    pub(super) fn publish(&mut self, audience: &Audience, options: &PublishOptions) {
         let publication = self.repository.publish(&adapted(), audience, options).unwrap();
         self.post(publication);
     }
 
-    fn turn(&mut self, turn: Turn) {
+    pub(super) fn turn(&mut self, turn: Turn) {
         let publication = self.repository.turn(&digits(), None, turn).unwrap().publication;
         self.post(publication);
     }
 
     /// As a board without a battery for its clock: nobody tells it the time.
-    async fn device(&self, disk: &FaultyDisk, clock: &Arc<ManualClock>, boot: u128) -> Device {
+    pub(super) async fn device(&self, disk: &FaultyDisk, clock: &Arc<ManualClock>, boot: u128) -> Device {
         let board = (clock.clone() as Arc<dyn Clock>, Arc::new(|| false) as Arc<dyn Fn() -> bool + Send + Sync>);
         Device::start_on(self, disk, boot, board).await.unwrap()
     }
 }
 
-fn clock() -> Arc<ManualClock> {
+pub(super) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(0, false))
 }
 
-fn shop() -> Audience {
+pub(super) fn shop() -> Audience {
     Audience::group("shop")
 }
 
-fn digits_of(device: &Device) -> ModelStatus {
+pub(super) fn digits_of(device: &Device) -> ModelStatus {
     device.updater.status().models[0].clone()
 }
 
 /// The state that a device tells, and for what it waits.
-fn waits(device: &Device) -> (ModelState, Option<WaitsFor>) {
+pub(super) fn waits(device: &Device) -> (ModelState, Option<WaitsFor>) {
     let status = digits_of(device);
     assert!(status.waits_for.is_none() || status.candidate == Some(2), "{status:?}");
     (status.state, status.waits_for)
 }
 
-const WAITING: fn(WaitsFor) -> (ModelState, Option<WaitsFor>) = |why| (ModelState::Waiting, Some(why));
-const ON_PROBATION: (ModelState, Option<WaitsFor>) = (ModelState::Probation, None);
+pub(super) const WAITING: fn(WaitsFor) -> (ModelState, Option<WaitsFor>) = |why| (ModelState::Waiting, Some(why));
+pub(super) const ON_PROBATION: (ModelState, Option<WaitsFor>) = (ModelState::Probation, None);
 
 /// Lets time pass and the device look.
-async fn pass(device: &mut Device, clock: &ManualClock, time: Duration) {
+pub(super) async fn pass(device: &mut Device, clock: &ManualClock, time: Duration) {
     clock.advance(time);
     device.updater.tick().await.unwrap();
 }
@@ -378,8 +378,8 @@ async fn power_cut_at_any_operation_of_a_wait_keeps_what_was_fetched_and_what_wa
             let mut device = world.device(&disk, &clock, 3).await;
             device.link(&world).await.unwrap();
             assert_eq!(device.ask(&world).await.unwrap(), 1, "{torn:?}, cut after {cut}");
-            for _ in 0..75 {
-                pass(&mut device, &clock, HOUR).await;
+            for _ in 0..75 * 6 {
+                pass(&mut device, &clock, HOUR / 6).await;
             }
             assert_eq!(device.ask(&world).await.unwrap(), 2, "{torn:?}, cut after {cut}");
             if done.is_ok() {
@@ -390,13 +390,13 @@ async fn power_cut_at_any_operation_of_a_wait_keeps_what_was_fetched_and_what_wa
     }
 }
 
-/// A day of waiting for the clock.
+/// Four hours of waiting for the clock.
 async fn waited(world: &World, disk: &FaultyDisk, clock: &Arc<ManualClock>, boot: u128) -> Result<()> {
     let board = (clock.clone() as Arc<dyn Clock>, Arc::new(|| false) as Arc<dyn Fn() -> bool + Send + Sync>);
     let mut device = Device::start_on(world, disk, boot, board).await?;
     device.link(world).await?;
     for _ in 0..24 {
-        clock.advance(HOUR);
+        clock.advance(HOUR / 6);
         device.updater.tick().await?;
     }
     Ok(())
