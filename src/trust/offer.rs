@@ -300,16 +300,21 @@ impl Verified {
         let mut newest = BTreeMap::<(&ModelName, Digest), &Entry>::new();
         for entry in self.named(to).filter(|entry| entry.is_here(to)) {
             let of = newest.entry((&entry.custom.model, entry.digest)).or_insert(entry);
-            if (of.custom.published, of.ordinal) < (entry.custom.published, entry.ordinal) {
+            if of.rank() < entry.rank() {
                 *of = entry;
             }
         }
         newest.into_values().map(Entry::offer).collect()
     }
 
-    /// The targets whose audience the device is of.
+    /// The targets whose audience the device is of; without those of teams that the holder of the targets' keys stopped for
+    /// it: else a version that was called back would come again.
     fn named(&self, to: &Recipient<'_>) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| entry.custom.audience.names(to.id, to.groups))
+        let is_named = |entry: &&Entry| entry.custom.audience.names(to.id, to.groups);
+        let own = |digest| self.entries.iter().filter(move |entry| entry.is_own() && entry.digest == digest);
+        let is_stopped =
+            move |digest| own(digest).filter(is_named).max_by_key(|own| own.rank()).is_some_and(Entry::is_held);
+        self.entries.iter().filter(is_named).filter(move |entry| entry.is_own() || !is_stopped(entry.digest))
     }
 
     /// When the next wave reaches this device, by device time: offers are to be looked at again then. What it has needs
@@ -370,6 +375,20 @@ impl Entry {
     /// The same, and it may begin: what is paused goes on nowhere but where it is.
     fn is_open(&self, to: &Recipient<'_>) -> bool {
         self.is_for(to) && (self.is_here(to) || self.custom.hold != Some(Hold::Paused))
+    }
+
+    /// Of two that name the same, the higher one speaks for it: no team stops what the holder of the targets' keys offers.
+    fn rank(&self) -> (bool, u32, u32) {
+        (self.is_own(), self.custom.published, self.ordinal)
+    }
+
+    /// Of the targets themselves, not of who they delegate to.
+    fn is_own(&self) -> bool {
+        self.ordinal >> 16 == 0
+    }
+
+    fn is_held(&self) -> bool {
+        self.custom.hold.is_some()
     }
 
     /// Whether the device has it, live or on trial.

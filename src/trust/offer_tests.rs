@@ -250,6 +250,33 @@ fn what_a_device_has_keeps_its_hold_beside_what_is_newer_and_the_newest_publicat
     assert_eq!(standing(&[again, recalled], &shop, [Some(six), None]), [(6, Some(Hold::Recalled))]);
 }
 
+#[test]
+fn no_team_undoes_what_the_operator_stopped_nor_stops_what_it_offers() {
+    let six = Digest::of(&6_u32.to_le_bytes());
+    let of = |is_team: bool, hold| {
+        let mut entry = needing(6, serde_json::json!({}));
+        entry.custom.hold = hold;
+        (entry.ordinal, entry.custom.published) = if is_team { (1 << 16, 99) } else { (0, 6) };
+        entry
+    };
+    let shop = groups(&["shop"]);
+    for (own, team) in [
+        (Some(Hold::Recalled), None),
+        (Some(Hold::Withdrawn), None),
+        (Some(Hold::Paused), None),
+        (None, Some(Hold::Recalled)),
+        (None, Some(Hold::Paused)),
+    ] {
+        let entries = [of(false, own), of(true, team)];
+        let verified = Verified { version: 1, entries: entries.to_vec() };
+        let has = Has { live: Some(6), targets: [Some(six), None] };
+        let standing = verified.standing_of(&Recipient { has: &|_| has, ..Recipient::bare(&id(1), &shop) });
+        assert_eq!(standing.iter().map(|offer| offer.hold).collect::<Vec<_>>(), [own], "{own:?} {team:?}");
+        let taken = version_for(&entries, &Board::default(), Has::default());
+        assert_eq!(taken, if own.is_none() { Some(6) } else { None }, "{own:?} {team:?}");
+    }
+}
+
 fn target(custom: serde_json::Value) -> Target {
     let text = serde_json::json!({
         "length": 3, "hashes": {"sha256": Digest::of(b"abc").to_string()}, "custom": custom,
