@@ -275,7 +275,9 @@ impl Verified {
 
     /// At most one a model, by the rule in this file's head; sorted by model.
     pub fn offers_for(&self, to: &Recipient<'_>) -> Vec<Offer> {
-        self.chosen_for(to, |entry| entry.is_open(to))
+        let words = self.words(to);
+        let is_let = |entry: &Entry| words.get(&entry.key()).is_none_or(|word| word.custom.hold.is_none());
+        self.chosen_for(to, |entry| entry.is_open(to) && (entry.is_here(to) || is_let(entry)))
     }
 
     /// What would be an offer if it were not paused; sorted by model.
@@ -294,17 +296,23 @@ impl Verified {
         models.into_values().filter_map(|named| offer_among(&named, to, &counts)).collect()
     }
 
-    /// Each target that this device has, live or on trial, as its newest publication says. What is stopped of it counts,
-    /// whatever else is offered of the model.
+    /// Each target that this device has, live or on trial. What is stopped of it counts, whatever else is offered of the
+    /// model.
     pub fn standing_of(&self, to: &Recipient<'_>) -> Vec<Offer> {
-        let mut newest = BTreeMap::<(&ModelName, Digest), &Entry>::new();
-        for entry in self.named(to).filter(|entry| entry.is_here(to)) {
-            let of = newest.entry((&entry.custom.model, entry.digest)).or_insert(entry);
-            if of.rank() < entry.rank() {
-                *of = entry;
+        self.words(to).into_values().filter(|entry| entry.is_here(to)).map(Entry::offer).collect()
+    }
+
+    /// Whose word counts where several targets offer a device the same bytes: the operator's own before a team's, then the
+    /// newest publication's.
+    fn words(&self, to: &Recipient<'_>) -> BTreeMap<(&ModelName, Digest), &Entry> {
+        let mut words = BTreeMap::<_, &Entry>::new();
+        for entry in self.named(to) {
+            let word = words.entry(entry.key()).or_insert(entry);
+            if word.rank() < entry.rank() {
+                *word = entry;
             }
         }
-        newest.into_values().map(Entry::offer).collect()
+        words
     }
 
     /// The targets whose audience the device is of; without those of teams that the holder of the targets' keys stopped for
@@ -367,6 +375,10 @@ pub fn counts<'a>(customs: &[&'a Custom]) -> Option<&'a Custom> {
 }
 
 impl Entry {
+    fn key(&self) -> (&ModelName, Digest) {
+        (&self.custom.model, self.digest)
+    }
+
     /// Of those of its audience: who has it, live or on trial, stays with it; its conditions are for those who do not.
     fn is_for(&self, to: &Recipient<'_>) -> bool {
         self.is_here(to) || self.custom.selects(to)

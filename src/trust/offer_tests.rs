@@ -208,6 +208,24 @@ fn what_is_stopped_stays_with_who_has_it_and_goes_to_nobody_else() {
 }
 
 #[test]
+fn what_the_operator_has_stopped_comes_by_no_team_that_offers_the_same_bytes() {
+    let mut own = needing(6, serde_json::json!({}));
+    let mut of_team = own.clone();
+    (of_team.ordinal, of_team.custom.published) = (1 << 16, 9);
+    let shop = groups(&["shop"]);
+    let six = Has { live: Some(6), targets: [Some(own.digest), None] };
+    for hold in [None, Some(Hold::Paused), Some(Hold::Withdrawn), Some(Hold::Recalled)] {
+        own.custom.hold = hold;
+        let entries = [needing(2, serde_json::json!({})), own.clone(), of_team.clone()];
+        let offered = version_for(&entries, &Board::default(), Has::default());
+        assert_eq!(offered, Some(if hold.is_none() { 6 } else { 2 }), "{hold:?}: else it would come and go for ever");
+        let to = Recipient { has: &|_| six, ..Recipient::bare(&[1; 16], &shop) };
+        let standing = Verified { version: 1, entries: entries.to_vec() }.standing_of(&to);
+        assert_eq!(standing.iter().map(|offer| offer.hold).collect::<Vec<_>>(), [hold]);
+    }
+}
+
+#[test]
 fn while_a_way_back_is_paused_nobody_goes_back_nor_takes_what_it_sets_aside() {
     let back = |hold| {
         let mut back = entry(1, 1, 4, true);
