@@ -77,7 +77,8 @@ impl Heard {
                 stood = message.retained;
                 self.fleet.take(&message.topic, &message.bytes);
             }
-            Event::Connected => self.lost = None,
+            // The board is shown anew from here on.
+            Event::Connected => (self.lost, stood) = (None, true),
             Event::Disconnected { reason, .. } => self.lost = Some(reason),
         }
         Some(stood || self.fleet.rows().len() > known)

@@ -108,12 +108,14 @@ impl Device {
         self.engine = Some(self.command("engine").spawn().unwrap());
     }
 
+    #[cfg(not(target_arch = "aarch64"))]
     /// The same with more in its environment.
     pub fn start_engine_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.engine.is_none());
         self.engine = Some(self.command("engine").envs(environment.iter().copied()).spawn().unwrap());
     }
 
+    #[cfg(not(target_arch = "aarch64"))]
     /// From its next start on it believes that the board has booted anew. Needs root.
     pub fn reboot(&self, boot: u128) {
         let digits = format!("{boot:032x}");
@@ -121,6 +123,7 @@ impl Device {
         fs::write(self.path("boot_id"), parts.join("-") + "\n").unwrap();
     }
 
+    #[cfg(not(target_arch = "aarch64"))]
     /// How the engine ended by itself, or by somebody else's hand.
     pub async fn engine_ended(&mut self) -> ExitStatus {
         let start = Instant::now();
@@ -134,6 +137,7 @@ impl Device {
         }
     }
 
+    #[cfg(not(target_arch = "aarch64"))]
     /// Whether it has ended by now.
     pub fn engine_has_ended(&mut self) -> Option<ExitStatus> {
         let ended = self.engine.as_mut()?.try_wait().unwrap()?;
@@ -392,6 +396,7 @@ impl Operator {
         self.publish_as(bundle, &PublishOptions::default()).await
     }
 
+    #[cfg(not(target_arch = "aarch64"))]
     /// Where it failed before, it is to be tried again.
     pub async fn retry(&mut self, bundle: &Bundle) -> Publication {
         self.publish_as(bundle, &PublishOptions { retry: true, ..PublishOptions::default() }).await
