@@ -183,6 +183,7 @@ async fn an_engine_that_dies_on_probation_goes_back_and_takes_that_version_no_mo
 
     // What was fixed since is another version.
     let load = device.load();
+    load.answered_by(1).await;
     operator.publish(&release(3, 0, 20)).await;
     device.wait("version 3", is_live(3)).await;
     assert_eq!(all_answered(load), [1, 3]);
