@@ -16,8 +16,8 @@ pub(super) enum Action {
     Unsubscribe(String),
     ToEngine(ToEngine),
     Tell(Tell),
-    /// A chunk came that was lacking: the session was worth it. As often as a version has chunks.
-    GotOn,
+    /// A chunk came that was lacking, as often as a version has chunks: the session is worth it. Or nothing lacks any more.
+    GetsOn(bool),
     /// Close the connection to the engine.
     HangUp,
 }
@@ -62,6 +62,7 @@ impl Bridge {
         self.fetcher.nothing(&mut out);
         self.fetcher = Fetcher::default();
         self.board.stop(&mut out);
+        out.push(Action::GetsOn(false));
         out
     }
 
@@ -102,7 +103,10 @@ impl Bridge {
 
     fn fetch(&mut self, fetch: &Fetch, out: &mut Vec<Action>) {
         match fetch {
-            Fetch::Nothing => self.fetcher.nothing(out),
+            Fetch::Nothing => {
+                self.fetcher.nothing(out);
+                out.push(Action::GetsOn(false));
+            }
             Fetch::Target { ordinal } => self.node(self.board.target(*ordinal), *ordinal, out),
             Fetch::Delta { ordinal, delta } => self.node(self.board.delta(*ordinal, *delta), *ordinal, out),
             Fetch::Chunks { ordinals } => self.fetcher.chunks(ordinals, out),

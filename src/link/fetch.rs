@@ -186,7 +186,7 @@ impl Fetcher {
             let digest = awaited.digest;
             self.remember(digest, bytes);
             self.chunks.remove(topic);
-            out.extend([Action::Unsubscribe(topic.to_owned()), Action::GotOn]);
+            out.extend([Action::Unsubscribe(topic.to_owned()), Action::GetsOn(true)]);
         }
         for ordinal in ordinals {
             let bytes = bytes.to_vec();

@@ -198,7 +198,7 @@ impl Driver {
                 Action::Unsubscribe(topic) => self.handle.unsubscribe(topic).await,
                 Action::ToEngine(message) => self.to_engine.push_back(message),
                 Action::Tell(tell) => self.outbox.tell(tell),
-                Action::GotOn => self.handle.was_useful(),
+                Action::GetsOn(does) => self.handle.gets_on(does),
                 Action::HangUp => {
                     self.to_engine.clear();
                     self.engine = None;

@@ -104,7 +104,7 @@ pub struct Handle {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub attempts: Arc<AtomicU64>,
-    /// The session has got the caller on; taken back at its end.
+    /// The session gets the caller on; taken back at its end.
     pub useful: Arc<AtomicBool>,
 }
 
@@ -156,10 +156,10 @@ impl Handle {
         }
     }
 
-    /// This session has brought the caller on: when it breaks, the next attempt is soon. Say it only of what cannot
-    /// come for ever, or a broker that hangs up after each message makes a storm.
-    pub fn was_useful(&self) {
-        self.useful.store(true, Ordering::Relaxed);
+    /// This session brings the caller on, or has nothing more to bring. When it breaks while it does, the next attempt is
+    /// soon. Say it only of what cannot come for ever, or a broker that hangs up after each message makes a storm.
+    pub fn gets_on(&self, does: bool) {
+        self.useful.store(does, Ordering::Relaxed);
     }
 
     /// Attempts to connect so far.

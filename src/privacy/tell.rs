@@ -63,6 +63,14 @@ pub struct ModelStatus {
     pub waits_for: Option<WaitsFor>,
 }
 
+impl ModelStatus {
+    /// One that runs a version, and nothing else.
+    pub fn idle(model: ModelName, live: Option<u32>) -> Self {
+        let state = ModelState::Idle;
+        Self { model, live, previous: None, state, candidate: None, agreement: None, waits_for: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelState {

@@ -138,16 +138,7 @@ mod tests {
 
     fn fleet(live: u32, online: bool, change: impl Fn(&mut Status)) -> Fleet {
         let mut fleet = Fleet::default();
-        let (model, state) = (digits(), ModelState::Idle);
-        let model = ModelStatus {
-            model,
-            live: Some(live),
-            previous: None,
-            state,
-            candidate: None,
-            agreement: None,
-            waits_for: None,
-        };
+        let model = ModelStatus::idle(digits(), Some(live));
         let mut status = Status { models: vec![model], ..Status::default() };
         change(&mut status);
         let id = hex::encode([7; 16]);

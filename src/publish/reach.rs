@@ -46,23 +46,14 @@ fn live(status: &Status, model: &ModelName) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::bundle::topics;
-    use crate::privacy::{BoardName, Inventory, ModelState, ModelStatus};
+    use crate::privacy::{BoardName, Inventory, ModelStatus};
 
     fn digits() -> ModelName {
         ModelName::new("digits").unwrap()
     }
 
     fn status(memory_total_mib: u32, live: u32) -> Status {
-        let state = ModelState::Idle;
-        let model = ModelStatus {
-            model: digits(),
-            live: Some(live),
-            previous: None,
-            state,
-            candidate: None,
-            agreement: None,
-            waits_for: None,
-        };
+        let model = ModelStatus::idle(digits(), Some(live));
         let board = BoardName::of("Raspberry Pi 4 Model B Rev 1.4");
         Status {
             models: vec![model],

@@ -123,17 +123,7 @@ mod tests {
     }
 
     fn status(live: u32, outcomes: Vec<Outcome>) -> Vec<u8> {
-        let state = ModelState::Idle;
-        let model = digits();
-        let model = ModelStatus {
-            model,
-            live: Some(live),
-            previous: None,
-            state,
-            candidate: None,
-            agreement: None,
-            waits_for: None,
-        };
+        let model = ModelStatus::idle(digits(), Some(live));
         serde_json::to_vec(&Status { models: vec![model], outcomes, ..Status::default() }).unwrap()
     }
 

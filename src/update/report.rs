@@ -77,7 +77,7 @@ fn model_status(name: &ModelName, entry: &Entry, slots: &Slots, download: Option
     let agreement =
         agreement.map(|heard| (heard.agreeing as f64 / heard.answers as f64 * 100.0).round() as f32 / 100.0);
     let previous = entry.previous.map(|v| v.version);
-    ModelStatus { model: name.clone(), live, previous, state, candidate, agreement, waits_for: None }
+    ModelStatus { previous, state, candidate, agreement, ..ModelStatus::idle(name.clone(), live) }
 }
 
 pub(super) fn metrics(slots: &Slots, temperature_celsius: Option<f32>, written: Written) -> Metrics {

@@ -1,8 +1,10 @@
 //! Whole devices against a real Mosquitto: brokers that are late, die, forget; engines and links that
 //! are killed. Needs mosquitto.
 
-use crate::device::{Device, LONG, Load, Operator, Seen, Signal, release};
+use crate::device::{Device, LONG, Signal};
+use crate::load::{Load, Seen};
 use crate::mosquitto::{Mosquitto, Proxy};
+use crate::operate::{Operator, release};
 use selvedge::privacy::{Code, ModelState, Stage, Status, Verdict};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};

@@ -1,8 +1,10 @@
 //! What kills an engine for real: loops that do not end, the kernel out of memory, panics, again and again; and power
 //! that comes and goes. Needs mosquitto; some need root and say so.
 
-use crate::device::{Device, LONG, Load, Operator, Signal, release};
+use crate::device::{Device, LONG, Signal};
+use crate::load::Load;
 use crate::mosquitto::Mosquitto;
+use crate::operate::{Operator, release};
 use crate::serve::harness::post;
 use prost::Message as _;
 use selvedge::bundle::Bundle;

@@ -1,28 +1,19 @@
-//! A whole device for a test: engine and link as processes of their own, with their logs in files; a
-//! client of its API that checks every answer; an operator with keys and a session.
+//! A whole device for a test: engine and link as processes of their own, with their logs in files.
 
-use crate::mqtt::QUICK;
+use crate::load::Load;
 use crate::program;
-use crate::serve::harness::{Reply, held_out, json_request, load, models, post};
-use selvedge::bundle::{Bundle, topics};
-use selvedge::config::{Broker, DeviceId};
-use selvedge::mqtt::{self, Event};
+use crate::serve::harness::{Reply, models};
+use selvedge::config::DeviceId;
 use selvedge::privacy::{Entry, Ledger, Status};
-use selvedge::publish::{Audience, InitOptions, Publication, PublishOptions, Repository, connect, upload};
 use selvedge::sys::RealDisk;
-use selvedge::tensor::{DataType, Tensor};
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 pub use rustix::process::Signal;
@@ -259,228 +250,13 @@ fn end(process: &mut Option<Child>, signal: Signal) -> ExitStatus {
     }
 }
 
-async fn ask(socket: &Path, request: &[u8]) -> Option<Reply> {
+pub async fn ask(socket: &Path, request: &[u8]) -> Option<Reply> {
     let mut stream = UnixStream::connect(socket).await.ok()?;
     // It may answer before it has read everything.
     let _ = stream.write_all(request).await;
     let reply = Reply::read(&mut stream).await;
     let length = reply.header("content-length").and_then(|length| length.parse().ok());
     (reply.status != 0 && length == Some(reply.body.len())).then_some(reply)
-}
-
-/// What became of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// The version that it says it is, and whether the values are that version's.
-    Answer {
-        version: u32,
-        right: bool,
-    },
-    Refused(u16),
-    /// No engine, or one that died over it.
-    Lost,
-}
-
-/// The customer's side: requests one after the other, every answer held against what the version that
-/// it names must say.
-pub struct Load {
-    seen: Arc<Mutex<Vec<(Instant, Seen)>>>,
-    task: JoinHandle<()>,
-}
-
-impl Load {
-    fn start(socket: PathBuf) -> Self {
-        let seen = Arc::<Mutex<Vec<_>>>::default();
-        let task = tokio::spawn(shoot(socket, seen.clone()));
-        Self { seen, task }
-    }
-
-    pub fn seen(&self) -> Vec<(Instant, Seen)> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Until its newest answer is by that version.
-    pub async fn answered_by(&self, wanted: u32) {
-        let start = Instant::now();
-        let newest = |seen: &[(Instant, Seen)]| match seen.last() {
-            Some((_, Seen::Answer { version, .. })) => Some(*version),
-            Some((_, Seen::Lost | Seen::Refused(_))) | None => None,
-        };
-        while newest(&self.seen.lock().unwrap()) != Some(wanted) {
-            assert!(start.elapsed() < LONG, "version {wanted} does not answer");
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    pub fn stop(self) -> Vec<(Instant, Seen)> {
-        self.task.abort();
-        self.seen()
-    }
-
-    /// The versions that answered, in order, each run of one once. Panics on any other answer than a
-    /// right one.
-    pub fn versions(seen: &[(Instant, Seen)]) -> Vec<u32> {
-        let mut versions = Vec::new();
-        for (_, seen) in seen {
-            match seen {
-                Seen::Answer { version, right: true } => versions.push(*version),
-                Seen::Lost => {}
-                Seen::Answer { right: false, .. } | Seen::Refused(_) => panic!("{seen:?}"),
-            }
-        }
-        versions.dedup();
-        versions
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// What version 1 is, and what all later ones are.
-fn model_of(version: u32) -> &'static str {
-    if version == 1 { "digits" } else { "digits-adapted" }
-}
-
-fn logits(dir: &str, image: &[f32; 64]) -> Vec<f32> {
-    let bytes = image.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
-    let tensor = Tensor::new(DataType::Fp32, vec![1, 1, 8, 8], bytes).unwrap();
-    load(dir).model().session().unwrap().run(&[tensor]).unwrap()[0].to_f32().unwrap()
-}
-
-async fn shoot(socket: PathBuf, seen: Arc<Mutex<Vec<(Instant, Seen)>>>) {
-    let (image, _) = held_out()[3];
-    let truth = ["digits", "digits-adapted"].map(|dir| (dir, logits(dir, &image)));
-    let request = post("/v2/models/digits/infer", "", json_request(&image).as_bytes());
-    loop {
-        let sent = Instant::now();
-        let what = match ask(&socket, &request).await {
-            None => Seen::Lost,
-            Some(reply) if reply.status == 200 => judge(&reply.json(), &truth),
-            Some(reply) => Seen::Refused(reply.status),
-        };
-        seen.lock().unwrap().push((sent, what));
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn judge(answer: &serde_json::Value, truth: &[(&str, Vec<f32>)]) -> Seen {
-    let version = answer["model_version"].as_str().unwrap().parse().unwrap();
-    let values: Vec<f32> = serde_json::from_value(answer["outputs"][0]["data"].clone()).unwrap();
-    let (_, expected) = truth.iter().find(|(dir, _)| *dir == model_of(version)).unwrap();
-    let near = expected.iter().zip(&values).all(|(e, v)| (e - v).abs() < 1e-3);
-    Seen::Answer { version, right: near && values.len() == expected.len() }
-}
-
-/// A directory with keys and metadata, and what devices tell.
-pub struct Operator {
-    _dir: tempfile::TempDir,
-    pub repository: Repository,
-    port: u16,
-}
-
-impl Operator {
-    pub fn new(broker: u16) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let repository = Repository::init(&dir.path().join("repository"), &InitOptions::default()).unwrap();
-        Self { _dir: dir, repository, port: broker }
-    }
-
-    pub fn root(&self) -> Vec<u8> {
-        self.repository.root_json().unwrap()
-    }
-
-    pub async fn publish(&mut self, bundle: &Bundle) -> Publication {
-        self.publish_as(bundle, &PublishOptions::default()).await
-    }
-
-    #[cfg(not(target_arch = "aarch64"))]
-    /// Where it failed before, it is to be tried again.
-    pub async fn retry(&mut self, bundle: &Bundle) -> Publication {
-        self.publish_as(bundle, &PublishOptions { retry: true, ..PublishOptions::default() }).await
-    }
-
-    async fn publish_as(&mut self, bundle: &Bundle, options: &PublishOptions) -> Publication {
-        let audience = Audience::group(GROUP);
-        let publication = self.repository.publish(bundle, &audience, options).unwrap();
-        self.upload(&publication).await;
-        self.repository.confirm(&publication).unwrap();
-        publication
-    }
-
-    pub async fn upload(&self, publication: &Publication) {
-        let board = connect(&broker(self.port)).await.unwrap();
-        upload(&board, publication, &mut |_, _| {}).await.unwrap();
-        board.close().await;
-    }
-
-    /// The newest status that the device has told over the broker; the session outlives the broker.
-    pub async fn watch(&self) -> watch::Receiver<Option<Status>> {
-        let topic = topics::device_status(ID);
-        let options = mqtt::Options {
-            broker: broker(self.port),
-            client_id: "watcher".into(),
-            will: None,
-            backoff: QUICK,
-            dates: mqtt::Dates::of_operator(),
-        };
-        let (handle, mut events) = mqtt::start(options, Box::new(|_| {})).unwrap();
-        handle.subscribe(topic.clone()).await;
-        let (to, status) = watch::channel(None);
-        tokio::spawn(async move {
-            // It lives as long as the session does.
-            let _handle = handle;
-            while let Some(event) = events.recv().await {
-                if let Event::Message(message) = event
-                    && message.topic == topic
-                {
-                    to.send_replace(serde_json::from_slice(&message.bytes).ok());
-                }
-            }
-        });
-        status
-    }
-}
-
-fn broker(port: u16) -> Broker {
-    let keep_alive = Duration::from_secs(60);
-    Broker { host: "127.0.0.1".into(), port, username: None, password_file: None, keep_alive, tls: None }
-}
-
-/// A version of the digits, its label file made large by names that do not compress well, on
-/// probation for so many requests.
-pub fn release(version: u32, label_bytes: usize, probation: u32) -> Bundle {
-    gated_release(version, label_bytes, probation, "")
-}
-
-/// The same, with tables of gates at the end of its manifest.
-pub fn gated_release(version: u32, label_bytes: usize, probation: u32, gates: &str) -> Bundle {
-    let dir = models().join(model_of(version));
-    let read = |name: &str| (name.to_owned(), fs::read(dir.join(name)).unwrap());
-    let mut files: BTreeMap<String, Vec<u8>> =
-        ["manifest.toml", "model.onnx", "golden.safetensors", "labels.txt"].map(read).into();
-    let manifest = String::from_utf8(files["manifest.toml"].clone()).unwrap();
-    let line = |line: &str| match line.split('=').next().map(str::trim) {
-        Some("version") => format!("version = {version}\n"),
-        Some("requests") => format!("requests = {probation}\n"),
-        Some(_) | None => format!("{line}\n"),
-    };
-    files.insert("manifest.toml".into(), (manifest.lines().map(line).collect::<String>() + gates).into_bytes());
-    files.get_mut("labels.txt").unwrap().extend(names(u64::from(version), label_bytes));
-    Bundle::pack(&files).unwrap()
-}
-
-fn names(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[(state >> 58) as usize]
-    };
-    (0..bytes).map(|i| if i % 72 == 71 { b'\n' } else { next() }).collect()
 }
 
 /// The files of a model that looks up one of four values.

@@ -1,7 +1,9 @@
 //! Candidates beside the live version, on a whole device, and whatever kills the engine meanwhile. Needs mosquitto.
 
-use crate::device::{Device, Load, Operator, Seen, Signal, gated_release};
+use crate::device::{Device, Signal};
+use crate::load::{Load, Seen};
 use crate::mosquitto::Mosquitto;
+use crate::operate::{Operator, gated_release};
 use selvedge::privacy::{Code, ModelState, Stage, Status, Verdict};
 
 fn is_at(state: ModelState, live: u32) -> impl Fn(&Status) -> bool {

@@ -1,8 +1,9 @@
 //! A running daemon, killed at every single change that it makes to its state: from the first start to the end of an update.
 //! Needs mosquitto and a C compiler.
 
-use crate::device::{Device, GROUP, Operator, release};
+use crate::device::{Device, GROUP};
 use crate::mosquitto::Mosquitto;
+use crate::operate::{Operator, release};
 use crate::serve::harness::{held_out, json_request, post};
 use selvedge::bundle::Bundle;
 use selvedge::config::DeviceId;

@@ -31,8 +31,10 @@ mod kill_points;
 #[cfg(feature = "compress")]
 mod large;
 mod link;
+mod load;
 mod mosquitto;
 mod mqtt;
+mod operate;
 mod operator;
 #[cfg(feature = "compress")]
 mod plan;

@@ -1,7 +1,9 @@
 //! Whole devices on a line that cuts, stalls, doubles, mixes up and shortens what a real Mosquitto sends. Needs mosquitto.
 
-use crate::device::{Device, Operator, release};
+use crate::device::Device;
+use crate::load::Load;
 use crate::mosquitto::Mosquitto;
+use crate::operate::{Operator, release};
 use selvedge::privacy::{ModelState, Status};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -245,7 +247,7 @@ async fn updated_over(ill: Ill) -> (Line, Duration) {
     device.start().await;
     let load = device.load();
     device.wait("version 2", is_live(2)).await;
-    assert_eq!(crate::device::Load::versions(&load.stop()), [1, 2], "{ill:?}");
+    assert_eq!(Load::versions(&load.stop()), [1, 2], "{ill:?}");
     let took = begun.elapsed();
     println!("{ill:?}: {took:.1?}, {} connections, {} bytes again", line.connections(), line.again());
     (line, took)
@@ -299,5 +301,5 @@ async fn a_line_that_never_lets_a_session_stand_is_tried_seldom_and_serves_when_
     assert!((2..=20).contains(&line.connections()), "{} connections", line.connections());
     line.heal();
     device.wait("version 2", is_live(2)).await;
-    assert_eq!(crate::device::Load::versions(&load.stop()), [1, 2]);
+    assert_eq!(Load::versions(&load.stop()), [1, 2]);
 }

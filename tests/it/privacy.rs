@@ -1,8 +1,10 @@
 //! No input and no result leaves the device: not to the broker, not on the wire, not into a log, not
 //! onto the disk, whatever goes wrong meanwhile. Needs mosquitto; `/proc/<pid>/fd` needs root.
 
-use crate::device::{self, Device, LONG, Load, Operator, Signal, files, release};
+use crate::device::{Device, LONG, Signal, files};
+use crate::load::{self, Load};
 use crate::mosquitto::{Mosquitto, Proxy, RawClient};
+use crate::operate::{Operator, release};
 use crate::secrets::{Scanner, Secrets};
 use crate::serve::harness::{Reply, post};
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAck};
@@ -258,7 +260,7 @@ async fn a_life(device: &mut Device, operator: &mut Operator, secrets: &mut Secr
         device.start_engine();
         device.ready().await;
         // The flood may fill the queue: then others are told so.
-        let wrong = |seen: &device::Seen| matches!(seen, device::Seen::Answer { right: false, .. });
+        let wrong = |seen: &load::Seen| matches!(seen, load::Seen::Answer { right: false, .. });
         assert!(!load.stop().iter().any(|(_, seen)| wrong(seen)));
     }
     ask_everything(device, secrets).await;

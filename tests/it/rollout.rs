@@ -1,8 +1,10 @@
 //! Rollouts on whole devices over a real broker: waves, a pause in the middle of a fetch, a way back, the owner's rules; and
 //! the operator's commands over them. Needs mosquitto.
 
-use crate::device::{Device, GROUP, Load, Operator, Seen, Signal, release};
+use crate::device::{Device, GROUP, Signal};
+use crate::load::{Load, Seen};
 use crate::mosquitto::{Mosquitto, Proxy};
+use crate::operate::{Operator, release};
 use crate::program;
 use selvedge::bundle::{ModelName, topics};
 use selvedge::config::Broker;
@@ -179,9 +181,8 @@ async fn a_board_that_cannot_tell_the_hour_fetches_waits_and_says_so_and_what_is
 
 /// What a device tells, that runs the version or failed with it.
 fn told(failed: bool) -> Status {
-    let (model, state) = (digits(), ModelState::Idle);
     let live = Some(if failed { 1 } else { 2 });
-    let model = ModelStatus { model, live, previous: None, state, candidate: None, agreement: None, waits_for: None };
+    let model = ModelStatus::idle(digits(), live);
     let (expected, actual) = (Measure::Share(0.9), Measure::Share(0.1));
     let (stage, code, verdict) = (Stage::Golden, Code::GoldenMismatch, Verdict::Refused);
     let outcome = Outcome { model: Some(digits()), version: Some(2), verdict, stage, code, expected, actual, time: 1 };

@@ -10,6 +10,7 @@ struct Link {
     to_engine: Vec<ToEngine>,
     hung_up: bool,
     got_on: u32,
+    gets_on: bool,
     /// Topics that were asked for again.
     again: u32,
 }
@@ -23,6 +24,7 @@ impl Link {
             to_engine: Vec::new(),
             hung_up: false,
             got_on: 0,
+            gets_on: false,
             again: 0,
         };
         let up = [link.bridge.session(true), link.bridge.engine_up()].concat();
@@ -38,7 +40,11 @@ impl Link {
                 Action::Unsubscribe(topic) => assert!(self.subscribed.remove(&topic), "{topic} was not subscribed"),
                 Action::ToEngine(message) => self.to_engine.push(message),
                 Action::Tell(_) => {}
-                Action::GotOn => self.got_on += 1,
+                Action::GetsOn(true) => {
+                    self.got_on += 1;
+                    self.gets_on = true;
+                }
+                Action::GetsOn(false) => self.gets_on = false,
                 Action::HangUp => self.hung_up = true,
             }
         }
@@ -208,7 +214,7 @@ fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
     let chunk = |ordinal| ToEngine::Chunk { ordinal, bytes: wire(0) };
     assert_eq!(link.shows(&topic_of(&bytes), &bytes), [chunk(0), chunk(10)]);
     assert!(link.shows(&topic_of(&bytes), &bytes).is_empty(), "a duplicate delivery");
-    assert_eq!(link.got_on, 1, "nor does it say that the session was worth it");
+    assert_eq!((link.got_on, link.gets_on), (1, true), "nor does it say again that the session is worth it");
     link.chunks([0, 1]);
     assert_eq!(link.to_engine.last(), Some(&chunk(0)), "what crossed comes from memory");
     assert_eq!(link.subscribed.len(), 4 + 1);
@@ -216,6 +222,7 @@ fn chunks_come_through_a_window_each_once_and_equal_ones_for_each_place() {
     assert_eq!(link.subscribed.len(), 4 + MAX_WINDOW);
     link.says(ToLink::Fetch(Fetch::Nothing));
     assert_eq!(link.subscribed.len(), 4);
+    assert!(!link.gets_on, "a fleet that has all of it does not come back at once");
     link.chunks([3]);
     assert_eq!(link.subscribed.len(), 4 + 1, "the list outlives a pause");
 }

@@ -116,16 +116,22 @@ async fn a_device_takes_a_turn_and_conditions_stand_beside_what_has_none() {
     assert_eq!(offered(&device, 900, 5), (1, None));
 }
 
-#[tokio::test]
-async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
-    let (dir, mut repository) = repository();
+/// A directory whose team `vision` may sign for the digits, and has its key here.
+fn with_a_team() -> (tempfile::TempDir, PathBuf, Repository) {
+    let (dir, repository) = repository();
     let path = dir.path().join("repo");
     let key = make_key(&path, "vision", None).unwrap();
     drop(repository);
-    repository = Repository::open(&path).unwrap();
+    let mut repository = Repository::open(&path).unwrap();
     let patterns = vec!["digits/*".to_owned()];
     let team = Team { name: "vision".into(), patterns, keys: vec![key], threshold: 1, terminating: true };
     repository.delegate(&team).unwrap();
+    (dir, path, repository)
+}
+
+#[tokio::test]
+async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
+    let (_dir, path, mut repository) = with_a_team();
     repository.publish_as("vision", &bundle(2, ""), &shop(), &PLAIN).unwrap();
     let Turned { changed, left, .. } = repository.turn(&digits(), None, Turn::Pause).unwrap();
     assert!(left.is_empty());
@@ -146,14 +152,7 @@ async fn a_teams_rollout_is_turned_with_the_teams_key_and_not_without() {
 
 #[tokio::test]
 async fn a_team_that_offers_the_operators_version_cannot_keep_it_from_being_stopped() {
-    let (dir, mut repository) = repository();
-    let path = dir.path().join("repo");
-    let key = make_key(&path, "vision", None).unwrap();
-    drop(repository);
-    repository = Repository::open(&path).unwrap();
-    let patterns = vec!["digits/*".to_owned()];
-    let team = Team { name: "vision".into(), patterns, keys: vec![key], threshold: 1, terminating: true };
-    repository.delegate(&team).unwrap();
+    let (_dir, path, mut repository) = with_a_team();
     let board = Shown::default();
     board.take(&repository.publish(&bundle(6, ""), &shop(), &PLAIN).unwrap()).await.unwrap();
     assert!(repository.check_turn(&digits(), 6, Turn::Abort).unwrap().is_empty());

@@ -30,16 +30,22 @@ fn held(device: &Device) -> (ModelState, Option<WaitsFor>) {
     (status.state, status.waits_for)
 }
 
-#[tokio::test]
-async fn a_restart_lets_nobody_through_a_gate_whom_the_operator_has_paused() {
-    let mut world = World::with(&[gated(SHADOW)]);
-    let [same, _] = images(&world);
-    let disk = settled(&world).await;
-    let mut device = Device::start(&world, &disk, 1000).await.unwrap();
-    device.link(&world).await.unwrap();
+/// A device whose shadow has seen enough, and has not been looked at since.
+async fn shadowed(world: &World) -> (FaultyDisk, Device) {
+    let [same, _] = images(world);
+    let disk = settled(world).await;
+    let mut device = Device::start(world, &disk, 1000).await.unwrap();
+    device.link(world).await.unwrap();
     for _ in 0..20 {
         device.answer(&same[0]).await.unwrap();
     }
+    (disk, device)
+}
+
+#[tokio::test]
+async fn a_restart_lets_nobody_through_a_gate_whom_the_operator_has_paused() {
+    let mut world = World::with(&[gated(SHADOW)]);
+    let (disk, mut device) = shadowed(&world).await;
     world.turn(Turn::Pause);
     device.hear(&world).await;
     device.updater.tick().await.unwrap();
@@ -161,13 +167,7 @@ fn turn_two(world: &mut World, turn: Turn) {
 #[tokio::test]
 async fn a_candidate_is_held_and_taken_away_though_a_newer_version_is_what_is_offered() {
     let mut world = World::with(&[gated(SHADOW)]);
-    let [same, _] = images(&world);
-    let disk = settled(&world).await;
-    let mut device = Device::start(&world, &disk, 1000).await.unwrap();
-    device.link(&world).await.unwrap();
-    for _ in 0..20 {
-        device.answer(&same[0]).await.unwrap();
-    }
+    let (_disk, mut device) = shadowed(&world).await;
     publish_too_large(&mut world);
     turn_two(&mut world, Turn::Pause);
     device.hear(&world).await;
